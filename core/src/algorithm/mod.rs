@@ -1,0 +1,1 @@
+//! Algorithms in five phases, and what they declare they need.

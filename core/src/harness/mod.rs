@@ -1,0 +1,1 @@
+//! The block loop: streams, sweeps, journal, progress.

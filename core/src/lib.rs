@@ -1,0 +1,20 @@
+//! Post-training quantization of language models.
+
+pub mod algorithm;
+pub mod calibration;
+pub mod checkpoint;
+pub mod error;
+pub mod evaluate;
+pub mod format;
+pub mod harness;
+pub mod model;
+pub mod numeric;
+pub mod observer;
+pub mod plan;
+pub mod registry;
+pub mod scheme;
+pub mod statistic;
+pub mod topology;
+
+pub use candle_core as candle;
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,1 @@
+//! Architectures: configuration to topology, and blocks run through taps.

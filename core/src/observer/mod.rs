@@ -1,0 +1,1 @@
+//! Rules that turn statistics or weights into quantization parameters.

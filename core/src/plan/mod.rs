@@ -1,0 +1,1 @@
+//! From raw configuration to the resolved, immutable plan.

@@ -1,0 +1,1 @@
+//! What each tensor site becomes: format, granularity, symmetry, observer. A scheme never names an algorithm.

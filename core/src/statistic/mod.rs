@@ -1,0 +1,1 @@
+//! What is collected from activations, and how partial results are combined.

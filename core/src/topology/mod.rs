@@ -1,0 +1,1 @@
+//! Roles, ports, parameters and regions of an architecture, and the views derived from them.
