@@ -7,6 +7,7 @@ mod config;
 mod decoder;
 mod gpt2;
 mod llama;
+mod loaded;
 mod mistral;
 mod qwen2;
 mod qwen3;
@@ -17,6 +18,7 @@ mod weights;
 use candle_core::Tensor;
 use serde_json::Value;
 
+pub use loaded::{Model, StoredWeights, transpose};
 pub use rope::Rope;
 pub use tap::{Nothing, Tap};
 pub use weights::{MapWeights, WeightSource};
