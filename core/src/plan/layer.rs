@@ -142,16 +142,16 @@ fn parse(text: &str, label: &str) -> Result<Node> {
 /// Lays one parsed text over what is there.
 fn lay_over(root: &mut Node, mut layer: Node, label: &str, notes: &mut Vec<String>) -> Result<()> {
     normalize(&mut layer, notes)?;
-    if let Some(passes) = layer.take("pass") {
-        let merged = replace_passes(root.take("pass"), passes, label, notes);
-        root.insert("pass", merged);
+    // In place, so that keys keep the order of the text and problems are reported in it.
+    if let Some(passes) = layer.get_mut("pass") {
+        let new = std::mem::replace(passes, Node::table());
+        *passes = replace_passes(root.take("pass"), new, label, notes);
     }
-    if let Some(mut overrides) = layer.take("override") {
-        if let (Value::Array(new), Some(Node { value: Value::Array(mut all), .. })) = (&mut overrides.value, root.take("override")) {
-            all.append(new);
-            *new = all;
-        }
-        root.insert("override", overrides);
+    if let Some(Node { value: Value::Array(new), .. }) = layer.get_mut("override")
+        && let Some(Node { value: Value::Array(mut all), .. }) = root.take("override")
+    {
+        all.append(new);
+        *new = all;
     }
     root.merge(layer, &mut Vec::new());
     Ok(())
@@ -229,6 +229,7 @@ fn without_model(mut root: Node) -> Error {
     }
     match read::<RawRun>(root, &[]) {
         Err(error) => error,
-        Ok(_) => Error::config("config::no-model", "no model is given").hint("name it on the command line, or as `path` in `[model]` of the file"),
+        Ok(_) => Error::config("config::no-model", "no model is given")
+            .hint("name it on the command line, or as `path` in `[model]` of the file"),
     }
 }

@@ -9,6 +9,8 @@ mod node;
 pub mod options;
 pub mod preset;
 pub mod raw;
+#[cfg(test)]
+mod raw_tests;
 mod read;
 pub mod section;
 mod set_path;

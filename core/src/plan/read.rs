@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
             }
             let suggestion = did_you_mean(key, fields.iter().copied());
             let message =
-                if suggestion.is_empty() { format!("unknown key (known: {})", list(fields)) } else { format!("unknown key{suggestion}") };
+                if suggestion.is_empty() { format!("unknown key; known: {}", list(fields)) } else { format!("unknown key{suggestion}") };
             let path = self.child(key, node).path;
             self.unknown.borrow_mut().push(Problem { path, origin: node.origin.clone(), message });
         }
@@ -240,7 +240,7 @@ impl de::Error for Failure {
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self::custom(format!("unknown value `{variant}`{} (known: {})", did_you_mean(variant, expected.iter().copied()), list(expected)))
+        Self::custom(format!("unknown value `{variant}`{}; known: {}", did_you_mean(variant, expected.iter().copied()), list(expected)))
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -276,7 +276,12 @@ pub(super) fn read<T: DeserializeOwned>(mut root: Node, base: &[String]) -> Resu
         let (path, origin) = failure.place.unwrap_or_else(|| (base.to_vec(), root.origin.clone()));
         // A table that lacks what was taken out of it is no news.
         if !removed.iter().any(|gone| gone.starts_with(&path)) {
-            problems.push(Problem { path: path.clone(), origin, message: failure.message });
+            let message = match path.as_slice() {
+                // The commonest slip with arrays of tables is a single pair of brackets.
+                [key] => failure.message.replace("expected an array,", &format!("expected an array of tables, written `[[{key}]]`,")),
+                _ => failure.message,
+            };
+            problems.push(Problem { path: path.clone(), origin, message });
         }
         if !root.remove(path.get(base.len()..).unwrap_or_default()) {
             return Err(report(&problems));

@@ -24,7 +24,8 @@ pub(super) fn split_assignment(text: &str) -> Result<(Vec<String>, &str)> {
 
 /// Splits `a.b."c.d"` into segments.
 pub(super) fn split_path(text: &str) -> Result<Vec<String>> {
-    let fail = |why: &str| Err(Error::config("config::set", format!("path `{text}`: {why}")).hint("write a path such as `scheme.weights.format`"));
+    let fail =
+        |why: &str| Err(Error::config("config::set", format!("path `{text}`: {why}")).hint("write a path such as `scheme.weights.format`"));
     let mut segments = vec![String::new()];
     let mut quoted = false;
     let mut was_quoted = false;

@@ -40,7 +40,8 @@ impl FromStr for ByteSize {
     /// Reads `8GiB`, `1.5 GB`, `4096`. Units are read in any case. A fraction of a byte, a negative or an empty number is an error.
     fn from_str(text: &str) -> Result<Self, Error> {
         let fail = |why: String| {
-            Error::config("config::size", format!("`{text}` is not a size: {why}")).hint("write a number and a unit, such as `8GiB` or `1.5GB`")
+            Error::config("config::size", format!("`{text}` is not a size: {why}"))
+                .hint("write a number and a unit, such as `8GiB` or `1.5GB`")
         };
         let trimmed = text.trim();
         let split = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
@@ -128,9 +129,15 @@ mod tests {
 
     #[test]
     fn units_are_read() {
-        for (text, bytes) in
-            [("8GiB", 8u64 << 30), ("512MiB", 512 << 20), ("1.5GB", 1_500_000_000), ("4096", 4096), ("0", 0), (" 2 kb ", 2000), ("0.5KiB", 512)]
-        {
+        for (text, bytes) in [
+            ("8GiB", 8u64 << 30),
+            ("512MiB", 512 << 20),
+            ("1.5GB", 1_500_000_000),
+            ("4096", 4096),
+            ("0", 0),
+            (" 2 kb ", 2000),
+            ("0.5KiB", 512),
+        ] {
             assert_eq!(text.parse::<ByteSize>().unwrap().bytes(), bytes, "{text}");
         }
     }

@@ -51,7 +51,8 @@ pub struct RawQuant {
     #[serde(default)]
     pub timing: RawTiming,
     /// Floor of the statistic (largest magnitude or range) before it is divided by the integer range; 0 for none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "threshold")]
+    #[schemars(range(min = 0))]
     pub min_threshold: f64,
 }
 
@@ -78,7 +79,8 @@ pub struct RawQuantChange {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timing: Option<RawTiming>,
     /// See [`RawQuant::min_threshold`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_threshold")]
+    #[schemars(range(min = 0))]
     pub min_threshold: Option<f64>,
 }
 
@@ -148,6 +150,16 @@ pub struct RawRange {
 
 fn yes() -> bool {
     true
+}
+
+fn threshold<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let value = f64::deserialize(deserializer)?;
+    let fits = value.is_finite() && value >= 0.0;
+    if fits { Ok(value) } else { Err(de::Error::invalid_value(de::Unexpected::Float(value), &"a finite number of at least 0")) }
+}
+
+fn some_threshold<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    threshold(deserializer).map(Some)
 }
 
 impl RawGranularity {
