@@ -1,1 +1,170 @@
 //! Algorithms in five phases, and what they declare they need.
+//!
+//! Transform → Condition → Split → Round → Correct. The phase fixes the order and the contract: a [`Transform`] leaves the function of
+//! the model unchanged, a [`Condition`] moves weights but keeps them in high precision, a [`Split`] takes a part out exactly, a [`Round`]
+//! returns codes, a [`Correct`] changes anything but codes. An algorithm sees roles, weights, statistics and its options; never tensor
+//! names, files or other algorithms. It says what it needs before the run ([`Needs`]) and the harness provides it.
+
+mod context;
+mod needs;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use context::{Event, Rounded, SiteContext};
+pub use needs::{Needs, PlanContext};
+
+use candle_core::Tensor;
+
+use crate::error::Result;
+use crate::topology::{Region, SiteId};
+
+/// When an algorithm runs. The order of the variants is the schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Changes of basis that leave the function unchanged.
+    Transform,
+    /// Weights move, in high precision.
+    Condition,
+    /// `W = residual + branch`, exactly.
+    Split,
+    /// Weights become codes.
+    Round,
+    /// Codes are frozen; the rest may adapt.
+    Correct,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Transform => "transform",
+            Self::Condition => "condition",
+            Self::Split => "split",
+            Self::Round => "round",
+            Self::Correct => "correct",
+        })
+    }
+}
+
+/// An algorithm with its options.
+pub trait PtqAlgorithm: Send + Sync {
+    /// What it needs, for the sites and streams of this plan.
+    ///
+    /// # Errors
+    /// If it cannot work on this plan.
+    fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs>;
+
+    /// Its one phase.
+    fn stage(&self) -> Stage<'_>;
+}
+
+/// The typed view of an algorithm for the harness.
+pub enum Stage<'a> {
+    /// See [`Phase::Transform`].
+    Transform(&'a dyn Transform),
+    /// See [`Phase::Condition`].
+    Condition(&'a dyn Condition),
+    /// See [`Phase::Split`].
+    Split(&'a dyn Split),
+    /// See [`Phase::Round`].
+    Round(&'a dyn Round),
+    /// See [`Phase::Correct`].
+    Correct(&'a dyn Correct),
+}
+
+impl Stage<'_> {
+    /// The phase.
+    pub fn phase(&self) -> Phase {
+        match self {
+            Self::Transform(_) => Phase::Transform,
+            Self::Condition(_) => Phase::Condition,
+            Self::Split(_) => Phase::Split,
+            Self::Round(_) => Phase::Round,
+            Self::Correct(_) => Phase::Correct,
+        }
+    }
+}
+
+/// A change of basis of a region's channels. Core applies it to every producer and consumer.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Producers times `s`, consumers divided by `s`; finite and positive.
+    Diagonal(Vec<f64>),
+    /// Channel `i` comes from channel `p[i]`.
+    Permutation(Vec<u32>),
+}
+
+/// Finds function-preserving changes of basis.
+pub trait Transform: Send + Sync {
+    /// The change for one region, or `None` to leave it.
+    ///
+    /// # Errors
+    /// What makes the region unsolvable.
+    fn solve(&self, region: &Region, cx: &SiteContext<'_>) -> Result<Option<Change>>;
+}
+
+/// Moves a weight in high precision.
+pub trait Condition: Send + Sync {
+    /// The weight to quantize instead, row-major `[out, in]`.
+    ///
+    /// # Errors
+    /// What makes the site unsolvable.
+    fn condition(&self, cx: &SiteContext<'_>) -> Result<Vec<f32>>;
+}
+
+/// Splits a branch off a weight.
+pub trait Split: Send + Sync {
+    /// `(residual, a, b)` with `W = residual + b·a`, `a` `[rank, in]`, `b` `[out, rank]`.
+    ///
+    /// # Errors
+    /// What makes the site unsolvable.
+    fn split(&self, cx: &SiteContext<'_>) -> Result<(Vec<f32>, Tensor, Tensor)>;
+}
+
+/// Turns a weight into codes.
+pub trait Round: Send + Sync {
+    /// Codes and parameters for one site. Sites of a parallel group run at once.
+    ///
+    /// # Errors
+    /// What makes the site unsolvable; the harness then applies the run's `on-failure`.
+    fn round(&self, cx: &SiteContext<'_>) -> Result<Rounded>;
+}
+
+/// Adapts what is not codes.
+pub trait Correct: Send + Sync {
+    /// A new bias `[out]` for a site, or `None` to leave it.
+    ///
+    /// # Errors
+    /// What makes the site unsolvable.
+    fn correct(&self, cx: &SiteContext<'_>) -> Result<Option<Vec<f32>>>;
+}
+
+/// The record of an algorithm in the registry: data, so that listing runs no algorithm code.
+pub struct AlgorithmRecord {
+    /// Its id.
+    pub id: &'static str,
+    /// Other ids it answers to.
+    pub aliases: &'static [&'static str],
+    /// When it runs.
+    pub phase: Phase,
+    /// One line for listings.
+    pub summary: &'static str,
+    /// Version of the crate it comes from.
+    pub version: &'static str,
+    /// Crate it comes from.
+    pub source: &'static str,
+    /// It reads weights only: no forward pass, no architecture, no calibration.
+    pub weight_only: bool,
+    /// JSON Schema of its options.
+    pub schema: fn() -> Value,
+    /// Builds it from its options; an empty object means the defaults. Also returns the options with defaults filled in.
+    pub build: fn(&Value) -> Result<(Box<dyn PtqAlgorithm>, Value)>,
+}
+
+inventory::collect!(AlgorithmRecord);
+
+/// The sites a pass works on, in order.
+pub type Sites = Vec<SiteId>;

@@ -1,1 +1,93 @@
-//! gptq
+//! GPTQ (Frantar et al. 2022, arXiv:2210.17323): rounding column by column, each error fed into the columns still open.
+//!
+//! Minimizes `‖X(W − Ŵ)ᵀ‖²` per output row, greedily. With `H = XᵀX` over the calibration tokens, `λ = damp · mean(diag H)` and upper
+//! `U` such that `(H + λI)⁻¹ = UᵀU`, for columns `j` in order:
+//!
+//! ```text
+//! q_j = Quant(w_j);   e = (w_j − ŵ_j) / U_jj;   w_k ← w_k − e·U_jk  for k > j
+//! ```
+//!
+//! `H` is `gram` of the site's input, `U` is `core`'s inverse factor (shared by layers that read the same input), the loop is its column
+//! sweep. Scaling `H` changes nothing, as the damping is relative.
+//!
+//! Traps the code guards: a column that never fired is zeroed and counted; an `H` that is all zero is an error (the caller keeps
+//! round-to-nearest) instead of a zeroed layer; a failed factorization raises the damping and says so.
+
+mod options;
+
+use qfw_core::Result;
+use qfw_core::algorithm::{AlgorithmRecord, Event, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage};
+use qfw_core::numeric::{FactorOptions, SweepParams, column_sweep};
+use qfw_core::statistic::StatKind;
+
+pub use options::{ActOrder, Options};
+
+struct Gptq {
+    options: Options,
+}
+
+impl PtqAlgorithm for Gptq {
+    fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs> {
+        let n = cx.widest_input() as u64;
+        // The factor and its inverse in f64; the factor kept in f32 is smaller than the one of the two that is freed.
+        Ok(Needs { inputs: vec![(StatKind::Gram, cx.stream)], scratch_bytes: 2 * n * n * 8 })
+    }
+
+    fn stage(&self) -> Stage<'_> {
+        Stage::Round(self)
+    }
+}
+
+impl Round for Gptq {
+    fn round(&self, cx: &SiteContext<'_>) -> Result<Rounded> {
+        let o = &self.options;
+        let factor = cx.gram()?.inverse_factor(&FactorOptions { damp: o.damp, by_diagonal: o.act_order != ActOrder::Off })?;
+        let refit = o.refits(cx.layout().tile_rows, cx.layout().grid().1);
+        let params = cx.fit(cx.weight)?;
+        let rule = cx.scale_rule();
+        let source = if refit {
+            SweepParams::Refit { params: &params, observer: cx.observer, rule: &rule }
+        } else {
+            SweepParams::Fixed(&params)
+        };
+        let swept = column_sweep(&cx.spec.grid, source, &factor, cx.weight, o.block_size);
+        let mut events = Vec::new();
+        if !factor.dead.is_empty() {
+            events.push(Event::DeadColumns { count: factor.dead.len() });
+        }
+        if factor.damp != o.damp {
+            events.push(Event::Damped { asked: o.damp, used: factor.damp });
+        }
+        // Groups are runs of the permuted columns only here; then every input channel has to say which group it is in.
+        let group_index = match (&factor.order, refit) {
+            (Some(order), true) => {
+                let mut index = vec![0; order.len()];
+                for (i, column) in order.iter().enumerate() {
+                    index[*column as usize] = (i / cx.layout().tile_cols) as u32;
+                }
+                Some(index)
+            }
+            _ => None,
+        };
+        Ok(Rounded { codes: swept.codes, params: swept.params, group_index, events })
+    }
+}
+
+/// The record, for registries built by hand.
+pub const RECORD: AlgorithmRecord = AlgorithmRecord {
+    id: "gptq",
+    aliases: &["optq"],
+    phase: Phase::Round,
+    summary: "rounding column by column with error feedback (second-order, calibrated)",
+    version: env!("CARGO_PKG_VERSION"),
+    source: env!("CARGO_PKG_NAME"),
+    weight_only: false,
+    schema: || schemars::schema_for!(Options).to_value(),
+    build: |options| {
+        let options = Options::read(options)?;
+        let resolved = options.resolved()?;
+        Ok((Box::new(Gptq { options }), resolved))
+    },
+};
+
+inventory::submit! { RECORD }

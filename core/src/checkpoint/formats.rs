@@ -1,0 +1,70 @@
+//! Output formats: how a finished native checkpoint becomes a container that an engine loads, and how such a container is read back.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::native::NativeReader;
+use super::{ContainerWriter, TensorDecl, TensorSource};
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+
+/// What a container can make of a plan.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Holds it as it is.
+    Exact,
+    /// Holds something else; the text says what changes.
+    Changes(String),
+    /// Cannot hold it; the error names the site, the reason and the nearest that works.
+    Refused(Error),
+}
+
+/// A container format. It declares and fills tensors; files, shards, side files and `config.json` are core's.
+pub trait Container: Send + Sync {
+    /// Whether it can hold what the plan produces.
+    fn accepts(&self, plan: &Plan) -> Verdict;
+
+    /// Every tensor of the finished container, in the order to be stored.
+    ///
+    /// # Errors
+    /// If the native checkpoint cannot be read.
+    fn declare(&self, native: &NativeReader) -> Result<Vec<TensorDecl>>;
+
+    /// Writes every declared tensor.
+    ///
+    /// # Errors
+    /// If reading or writing fails.
+    fn write(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<()>;
+
+    /// The value of `quantization_config` in `config.json`.
+    ///
+    /// # Errors
+    /// If the plan has parts it cannot state.
+    fn quantization_config(&self, plan: &Plan) -> Result<Value>;
+
+    /// Whether a `quantization_config` is of this format.
+    fn claims(&self, quantization_config: &Value) -> bool;
+
+    /// Presents the stored tensors as the float tensors they stand for, under their original names.
+    ///
+    /// # Errors
+    /// If the configuration or a tensor is malformed.
+    fn read(&self, config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>>;
+}
+
+/// The record of a container in the registry.
+pub struct ContainerRecord {
+    /// Its id, as `--format` takes it.
+    pub id: &'static str,
+    /// One line for listings.
+    pub summary: &'static str,
+    /// Version of the crate it comes from.
+    pub version: &'static str,
+    /// Crate it comes from.
+    pub source: &'static str,
+    /// The implementation.
+    pub container: &'static dyn Container,
+}
+
+inventory::collect!(ContainerRecord);

@@ -1,0 +1,323 @@
+//! The native form: codes, scales and zero points as the run found them, losslessly.
+//!
+//! Per quantized module `M` (a linear's stored name): `M.codes` `U8 [out, row bytes]`, codes minus the grid's smallest, packed as dense
+//! little-endian bit streams, a row on whole bytes; `M.scale` `F32 [tile rows, tile columns]`; `M.zero` `I32` of the same shape where the
+//! format has zero points; `M.group_index` `I32 [in]` where groups do not run in storage order. Weights are `[out, in]` here whatever the
+//! source's layout. Everything else keeps its stored name and bytes. `quantization_config` in `config.json` lists the modules and their
+//! specs under `quant_method = "qfw"`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::formats::{Container, ContainerRecord, Verdict};
+use super::{ContainerWriter, StoredDtype, TensorDecl, TensorInfo, TensorSource, open_tensors};
+use crate::algorithm::Rounded;
+use crate::error::{Error, Result};
+use crate::model::transpose;
+use crate::numeric::{Codes, decode, pack_row, packed_row_bytes, unpack_row};
+use crate::plan::Plan;
+use crate::scheme::{QParams, QuantSpec, Zero};
+
+/// A quantized module of a native checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NativeSite {
+    /// Role path, such as `blocks.0.attn.q`.
+    pub site: String,
+    /// Stored name of the module.
+    pub module: String,
+    /// Output and input channels.
+    pub shape: (usize, usize),
+    /// The source stores the transpose.
+    pub transposed: bool,
+    /// How it is quantized.
+    pub spec: QuantSpec,
+}
+
+/// Bytes of the tensors of one quantized module, ready to be stored.
+pub struct NativeTensors {
+    /// Name, dtype, shape, bytes.
+    pub tensors: Vec<(TensorDecl, Vec<u8>)>,
+}
+
+/// The stored tensors of a rounded module.
+pub fn encode_site(site: &NativeSite, rounded: &Rounded) -> NativeTensors {
+    let (rows, cols) = site.shape;
+    let bits = site.spec.bits;
+    let row_bytes = packed_row_bytes(cols, bits, 1);
+    let mut packed = Vec::with_capacity(rows * row_bytes);
+    for row in rounded.codes.data.chunks_exact(cols) {
+        pack_row(row, bits, 1, &mut packed);
+    }
+    let (tr, tc) = rounded.params.layout.grid();
+    let decl = |suffix: &str, dtype, shape: Vec<usize>| TensorDecl { name: format!("{}.{suffix}", site.module), dtype, shape };
+    let mut tensors = vec![
+        (decl("codes", StoredDtype::U8, vec![rows, row_bytes]), packed),
+        (decl("scale", StoredDtype::F32, vec![tr, tc]), rounded.params.scale.iter().flat_map(|s| s.to_le_bytes()).collect()),
+    ];
+    if site.spec.grid.zero() == Zero::Integer {
+        tensors.push((decl("zero", StoredDtype::I32, vec![tr, tc]), rounded.params.zero.iter().flat_map(|z| z.to_le_bytes()).collect()));
+    }
+    if let Some(index) = &rounded.group_index {
+        tensors.push((decl("group_index", StoredDtype::I32, vec![cols]), index.iter().flat_map(|g| g.to_le_bytes()).collect()));
+    }
+    NativeTensors { tensors }
+}
+
+/// Reads back what [`encode_site`] stored.
+///
+/// # Errors
+/// If a tensor is missing or malformed.
+pub fn decode_site(site: &NativeSite, tensors: &dyn TensorSource) -> Result<Rounded> {
+    let (rows, cols) = site.shape;
+    let bits = site.spec.bits;
+    let name = |suffix: &str| format!("{}.{suffix}", site.module);
+    let layout = site.spec.granularity.layout(rows, cols);
+    let packed = exact_bytes(tensors, &name("codes"), rows * packed_row_bytes(cols, bits, 1))?;
+    let mut codes = Codes::new(&site.spec.grid, 0);
+    for row in packed.chunks_exact(packed_row_bytes(cols, bits, 1)) {
+        unpack_row(row, cols, bits, &mut codes.data)?;
+    }
+    let words = |suffix: &str, n: usize| -> Result<Vec<[u8; 4]>> {
+        let bytes = exact_bytes(tensors, &name(suffix), 4 * n)?;
+        Ok(bytes.chunks_exact(4).map(|w| [w[0], w[1], w[2], w[3]]).collect())
+    };
+    let scale = words("scale", layout.tiles())?.into_iter().map(f32::from_le_bytes).collect();
+    let zero = match site.spec.grid.zero() {
+        Zero::None => vec![0; layout.tiles()],
+        Zero::Fixed(z) => vec![z; layout.tiles()],
+        Zero::Integer => words("zero", layout.tiles())?.into_iter().map(i32::from_le_bytes).collect(),
+    };
+    let group_index = match tensors.info(&name("group_index")) {
+        Some(_) => Some(words("group_index", cols)?.into_iter().map(u32::from_le_bytes).collect::<Vec<_>>()),
+        None => None,
+    };
+    if let Some(g) = group_index.iter().flatten().find(|g| **g as usize >= layout.grid().1) {
+        return Err(Error::input("checkpoint::malformed", format!("`{}` names group {g} of {}", name("group_index"), layout.grid().1)));
+    }
+    Ok(Rounded { codes, params: QParams { layout, scale, zero }, group_index, events: Vec::new() })
+}
+
+fn exact_bytes(tensors: &dyn TensorSource, name: &str, len: usize) -> Result<Vec<u8>> {
+    let bytes = tensors.read_bytes(name)?;
+    if bytes.len() != len {
+        return Err(Error::input("checkpoint::wrong-shape", format!("tensor `{name}` has {} bytes, expected {len}", bytes.len())));
+    }
+    Ok(bytes)
+}
+
+/// A finished native checkpoint, for exporters: quantized modules by role, everything else by stored name.
+pub struct NativeReader {
+    /// The original checkpoint's tensors.
+    pub source: Arc<dyn TensorSource>,
+    /// The quantized modules, in order of execution.
+    pub sites: Vec<NativeSite>,
+    shards: BTreeMap<String, PathBuf>,
+}
+
+impl NativeReader {
+    /// A reader over block shards: `shards` maps each module to the file that holds it.
+    pub fn new(source: Arc<dyn TensorSource>, sites: Vec<NativeSite>, shards: BTreeMap<String, PathBuf>) -> Self {
+        Self { source, sites, shards }
+    }
+
+    /// Codes and parameters of a module.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn rounded(&self, site: &NativeSite) -> Result<Rounded> {
+        decode_site(site, &*self.open(site)?)
+    }
+
+    fn open(&self, site: &NativeSite) -> Result<Arc<dyn TensorSource>> {
+        let shard = self.shards.get(&site.module).ok_or_else(|| Error::internal(format!("no native shard holds `{}`", site.module)))?;
+        open_tensors(shard)
+    }
+
+    /// The tensors that pass through unchanged, in the order of their names.
+    pub fn plain(&self) -> Vec<&TensorInfo> {
+        let replaced: std::collections::BTreeSet<String> = self.sites.iter().map(|s| format!("{}.weight", s.module)).collect();
+        self.source.names().iter().filter(|n| !replaced.contains(*n)).filter_map(|n| self.source.info(n)).collect()
+    }
+
+    /// Copies a tensor of the source.
+    ///
+    /// # Errors
+    /// If reading or writing fails.
+    pub fn copy_plain(&self, name: &str, out: &mut dyn ContainerWriter) -> Result<()> {
+        out.write(name, &self.source.read_bytes(name)?)
+    }
+}
+
+struct Native;
+
+impl Container for Native {
+    fn accepts(&self, _: &Plan) -> Verdict {
+        Verdict::Exact
+    }
+
+    fn declare(&self, native: &NativeReader) -> Result<Vec<TensorDecl>> {
+        let mut out = Vec::new();
+        for site in &native.sites {
+            let shard = native.open(site)?;
+            for suffix in ["codes", "scale", "zero", "group_index"] {
+                if let Some(info) = shard.info(&format!("{}.{suffix}", site.module)) {
+                    out.push(TensorDecl { name: info.name.clone(), dtype: info.dtype.clone(), shape: info.shape.clone() });
+                }
+            }
+        }
+        for info in native.plain() {
+            out.push(TensorDecl { name: info.name.clone(), dtype: info.dtype.clone(), shape: info.shape.clone() });
+        }
+        Ok(out)
+    }
+
+    fn write(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<()> {
+        for site in &native.sites {
+            let shard = native.open(site)?;
+            for suffix in ["codes", "scale", "zero", "group_index"] {
+                let name = format!("{}.{suffix}", site.module);
+                if shard.info(&name).is_some() {
+                    out.write(&name, &shard.read_bytes(&name)?)?;
+                }
+            }
+        }
+        for info in native.plain() {
+            native.copy_plain(&info.name, out)?;
+        }
+        Ok(())
+    }
+
+    fn quantization_config(&self, plan: &Plan) -> Result<Value> {
+        Ok(json!({ "quant_method": "qfw", "version": 1, "modules": plan.native_sites() }))
+    }
+
+    fn claims(&self, quantization_config: &Value) -> bool {
+        quantization_config.get("quant_method").and_then(Value::as_str) == Some("qfw")
+    }
+
+    fn read(&self, config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>> {
+        let bad = |e: String| Error::input("checkpoint::malformed", format!("`quantization_config` in config.json: {e}"));
+        if config.get("version").and_then(Value::as_u64) != Some(1) {
+            return Err(bad("unknown version of the native form".to_owned()).hint("it was written by a newer qfw"));
+        }
+        let sites: Vec<NativeSite> =
+            serde_json::from_value(config.get("modules").cloned().unwrap_or(Value::Null)).map_err(|e| bad(e.to_string()))?;
+        let virtual_weights = sites
+            .into_iter()
+            .map(|site| {
+                let shape = if site.transposed { vec![site.shape.1, site.shape.0] } else { vec![site.shape.0, site.shape.1] };
+                let hidden = ["codes", "scale", "zero", "group_index"].map(|s| format!("{}.{s}", site.module)).to_vec();
+                let info = VirtualWeight { name: format!("{}.weight", site.module), shape, hidden };
+                let read: ReadRounded = Box::new(move |tensors| Ok((site.clone(), decode_site(&site, tensors)?)));
+                (info, read)
+            })
+            .collect();
+        Ok(Arc::new(Dequantized::new(tensors, virtual_weights)))
+    }
+}
+
+/// A weight that exists only as codes.
+pub struct VirtualWeight {
+    /// The name it appears under.
+    pub name: String,
+    /// Its shape as the original file had it.
+    pub shape: Vec<usize>,
+    /// Stored tensors that it stands for, which disappear.
+    pub hidden: Vec<String>,
+}
+
+/// Reads the codes behind a virtual weight.
+pub type ReadRounded = Box<dyn Fn(&dyn TensorSource) -> Result<(NativeSite, Rounded)> + Send + Sync>;
+
+/// Tensors of a quantized checkpoint, with every quantized module presented as the float weight it stands for.
+pub struct Dequantized {
+    inner: Arc<dyn TensorSource>,
+    weights: BTreeMap<String, (TensorInfo, ReadRounded)>,
+    hidden: std::collections::BTreeSet<String>,
+}
+
+impl Dequantized {
+    /// Presents `weights` over `inner`.
+    pub fn new(inner: Arc<dyn TensorSource>, weights: Vec<(VirtualWeight, ReadRounded)>) -> Self {
+        let mut hidden = std::collections::BTreeSet::new();
+        let mut map = BTreeMap::new();
+        for (w, read) in weights {
+            let file = w.hidden.iter().find_map(|h| inner.info(h)).map(|i| i.file.clone()).unwrap_or_default();
+            hidden.extend(w.hidden);
+            let info = TensorInfo::new(w.name.clone(), StoredDtype::F32, w.shape, file);
+            map.insert(w.name, (info, read));
+        }
+        Self { inner, weights: map, hidden }
+    }
+
+    /// The codes behind a weight, if it has any.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn rounded(&self, name: &str) -> Result<Option<(NativeSite, Rounded)>> {
+        self.weights.get(name).map(|(_, read)| read(&*self.inner)).transpose()
+    }
+}
+
+impl TensorSource for Dequantized {
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.inner.names().into_iter().filter(|n| !self.hidden.contains(n)).collect();
+        names.extend(self.weights.keys().cloned());
+        names.sort();
+        names
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        match self.weights.get(name) {
+            Some((info, _)) => Some(info),
+            None if self.hidden.contains(name) => None,
+            None => self.inner.info(name),
+        }
+    }
+
+    fn read_f32(&self, name: &str, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
+        let Some((_, read)) = self.weights.get(name) else { return self.inner.read_f32(name, rows, out) };
+        let (site, r) = read(&*self.inner)?;
+        let (all, cols) = site.shape;
+        if site.transposed {
+            decode(&site.spec.grid, &r.params, &r.codes, 0..all, r.group_index.as_deref(), out);
+            *out = transpose(out, all, cols)[rows.start * all..rows.end * all].to_vec();
+        } else {
+            decode(&site.spec.grid, &r.params, &r.codes, rows, r.group_index.as_deref(), out);
+        }
+        Ok(())
+    }
+
+    fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        if !self.weights.contains_key(name) {
+            return self.inner.read_bytes(name);
+        }
+        let rows = self.weights.get(name).map_or(0, |(info, _)| info.shape[0]);
+        let mut values = Vec::new();
+        self.read_f32(name, 0..rows, &mut values)?;
+        Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+}
+
+/// The native container, for the registry.
+pub const RECORD: ContainerRecord = ContainerRecord {
+    id: "qfw",
+    summary: "the native form: every scheme, losslessly",
+    version: env!("CARGO_PKG_VERSION"),
+    source: "qfw-core",
+    container: &Native,
+};
+
+/// Writes a shard of native tensors durably: a temporary file, flushed and synced, then renamed.
+///
+/// # Errors
+/// If writing fails.
+pub fn write_shard(path: &Path, tensors: Vec<(TensorDecl, Vec<u8>)>) -> Result<()> {
+    super::write_small(path, tensors)
+}
