@@ -1,0 +1,196 @@
+//! A model on disk, ready to run block by block.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+
+use super::{Architecture, Block, Dims, Edges, MapWeights, WeightSource};
+use crate::checkpoint::TensorSource;
+use crate::error::{Error, Result};
+use crate::topology::{ParamDecl, Part, SiteId, Topology};
+
+/// A model whose weights stay on disk until a block is asked for.
+#[derive(Clone)]
+pub struct Model {
+    architecture: &'static dyn Architecture,
+    /// Its numbers.
+    pub dims: Dims,
+    /// What it is made of.
+    pub topology: Arc<Topology>,
+    /// Its parameters by role, read on demand.
+    pub weights: Arc<StoredWeights>,
+}
+
+impl Model {
+    /// A model from its configuration and tensors. `dtype` is what it computes in: f32, or f64 for exact checks.
+    ///
+    /// # Errors
+    /// If the configuration is not understood, or a tensor is missing or has the wrong shape.
+    pub fn new(
+        architecture: &'static dyn Architecture,
+        config: &Value,
+        tensors: Arc<dyn TensorSource>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let has = |name: &str| tensors.info(name).is_some();
+        let mut dims = architecture.parse(config, &has)?;
+        // A head of its own in the file counts, whatever the configuration's tie flag says, exactly when the flag is off.
+        if !dims.tied_head && !has("lm_head.weight") {
+            dims.tied_head = true;
+        }
+        let topology = architecture.topology(&dims);
+        let weights = StoredWeights::new(tensors, &topology, dtype, device.clone())?;
+        Ok(Self { architecture, dims, topology: Arc::new(topology), weights: Arc::new(weights) })
+    }
+
+    /// The `model_type`.
+    pub fn architecture_id(&self) -> &'static str {
+        self.architecture.id()
+    }
+
+    /// Loads the parameters of block `b`.
+    ///
+    /// # Errors
+    /// If reading fails or a value is not finite.
+    pub fn load_block(&self, b: u32) -> Result<MapWeights> {
+        let mut loaded = MapWeights::default();
+        for p in self.topology.block_params(b) {
+            loaded.insert(p.site, p.part, self.weights.get(p.site, p.part)?);
+        }
+        Ok(loaded)
+    }
+
+    /// Block `b` over the given parameters.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub fn block(&self, b: u32, weights: &dyn WeightSource) -> Result<Box<dyn Block>> {
+        self.architecture.block(&self.dims, b, weights)
+    }
+
+    /// The parts around the blocks, over the stored parameters.
+    ///
+    /// # Errors
+    /// If reading fails.
+    pub fn edges(&self) -> Result<Box<dyn Edges>> {
+        self.edges_over(Arc::clone(&self.weights) as Arc<dyn WeightSource>)
+    }
+
+    /// The parts around the blocks, over the given parameters.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub fn edges_over(&self, weights: Arc<dyn WeightSource>) -> Result<Box<dyn Edges>> {
+        self.architecture.edges(&self.dims, weights)
+    }
+}
+
+/// Parameters by role, over stored tensors by name.
+pub struct StoredWeights {
+    tensors: Arc<dyn TensorSource>,
+    params: BTreeMap<(SiteId, Part), ParamDecl>,
+    dtype: DType,
+    device: Device,
+}
+
+impl StoredWeights {
+    fn new(tensors: Arc<dyn TensorSource>, topology: &Topology, dtype: DType, device: Device) -> Result<Self> {
+        let mut params = BTreeMap::new();
+        for p in &topology.params {
+            let info = tensors.info(&p.tensor).ok_or_else(|| {
+                Error::input("checkpoint::missing-tensor", format!("the checkpoint has no tensor `{}` (for `{}`)", p.tensor, p.site))
+                    .hint("is every shard there, and does config.json belong to these weights?")
+            })?;
+            let mut expected = p.shape.clone();
+            if p.transposed {
+                expected.reverse();
+            }
+            if info.shape != expected {
+                let message = format!(
+                    "tensor `{}` in `{}` has shape {:?}, but config.json asks for {expected:?}",
+                    p.tensor,
+                    info.file.display(),
+                    info.shape
+                );
+                return Err(Error::input("checkpoint::wrong-shape", message).hint("does config.json belong to these weights?"));
+            }
+            params.insert((p.site, p.part), p.clone());
+        }
+        Ok(Self { tensors, params, dtype, device })
+    }
+
+    /// The stored tensors.
+    pub fn tensors(&self) -> &Arc<dyn TensorSource> {
+        &self.tensors
+    }
+
+    fn param(&self, site: SiteId, part: Part) -> Result<&ParamDecl> {
+        self.params.get(&(site, part)).ok_or_else(|| Error::internal(format!("no such parameter: {site} {part:?}")))
+    }
+
+    fn tensor(&self, p: &ParamDecl, data: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
+        if let Some(i) = data.iter().position(|x| !x.is_finite()) {
+            let message = format!("tensor `{}` (`{}`) holds {} at flat index {i}", p.tensor, p.site, data[i]);
+            return Err(
+                Error::numeric("checkpoint::not-finite", message).hint("the checkpoint is damaged, or was saved from a diverged run")
+            );
+        }
+        Ok(Tensor::from_vec(data, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)?)
+    }
+}
+
+impl WeightSource for StoredWeights {
+    fn get(&self, site: SiteId, part: Part) -> Result<Tensor> {
+        let p = self.param(site, part)?;
+        let rows = if p.transposed { p.shape[p.shape.len() - 1] } else { p.shape[0] };
+        let mut data = Vec::new();
+        self.tensors.read_f32(&p.tensor, 0..rows, &mut data)?;
+        if p.transposed {
+            data = transpose(&data, p.shape[1], p.shape[0]);
+        }
+        self.tensor(p, data, &p.shape)
+    }
+
+    fn rows(&self, site: SiteId, part: Part, range: Range<usize>) -> Result<Tensor> {
+        let p = self.param(site, part)?;
+        if p.transposed {
+            return Ok(self.get(site, part)?.narrow(0, range.start, range.len())?.contiguous()?);
+        }
+        let mut data = Vec::new();
+        self.tensors.read_f32(&p.tensor, range.clone(), &mut data)?;
+        self.tensor(p, data, &[range.len(), p.shape[1]])
+    }
+
+    fn gather(&self, site: SiteId, part: Part, ids: &[u32]) -> Result<Tensor> {
+        let p = self.param(site, part)?;
+        let width = p.shape[1];
+        let mut data = Vec::with_capacity(ids.len() * width);
+        let mut row = Vec::new();
+        for id in ids {
+            let id = *id as usize;
+            self.tensors.read_f32(&p.tensor, id..id + 1, &mut row)?;
+            data.extend_from_slice(&row);
+        }
+        self.tensor(p, data, &[ids.len(), width])
+    }
+}
+
+/// The transpose of a row-major `[rows, cols]` matrix, in tiles that stay in cache.
+pub fn transpose<T: Copy + Default>(x: &[T], rows: usize, cols: usize) -> Vec<T> {
+    const TILE: usize = 32;
+    let mut y = vec![T::default(); x.len()];
+    for r0 in (0..rows).step_by(TILE) {
+        for c0 in (0..cols).step_by(TILE) {
+            for r in r0..rows.min(r0 + TILE) {
+                for c in c0..cols.min(c0 + TILE) {
+                    y[c * rows + r] = x[r * cols + c];
+                }
+            }
+        }
+    }
+    y
+}

@@ -1,0 +1,64 @@
+//! Where a forward pass gets its parameters.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::topology::{Part, SiteId};
+
+/// Parameters by role, in the layout the forward pass uses (`[out, in]`), of the run's float type and device.
+pub trait WeightSource: Send + Sync {
+    /// A whole parameter.
+    ///
+    /// # Errors
+    /// If it does not exist or cannot be read.
+    fn get(&self, site: SiteId, part: Part) -> Result<Tensor>;
+
+    /// Rows of a matrix, for tensors too large to hold.
+    ///
+    /// # Errors
+    /// As [`WeightSource::get`].
+    fn rows(&self, site: SiteId, part: Part, range: Range<usize>) -> Result<Tensor> {
+        Ok(self.get(site, part)?.narrow(0, range.start, range.len())?)
+    }
+
+    /// The rows `ids` of a matrix, `[ids, columns]`; every id is within range.
+    ///
+    /// # Errors
+    /// As [`WeightSource::get`].
+    fn gather(&self, site: SiteId, part: Part, ids: &[u32]) -> Result<Tensor> {
+        let table = self.get(site, part)?;
+        Ok(table.index_select(&Tensor::new(ids, table.device())?, 0)?)
+    }
+}
+
+/// Parameters in memory.
+#[derive(Clone, Debug, Default)]
+pub struct MapWeights {
+    tensors: BTreeMap<(SiteId, Part), Tensor>,
+}
+
+impl MapWeights {
+    /// Adds or replaces a parameter.
+    pub fn insert(&mut self, site: SiteId, part: Part, tensor: Tensor) {
+        self.tensors.insert((site, part), tensor);
+    }
+
+    /// The parameter, if it is here.
+    pub fn find(&self, site: SiteId, part: Part) -> Option<&Tensor> {
+        self.tensors.get(&(site, part))
+    }
+
+    /// Everything, in a fixed order.
+    pub fn iter(&self) -> impl Iterator<Item = (&(SiteId, Part), &Tensor)> {
+        self.tensors.iter()
+    }
+}
+
+impl WeightSource for MapWeights {
+    fn get(&self, site: SiteId, part: Part) -> Result<Tensor> {
+        self.find(site, part).cloned().ok_or_else(|| Error::internal(format!("{part:?} of `{site}` is not loaded").to_lowercase()))
+    }
+}

@@ -1,0 +1,186 @@
+//! Causal scaled dot-product attention with grouped keys and values.
+//!
+//! Query head `h` attends to key/value head `⌊h / (H/H_kv)⌋`: `ctx_h = softmax(s·Q_h K_gᵀ + mask) V_g`. Queries are the last `T` of
+//! `S` positions; position `p` sees keys `max(0, p − window + 1) ..= p`. The fused kernel walks over blocks of query rows and never
+//! touches the keys after the block, which halves the work of a long window.
+
+use candle_core::{D, DType, Tensor};
+
+use super::gemm::{Transpose, gemm};
+use super::host::{Real, for_real, on_host, tensor, with_slice};
+use super::softmax::softmax_row;
+use crate::error::Result;
+
+/// The shape of one attention layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Channels per head.
+    pub head_dim: usize,
+    /// Factor on the scores, usually `1/√head_dim`.
+    pub scale: f64,
+    /// Sliding window: how many latest positions a query sees, itself included.
+    pub window: Option<usize>,
+}
+
+const QUERY_BLOCK: usize = 64;
+
+/// `q` `[T, H·D]`, `k` and `v` `[S, H_kv·D]`, `S ≥ T` → `[T, H·D]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
+    let (t, s) = (q.dim(0)?, k.dim(0)?);
+    if !on_host(&[q, k, v]) {
+        let probs = attention_probs(&attention_scores(q, k, shape)?)?;
+        return attention_mix(&probs, v, shape);
+    }
+    for_real!(q, R => with_slice::<R, _>(q, |q| with_slice::<R, _>(k, |k| with_slice::<R, _>(v, |v| {
+        let mut out = vec![R::of(0.0); t * shape.heads * shape.head_dim];
+        pulp::Arch::new().dispatch(|| fused(q, k, v, &mut out, t, s, shape));
+        tensor(out, (t, shape.heads * shape.head_dim))
+    }))))
+}
+
+#[inline(always)]
+fn fused<R: Real>(q: &[R], k: &[R], v: &[R], out: &mut [R], t: usize, s: usize, shape: &AttentionShape) {
+    let AttentionShape { heads, kv_heads, head_dim: d, scale, window } = *shape;
+    let (q_width, kv_width) = (heads * d, kv_heads * d);
+    let scale = R::of(scale);
+    let past = s - t;
+    let mut scores = vec![R::of(0.0); QUERY_BLOCK * s];
+    for h in 0..heads {
+        let g = h / (heads / kv_heads) * d;
+        for row0 in (0..t).step_by(QUERY_BLOCK) {
+            let rows = QUERY_BLOCK.min(t - row0);
+            let end = past + row0 + rows;
+            let start = window.map_or(0, |w| (past + row0 + 1).saturating_sub(w));
+            let n = end - start;
+            gemm(
+                (rows, n, d),
+                R::of(0.0),
+                &mut scores,
+                n,
+                &q[row0 * q_width + h * d..],
+                Transpose::No,
+                q_width,
+                &k[start * kv_width + g..],
+                Transpose::Yes,
+                kv_width,
+            );
+            for r in 0..rows {
+                let row = &mut scores[r * n..(r + 1) * n];
+                let position = past + row0 + r;
+                let first = window.map_or(0, |w| (position + 1).saturating_sub(w)) - start;
+                let last = position + 1 - start;
+                for x in &mut row[first..last] {
+                    *x *= scale;
+                }
+                softmax_row(&mut row[first..last]);
+                row[..first].fill(R::of(0.0));
+                row[last..].fill(R::of(0.0));
+            }
+            gemm(
+                (rows, d, n),
+                R::of(0.0),
+                &mut out[row0 * q_width + h * d..],
+                q_width,
+                &scores,
+                Transpose::No,
+                n,
+                &v[start * kv_width + g..],
+                Transpose::No,
+                kv_width,
+            );
+        }
+    }
+}
+
+/// Scaled and masked scores `[H, T, S]`; masked entries are −∞. The explicit path, for taps and gradients.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn attention_scores(q: &Tensor, k: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
+    let (t, s) = (q.dim(0)?, k.dim(0)?);
+    let q = q.reshape((t, shape.heads, shape.head_dim))?.transpose(0, 1)?.contiguous()?;
+    let k = repeat_heads(k, shape)?;
+    let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? * shape.scale)?;
+    let past = s - t;
+    let mask: Vec<f32> = (0..t * s)
+        .map(|i| {
+            let (position, key) = (past + i / s, i % s);
+            let visible = key <= position && shape.window.is_none_or(|w| key + w > position);
+            if visible { 0.0 } else { f32::NEG_INFINITY }
+        })
+        .collect();
+    let mask = Tensor::from_vec(mask, (1, t, s), scores.device())?.to_dtype(scores.dtype())?;
+    Ok(scores.broadcast_add(&mask)?)
+}
+
+/// Row softmax of scores `[H, T, S]`.
+///
+/// # Errors
+/// None on the CPU.
+pub fn attention_probs(scores: &Tensor) -> Result<Tensor> {
+    let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?;
+    let e = shifted.exp()?;
+    Ok(e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?)
+}
+
+/// `probs` `[H, T, S]` times the values → `[T, H·D]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn attention_mix(probs: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
+    let t = probs.dim(1)?;
+    let v = repeat_heads(v, shape)?;
+    Ok(probs.matmul(&v)?.transpose(0, 1)?.contiguous()?.reshape((t, shape.heads * shape.head_dim))?)
+}
+
+/// `[S, H_kv·D]` → `[H, S, D]`, each key/value head repeated for its queries.
+fn repeat_heads(x: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
+    let s = x.dim(0)?;
+    let index: Vec<u32> = (0..shape.heads).map(|h| (h / (shape.heads / shape.kv_heads)) as u32).collect();
+    let index = Tensor::new(index, x.device())?.to_dtype(DType::U32)?;
+    let x = x.reshape((s, shape.kv_heads, shape.head_dim))?.transpose(0, 1)?.contiguous()?;
+    Ok(x.index_select(&index, 0)?.contiguous()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn wave(n: usize, f: f64) -> Vec<f64> {
+        (0..n).map(|i| (i as f64 * f).sin()).collect()
+    }
+
+    #[test]
+    fn the_fused_kernel_equals_the_explicit_path() {
+        for (t, past, window) in [(1, 0, None), (70, 0, None), (130, 5, None), (130, 5, Some(9)), (3, 40, Some(16))] {
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 8, scale: 0.3, window };
+            let s = t + past;
+            let q = Tensor::from_vec(wave(t * 32, 0.37), (t, 32), &Device::Cpu).unwrap();
+            let k = Tensor::from_vec(wave(s * 16, 0.71), (s, 16), &Device::Cpu).unwrap();
+            let v = Tensor::from_vec(wave(s * 16, 0.13), (s, 16), &Device::Cpu).unwrap();
+            let fused = attention(&q, &k, &v, &shape).unwrap();
+            let probs = attention_probs(&attention_scores(&q, &k, &shape).unwrap()).unwrap();
+            let explicit = attention_mix(&probs, &v, &shape).unwrap();
+            let gap = (fused - explicit).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!(gap < 1e-12, "T={t} past={past} window={window:?}: {gap}");
+        }
+    }
+
+    #[test]
+    fn fast_exponential_is_accurate() {
+        for i in -8700..=8800 {
+            let x = i as f32 * 0.01;
+            let (got, want) = (f64::from(x.exp_fast()), f64::from(x).exp());
+            assert!((got - want).abs() <= 2e-7 * want, "exp({x}) = {got}, not {want}");
+        }
+        assert_eq!(f32::NEG_INFINITY.exp_fast(), 0.0);
+    }
+}

@@ -1,0 +1,139 @@
+//! Access to the host slices behind tensors.
+
+use candle_core::{CpuStorage, DType, Device, Shape, Storage, Tensor, WithDType};
+
+use crate::error::{Error, Result};
+
+/// The float types our kernels run in: `f32` for work, `f64` for checks of exactness.
+pub trait Real: WithDType + std::ops::Neg<Output = Self> + Copy + Send + Sync + 'static {
+    /// `exp(x)`, to about one unit in the last place, in a form that vectorizes.
+    fn exp_fast(self) -> Self;
+    /// The Gauss error function.
+    fn erf(self) -> Self;
+    /// `tanh(x)`.
+    fn tanh(self) -> Self;
+    /// Square root.
+    fn root(self) -> Self;
+    /// Conversion from `f64`, rounding to nearest.
+    fn of(x: f64) -> Self;
+    /// Conversion to `f64`, exact.
+    fn wide(self) -> f64;
+    /// The slice inside a CPU storage of this type.
+    fn slice(storage: &CpuStorage) -> Option<&[Self]>;
+}
+
+impl Real for f32 {
+    /// Cody-Waite reduction by ln 2 and a polynomial of degree 6 on [-ln2/2, ln2/2].
+    #[inline(always)]
+    fn exp_fast(self) -> Self {
+        const LOG2_E: f32 = std::f32::consts::LOG2_E;
+        // ln 2 split in a part exact in few bits and a remainder, so that `x - n ln 2` is exact to f32.
+        const LN2_HIGH: f32 = 0.693_359_4;
+        const LN2_LOW: f32 = -2.121_944_4e-4;
+        let x = self.clamp(-87.3, 88.0);
+        let n = (x * LOG2_E).round_ties_even();
+        let r = n.mul_add(-LN2_HIGH, x);
+        let r = n.mul_add(-LN2_LOW, r);
+        let mut p = 1.987_569_2e-4_f32;
+        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+            p = p.mul_add(r, c);
+        }
+        let p = (p * r).mul_add(r, r) + 1.0;
+        // 2^n by writing the exponent; n is within [-126, 127] after the clamp above.
+        let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
+        if self < -87.3 { 0.0 } else { p * scale }
+    }
+    fn erf(self) -> Self {
+        libm::erff(self)
+    }
+    fn tanh(self) -> Self {
+        self.tanh()
+    }
+    #[inline(always)]
+    fn root(self) -> Self {
+        self.sqrt()
+    }
+    #[inline(always)]
+    fn of(x: f64) -> Self {
+        x as f32
+    }
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+    fn slice(storage: &CpuStorage) -> Option<&[Self]> {
+        if let CpuStorage::F32(v) = storage { Some(v) } else { None }
+    }
+}
+
+impl Real for f64 {
+    #[inline(always)]
+    fn exp_fast(self) -> Self {
+        self.exp()
+    }
+    fn erf(self) -> Self {
+        libm::erf(self)
+    }
+    fn tanh(self) -> Self {
+        self.tanh()
+    }
+    #[inline(always)]
+    fn root(self) -> Self {
+        self.sqrt()
+    }
+    #[inline(always)]
+    fn of(x: f64) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
+    }
+    fn slice(storage: &CpuStorage) -> Option<&[Self]> {
+        if let CpuStorage::F64(v) = storage { Some(v) } else { None }
+    }
+}
+
+/// Whether our kernels may run on `tensors`: all on the CPU, of one float type, and none part of a gradient computation.
+pub(crate) fn on_host(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| {
+        matches!(t.device(), Device::Cpu)
+            && matches!(t.dtype(), DType::F32 | DType::F64)
+            && t.dtype() == tensors[0].dtype()
+            && !t.track_op()
+    })
+}
+
+/// Runs `f` on the contiguous slice of `t`.
+pub(crate) fn with_slice<T: Real, R>(t: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    let t = t.contiguous()?;
+    let (storage, layout) = t.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else {
+        return Err(Error::internal("a host kernel was given a tensor of another device"));
+    };
+    let slice = T::slice(storage).ok_or_else(|| Error::internal(format!("a host kernel was given {:?}", t.dtype())))?;
+    let (start, end) = layout.contiguous_offsets().ok_or_else(|| Error::internal("a contiguous tensor has no contiguous range"))?;
+    f(&slice[start..end])
+}
+
+/// A CPU tensor that owns `data`.
+pub(crate) fn tensor<T: Real>(data: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Ok(Tensor::from_vec(data, shape.into(), &Device::Cpu)?)
+}
+
+/// Evaluates `$body` with `$T` bound to the Rust type of a tensor's float type.
+macro_rules! for_real {
+    ($tensor:expr, $T:ident => $body:expr) => {
+        match $tensor.dtype() {
+            candle_core::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            _ => {
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use for_real;

@@ -1,0 +1,40 @@
+//! Rotary position embedding, half-split layout.
+//!
+//! Per head, with `d` rotated channels: `(x₁, x₂) ↦ (x₁ cos θ − x₂ sin θ, x₂ cos θ + x₁ sin θ)` where `x₁` are channels `0..d/2` and
+//! `x₂` channels `d/2..d`; channels from `d` on pass through.
+
+use candle_core::{D, Tensor};
+
+use super::host::{for_real, on_host, tensor, with_slice};
+use crate::error::Result;
+
+/// Rotates `x` `[T, heads·head_dim]` by `cos`, `sin` `[T, d/2]`, `d ≤ head_dim`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
+    let (t, width) = x.dims2()?;
+    let half = cos.dim(1)?;
+    if !on_host(&[x, cos, sin]) {
+        let heads = x.reshape((t, width / head_dim, head_dim))?;
+        let (x1, x2) = (heads.narrow(D::Minus1, 0, half)?, heads.narrow(D::Minus1, half, half)?);
+        let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
+        let y1 = (x1.broadcast_mul(&cos)? - x2.broadcast_mul(&sin)?)?;
+        let y2 = (x2.broadcast_mul(&cos)? + x1.broadcast_mul(&sin)?)?;
+        let rest = heads.narrow(D::Minus1, 2 * half, head_dim - 2 * half)?;
+        let parts = if 2 * half < head_dim { vec![y1, y2, rest] } else { vec![y1, y2] };
+        return Ok(Tensor::cat(&parts, D::Minus1)?.reshape((t, width))?);
+    }
+    for_real!(x, R => with_slice::<R, _>(x, |x_| with_slice::<R, _>(cos, |cos| with_slice::<R, _>(sin, |sin| {
+        let mut y = x_.to_vec();
+        for (row, (cos, sin)) in y.chunks_exact_mut(width).zip(cos.chunks_exact(half).zip(sin.chunks_exact(half))) {
+            for head in row.chunks_exact_mut(head_dim) {
+                let (x1, x2) = head[..2 * half].split_at_mut(half);
+                for (((a, b), c), s) in x1.iter_mut().zip(x2).zip(cos).zip(sin) {
+                    (*a, *b) = (*a * *c - *b * *s, *b * *c + *a * *s);
+                }
+            }
+        }
+        tensor(y, (t, width))
+    }))))
+}
