@@ -29,7 +29,8 @@ pub(super) fn save(network: &Network, folder: &Path) -> Result<()> {
         .map_err(|e| Error::internal(format!("cannot write `{}`: {e}", path.display())))
 }
 
-fn config(family: Family) -> Value {
+/// `config.json`.
+pub(super) fn config(family: Family) -> Value {
     match family {
         Family::Llama => json!({
             "architectures": ["LlamaForCausalLM"],

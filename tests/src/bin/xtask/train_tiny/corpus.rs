@@ -103,3 +103,39 @@ fn paragraph_at(text: &str, at: usize) -> usize {
     }
     text.as_bytes().iter().skip(at - 1).position(|b| *b == b'\n').map_or(text.len(), |found| at + found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paragraphs_become_lines() {
+        assert_eq!(normalise("\n CHAPTER  1\r\n\n\nIt was\n  so.\n \nEnd"), "CHAPTER 1\nIt was so.\nEnd\n");
+    }
+
+    #[test]
+    fn documents_start_at_headings_and_lose_nothing() {
+        let text = "EMMA\nChapter 1\nShe was.\nChapters are long, and this is no heading.\nCHAPTER II\nThen.\n";
+        let parts = documents(text);
+        assert_eq!(parts.concat(), text);
+        assert_eq!(parts.iter().map(|p| p.lines().next().unwrap()).collect::<Vec<_>>(), ["EMMA", "Chapter 1", "CHAPTER II"]);
+    }
+
+    #[test]
+    fn excerpts_are_whole_paragraphs_and_the_held_out_part_is_apart() {
+        let text: String = (0..60_000).map(|i| format!("Paragraph number {i} of this text.\n\n")).collect();
+        let corpus = Corpus::split(&text).unwrap();
+        for part in [&corpus.training, &corpus.calibration, &corpus.evaluation] {
+            assert!(part.starts_with("Paragraph") && part.ends_with(".\n"));
+        }
+        assert!(corpus.calibration.lines().all(|line| corpus.training.contains(line)));
+        assert!(corpus.evaluation.lines().all(|line| !corpus.training.contains(line)));
+        assert!((0.949..0.951).contains(&(corpus.training.len() as f64 / (corpus.training.len() + corpus.held_out) as f64)));
+    }
+
+    #[test]
+    fn a_short_text_is_refused() {
+        let error = Corpus::split("Too short.").err().unwrap();
+        assert_eq!(error.to_string(), "the text has 11 bytes after normalisation, fewer than 1000000");
+    }
+}

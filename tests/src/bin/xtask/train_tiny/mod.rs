@@ -7,6 +7,8 @@
 
 #![allow(clippy::print_stderr, reason = "a developer's task reports its progress on stderr")]
 
+#[cfg(test)]
+mod agreement;
 mod checkpoint;
 mod corpus;
 mod descent;
@@ -39,13 +41,13 @@ pub(crate) struct Args {
     #[arg(long, default_value = "cli/assets")]
     out: PathBuf,
     /// Optimizer steps of each model
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 2300)]
     steps: usize,
     /// Windows in a step
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 4)]
     batch: usize,
     /// Highest learning rate
-    #[arg(long, default_value_t = 4e-3)]
+    #[arg(long, default_value_t = 3e-3)]
     rate: f64,
     /// Seed of the initial weights and of the windows
     #[arg(long, default_value_t = 2)]

@@ -202,7 +202,9 @@ fn tensors(family: Family) -> Vec<(String, Vec<usize>, Init)> {
             add("transformer.wte.weight".into(), &[VOCABULARY, HIDDEN], Init::Normal(0.04));
             add("transformer.wpe.weight".into(), &[CONTEXT, HIDDEN], Init::Normal(0.01));
             let layers = (0..LAYERS).map(|layer| format!("transformer.h.{layer}."));
-            for (prefix, norms) in layers.map(|p| (p, ["ln_1", "ln_2"].as_slice())).chain([("transformer.".to_owned(), ["ln_f"].as_slice())]) {
+            for (prefix, norms) in
+                layers.map(|p| (p, ["ln_1", "ln_2"].as_slice())).chain([("transformer.".to_owned(), ["ln_f"].as_slice())])
+            {
                 for norm in norms {
                     add(format!("{prefix}{norm}.weight"), &[HIDDEN], Init::Constant(1.0));
                     add(format!("{prefix}{norm}.bias"), &[HIDDEN], Init::Constant(0.0));

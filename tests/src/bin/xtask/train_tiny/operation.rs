@@ -111,14 +111,7 @@ impl CustomOp3 for LayerNorm {
     }
 
     /// With `r` the scale and `n` the normalised row: `∂x = r (w∘g − mean(w∘g) − n mean(w∘g∘n))`, `∂w = Σ g∘n`, `∂b = Σ g`.
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        _y: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, w: &Tensor, b: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (mut dx, weight, gradient) = (host(x)?, host(w)?, host(g)?);
         let n = weight.len();
         let (mut dw, mut db) = (vec![0f32; n], vec![0f32; n]);
@@ -165,7 +158,7 @@ impl CustomOp2 for GatedSilu {
 pub(super) struct Gelu;
 
 impl Gelu {
-    const SLOPE: f32 = 1.595_769_1;
+    const SLOPE: f32 = 1.595_769;
     const CUBE: f32 = 0.044_715;
 }
 

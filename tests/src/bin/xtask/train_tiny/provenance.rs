@@ -21,7 +21,7 @@ pub(super) fn readme(args: &Args, digest: &str, corpus: &Corpus, trained: &[Trai
          {}\n```\n\n\
          AdamW with weight decay {WEIGHT_DECAY}, warm-up, cosine, gradients clipped to norm 1; random windows of {CONTEXT} tokens; own \
          byte-level BPE tokenizers of {VOCABULARY} entries; weights stored as float16. Perplexities are of the stored weights over \
-         consecutive windows of {CONTEXT} tokens.\n\n\
+         consecutive windows of {CONTEXT} tokens. At 2300 steps of 4 windows it takes about 16 minutes of CPU time in all.\n\n\
          | model | parameters | tokens in the text | tokens seen | last training loss | calibration perplexity | evaluation loss | \
          evaluation perplexity | tokens evaluated |\n|---|---|---|---|---|---|---|---|---|\n",
         corpus.training.len() + corpus.held_out,

@@ -31,3 +31,25 @@ impl Random {
         (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normals_have_mean_zero_and_variance_one() {
+        let mut random = Random::new(1);
+        let draws: Vec<f64> = (0..100_000).map(|_| random.normal()).collect();
+        let mean = draws.iter().sum::<f64>() / 1e5;
+        let variance = draws.iter().map(|x| x * x).sum::<f64>() / 1e5;
+        assert!(mean.abs() < 0.015 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
+    }
+
+    #[test]
+    fn below_covers_its_range() {
+        let mut random = Random::new(1);
+        let mut seen = [0; 5];
+        (0..10_000).for_each(|_| seen[random.below(5)] += 1);
+        assert!(seen.iter().all(|n| (1800..2200).contains(n)), "{seen:?}");
+    }
+}
