@@ -7,19 +7,30 @@
 
 mod activation;
 mod attention;
+mod codes;
 mod elementwise;
 mod gemm;
+mod gram;
 mod host;
+mod inverse_factor;
 mod linear;
 mod norm;
+mod pack;
 mod rope;
 mod softmax;
+mod sweep;
 
 pub use activation::{Activation, activate, activate_gated};
 pub use attention::{AttentionShape, attention, attention_mix, attention_probs, attention_scores};
+pub use codes::{Codes, decode, encode};
 pub use elementwise::add;
 pub use gemm::{Transpose, gemm};
+pub use gram::{add_lower, gram};
 pub use host::Real;
+pub(crate) use host::with_slice;
+pub use inverse_factor::{FactorOptions, InverseFactor, inverse_factor};
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
+pub use pack::{pack_row, packed_row_bytes, unpack_row};
 pub use rope::rotate;
+pub use sweep::{Swept, SweepParams, column_sweep};

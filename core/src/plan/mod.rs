@@ -1,1 +1,18 @@
 //! From raw configuration to the resolved, immutable plan.
+//!
+//! Raw configuration is plain data: the texts of presets, files and flags become one tree that remembers where each key came from
+//! ([`layer`]), and that tree becomes a strict, typed [`raw::RawRun`]. Nothing here knows a model or a plugin.
+
+mod alias;
+pub mod layer;
+mod node;
+pub mod options;
+pub mod preset;
+pub mod raw;
+#[cfg(test)]
+mod raw_tests;
+mod read;
+pub mod section;
+mod set_path;
+pub mod size;
+pub mod spec;

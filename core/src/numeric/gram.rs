@@ -1,0 +1,58 @@
+//! `H = XᵀX` of one window: the lower triangle of a symmetric `[n, n]` matrix, f32.
+
+use faer::linalg::matmul::triangular::{BlockStructure, matmul};
+use faer::{Accum, MatMut, MatRef, Par};
+
+/// Lower triangle of `XᵀX` for row-major `x` `[t, n]`, written to row-major `h` `[n, n]`; the strict upper triangle is not touched.
+/// Half the work of a full product.
+///
+/// # Panics
+/// If the slices do not have these sizes: a bug of the caller.
+pub fn gram(x: &[f32], n: usize, h: &mut [f32]) {
+    assert_eq!(h.len(), n * n, "the result is {n}x{n}");
+    let t = x.len() / n;
+    assert_eq!(x.len(), t * n, "rows of {n}");
+    let x = MatRef::from_row_major_slice(x, t, n);
+    // Row-major lower is column-major upper of the same symmetric matrix; faer is asked for what lies lower in our memory.
+    let h = MatMut::from_row_major_slice_mut(h, n, n);
+    matmul(
+        h,
+        BlockStructure::TriangularLower,
+        Accum::Replace,
+        x.transpose(),
+        BlockStructure::Rectangular,
+        x,
+        BlockStructure::Rectangular,
+        1.0,
+        Par::Seq,
+    );
+}
+
+/// `a ← a + b` on lower triangles.
+pub fn add_lower(a: &mut [f32], b: &[f32], n: usize) {
+    for (i, (a, b)) in a.chunks_exact_mut(n).zip(b.chunks_exact(n)).enumerate() {
+        for (a, b) in a[..=i].iter_mut().zip(&b[..=i]) {
+            *a += *b;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_the_definition_in_f64() {
+        for (t, n) in [(1, 1), (3, 5), (40, 33), (17, 130)] {
+            let x: Vec<f32> = (0..t * n).map(|i| (i as f32 * 0.37).sin()).collect();
+            let mut h = vec![0.0; n * n];
+            gram(&x, n, &mut h);
+            for i in 0..n {
+                for j in 0..=i {
+                    let want: f64 = (0..t).map(|r| f64::from(x[r * n + i]) * f64::from(x[r * n + j])).sum();
+                    assert!((f64::from(h[i * n + j]) - want).abs() <= 1e-5 * t as f64, "{t}x{n} at {i},{j}");
+                }
+            }
+        }
+    }
+}
