@@ -45,11 +45,8 @@ impl Round for Gptq {
         let refit = o.refits(cx.layout().tile_rows, cx.layout().grid().1);
         let params = cx.fit(cx.weight)?;
         let rule = cx.scale_rule();
-        let source = if refit {
-            SweepParams::Refit { params: &params, observer: cx.observer, rule: &rule }
-        } else {
-            SweepParams::Fixed(&params)
-        };
+        let source =
+            if refit { SweepParams::Refit { params: &params, observer: cx.observer, rule: &rule } } else { SweepParams::Fixed(&params) };
         let swept = column_sweep(&cx.spec.grid, source, &factor, cx.weight, o.block_size);
         let mut events = Vec::new();
         if !factor.dead.is_empty() {
