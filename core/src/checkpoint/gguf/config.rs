@@ -90,8 +90,8 @@ fn decoder(
     let mut scaling = rope_scaling(file, a)?;
     if let Some(factors) = rope_factors(file, rotary)? {
         match llama3_rule(&factors, theta) {
-            Some(rule) => scaling = rule,
-            None => {
+            Some(rule) if scaling.is_null() => scaling = rule,
+            _ => {
                 config.insert(ROPE_FACTORS.into(), json!(factors.iter().map(|f| super::metadata::shortest(*f)).collect::<Vec<_>>()));
             }
         }
@@ -116,7 +116,9 @@ fn rope_scaling(file: &GgufFile, a: &str) -> Result<Value> {
     let kind = match file.metadata.text(&format!("{a}.rope.scaling.type"))? {
         Some(kind) => kind,
         // Files from before the key had this one instead.
-        None => return Ok(float("scale_linear")?.filter(|f| *f != 1.0).map_or(Value::Null, |f| json!({"rope_type": "linear", "factor": f}))),
+        None => {
+            return Ok(float("scale_linear")?.filter(|f| *f != 1.0).map_or(Value::Null, |f| json!({"rope_type": "linear", "factor": f})));
+        }
     };
     let factor = float("scaling.factor")?;
     let factor_of = || {
@@ -204,4 +206,21 @@ fn torch_dtype(tensors: &GgufTensors) -> &'static str {
         }
     }
     counts.iter().max_by_key(|(count, _)| *count).map_or("float16", |(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Factors of Llama 3.2 1B (θ = 500000, d = 64, factor 32), computed with transformers' `_compute_llama3_parameters`.
+    #[test]
+    fn the_factors_of_llama_3_are_recognized() {
+        let mut factors = [1.0_f32; 32];
+        factors[15..18].copy_from_slice(&[1.65133, 3.29226, 9.66673]);
+        factors[18..].fill(32.0);
+        assert_eq!(llama3_rule(&factors, 500_000.0).expect("Meta's constants")["factor"], json!(32.0));
+        assert_eq!(llama3_rule(&factors, 10_000.0), None);
+        factors[16] = 3.3;
+        assert_eq!(llama3_rule(&factors, 500_000.0), None);
+    }
 }

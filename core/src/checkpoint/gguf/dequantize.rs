@@ -2,7 +2,7 @@
 //!
 //! Notation: `d` a scale, `m` a minimum, `q` a code; every number is little endian. A row is a sequence of blocks, and in the k-quants
 //! a block of 256 is divided in sub-blocks of 16 or 32 that have 4- or 6-bit scales of their own. The order of the floating-point
-//! operations is ggml's, so the results are equal to its results bit for bit.
+//! operations is that of ggml's reference decoders.
 
 use half::{bf16, f16};
 
@@ -126,11 +126,8 @@ pub(super) fn q3_k(src: &[u8], dst: &mut [f32]) {
 
 /// The 6-bit scale and minimum of sub-block `j` (of 8) in the 12 bytes of Q4_K and Q5_K.
 fn scale_and_min(s: &[u8], j: usize) -> (f32, f32) {
-    let (scale, min) = if j < 4 {
-        (s[j] & 63, s[j + 4] & 63)
-    } else {
-        ((s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4)
-    };
+    let (scale, min) =
+        if j < 4 { (s[j] & 63, s[j + 4] & 63) } else { ((s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4) };
     (f32::from(scale), f32::from(min))
 }
 

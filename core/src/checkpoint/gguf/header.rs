@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::metadata::{List, Metadata, Value};
 use super::types::GgmlType;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Elements that a metadata list may have; vocabularies, the longest lists there are, stay far below.
 const LONGEST_LIST: u64 = 1 << 24;
@@ -56,7 +56,8 @@ impl GgufFile {
     /// Errors name the file, the tensor or key, and what is wrong with it: not a GGUF file, another version or byte order, truncated,
     /// duplicated names, formats that are unknown, data outside of the file.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(path).map_err(|e| e.within(format_args!("`{}`", path.display())))
+        // Failed file operations name the file themselves.
+        Self::read(path).map_err(|e| if e.kind() == ErrorKind::Io { e } else { e.within(format_args!("`{}`", path.display())) })
     }
 
     fn read(path: &Path) -> Result<Self> {
@@ -88,8 +89,11 @@ fn alignment(metadata: &Metadata) -> Result<u64> {
 /// Turns the offset of a tensor into one from the beginning of the file, after checking that all of it is inside.
 fn place(tensor: &mut StoredTensor, data: u64, alignment: u64, length: u64) -> Result<()> {
     if !tensor.offset.is_multiple_of(alignment) {
-        return Err(Error::input("gguf::unaligned", format!("its offset {} is not a multiple of the alignment {alignment}", tensor.offset))
-            .hint("the header is damaged; get the file again"));
+        return Err(Error::input(
+            "gguf::unaligned",
+            format!("its offset {} is not a multiple of the alignment {alignment}", tensor.offset),
+        )
+        .hint("the header is damaged; get the file again"));
     }
     let bytes = tensor.rows().checked_mul(tensor.row_bytes).and_then(|b| u64::try_from(b).ok());
     let start = data.checked_add(tensor.offset);
@@ -155,7 +159,9 @@ impl Cursor<'_> {
             let tensor = self.tensor(&format!("the description of tensor `{name}`"))?;
             let tensor = tensor.map_err(|e| e.within(format_args!("tensor `{name}`")))?;
             if tensors.contains_key(&name) {
-                return Err(Error::input("gguf::duplicate", format!("tensor `{name}` appears twice")).hint("the file is damaged; get it again"));
+                return Err(
+                    Error::input("gguf::duplicate", format!("tensor `{name}` appears twice")).hint("the file is damaged; get it again")
+                );
             }
             tensors.insert(name, tensor);
         }
@@ -292,7 +298,8 @@ impl Cursor<'_> {
 fn described(lengths: &[u64], id: u32, offset: u64) -> Result<StoredTensor> {
     let damaged = "the header is damaged; get the file again";
     let format = GgmlType::by_id(id).ok_or_else(|| {
-        Error::input("gguf::unknown-type", format!("its number format {id} is unknown")).hint("the file is damaged, or newer than this program")
+        Error::input("gguf::unknown-type", format!("its number format {id} is unknown"))
+            .hint("the file is damaged, or newer than this program")
     })?;
     let shape: Option<Vec<usize>> = lengths.iter().rev().map(|l| usize::try_from(*l).ok()).collect();
     let elements = shape.as_ref().and_then(|s| s.iter().try_fold(1_usize, |product, l| product.checked_mul(*l)));
@@ -301,7 +308,8 @@ fn described(lengths: &[u64], id: u32, offset: u64) -> Result<StoredTensor> {
     };
     let columns = shape.last().copied().unwrap_or(1);
     let Some(row_bytes) = format.row_bytes(columns) else {
-        let message = format!("its rows of {columns} elements are not whole blocks of {}, which has {} elements a block", format.name, format.block);
+        let message =
+            format!("its rows of {columns} elements are not whole blocks of {}, which has {} elements a block", format.name, format.block);
         return Err(Error::input("gguf::block-size", message).hint(damaged));
     };
     Ok(StoredTensor { format, shape, offset, row_bytes })

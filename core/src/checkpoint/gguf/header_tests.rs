@@ -45,6 +45,12 @@ fn another_file_is_named_as_such() {
 }
 
 #[test]
+fn a_missing_file_is_named_once() {
+    let error = GgufFile::open(std::path::Path::new("nowhere/model.gguf")).unwrap_err();
+    assert_eq!(error.to_string(), "cannot open `nowhere/model.gguf`");
+}
+
+#[test]
 fn versions_other_than_two_and_three_are_refused() {
     let mut f = model();
     for version in [2, 3] {

@@ -66,11 +66,9 @@ const QWEN: &[(&str, &str, Layout)] = &[
 
 const DECODER: &[(&str, &str)] = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
-static QWEN2: Architecture =
-    Architecture { id: "qwen2", class: "Qwen2ForCausalLM", blocks: "model.layers", whole: DECODER, parts: QWEN };
+static QWEN2: Architecture = Architecture { id: "qwen2", class: "Qwen2ForCausalLM", blocks: "model.layers", whole: DECODER, parts: QWEN };
 
-static QWEN3: Architecture =
-    Architecture { id: "qwen3", class: "Qwen3ForCausalLM", blocks: "model.layers", whole: DECODER, parts: QWEN };
+static QWEN3: Architecture = Architecture { id: "qwen3", class: "Qwen3ForCausalLM", blocks: "model.layers", whole: DECODER, parts: QWEN };
 
 static GPT2: Architecture = Architecture {
     id: "gpt2",
@@ -94,14 +92,16 @@ impl Architecture {
     pub(super) fn of(file: &GgufFile) -> Result<&'static Self> {
         let kind = file.metadata.text("general.type")?.unwrap_or("model");
         if kind != "model" {
-            return Err(Error::input("gguf::not-a-model", format!("the file holds `{kind}` and not a model")).hint("give the model's own GGUF file"));
+            return Err(Error::input("gguf::not-a-model", format!("the file holds `{kind}` and not a model"))
+                .hint("give the model's own GGUF file"));
         }
         if let Some(parts) = file.metadata.uint("split.count")?.filter(|parts| *parts > 1) {
             return Err(Error::input("gguf::split", format!("the file is one of {parts} parts of a model, and parts are not supported"))
                 .hint("join them with `llama-gguf-split --merge FIRST-PART model.gguf`"));
         }
         let id = file.metadata.text("general.architecture")?.ok_or_else(|| {
-            Error::input("gguf::missing-key", "metadata `general.architecture` is missing").hint("convert the model again with a current llama.cpp")
+            Error::input("gguf::missing-key", "metadata `general.architecture` is missing")
+                .hint("convert the model again with a current llama.cpp")
         })?;
         KNOWN.into_iter().find(|a| a.id == id).ok_or_else(|| {
             let known = KNOWN.map(|a| a.id);
@@ -126,7 +126,7 @@ impl Architecture {
         };
         let (number, part) = rest.split_once('.')?;
         // The number is parsed and written again, so that `blk.01` does not become a second name of `blk.1`.
-        let block: usize = number.parse().ok().filter(|b| *b < blocks && b.to_string() == number)?;
+        let block: usize = number.parse().ok().filter(|b: &usize| *b < blocks && b.to_string() == number)?;
         let (_, theirs, layout) = self.parts.iter().find(|(ours, ..)| *ours == part)?;
         // Conv1D biases are vectors, which have nothing to transpose.
         let layout = if *layout == Layout::Transposed && suffix == "bias" { Layout::Plain } else { *layout };

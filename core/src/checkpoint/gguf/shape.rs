@@ -48,7 +48,8 @@ fn required(file: &GgufFile, key: &str) -> Result<u64> {
 
 fn positive(key: &str, value: Option<u64>) -> Result<u64> {
     value.filter(|v| *v > 0).ok_or_else(|| {
-        Error::input("gguf::missing-key", format!("metadata `{key}` is missing or zero")).hint("convert the model again with a current llama.cpp")
+        Error::input("gguf::missing-key", format!("metadata `{key}` is missing or zero"))
+            .hint("convert the model again with a current llama.cpp")
     })
 }
 

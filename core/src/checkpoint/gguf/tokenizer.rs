@@ -65,7 +65,8 @@ struct Vocabulary<'a> {
 impl<'a> Vocabulary<'a> {
     fn of(metadata: &'a Metadata) -> Result<Self> {
         let missing = |key: &str| {
-            Error::input("gguf::tokenizer", format!("metadata `{key}` is missing")).hint("the file has no tokenizer; give it as `tokenizer.json`")
+            Error::input("gguf::tokenizer", format!("metadata `{key}` is missing"))
+                .hint("the file has no tokenizer; give it as `tokenizer.json`")
         };
         let model = metadata.text("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?;
         if !matches!(model, "gpt2" | "llama") {
@@ -190,7 +191,8 @@ fn byte_level(vocabulary: &Vocabulary<'_>) -> Result<Parts> {
             .hint(format!("known are {}; give the Hugging Face checkpoint", super::pre_tokenizer::known()))
     })?;
     let merges = vocabulary.metadata.texts("tokenizer.ggml.merges")?.ok_or_else(|| {
-        Error::input("gguf::tokenizer", "metadata `tokenizer.ggml.merges` is missing").hint("convert the model again with a current llama.cpp")
+        Error::input("gguf::tokenizer", "metadata `tokenizer.ggml.merges` is missing")
+            .hint("convert the model again with a current llama.cpp")
     })?;
     let merges = merges.iter().map(|merge| listed_merge(vocabulary, merge)).collect::<Result<Vec<_>>>()?;
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
@@ -232,7 +234,8 @@ fn listed_merge(vocabulary: &Vocabulary<'_>, merge: &str) -> Result<Value> {
 /// SentencePiece BPE: spaces become `▁`, unknown characters fall back to byte tokens, merges come from the scores.
 fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<Parts> {
     let scores = vocabulary.metadata.floats("tokenizer.ggml.scores")?.ok_or_else(|| {
-        Error::input("gguf::tokenizer", "metadata `tokenizer.ggml.scores` is missing").hint("convert the model again with a current llama.cpp")
+        Error::input("gguf::tokenizer", "metadata `tokenizer.ggml.scores` is missing")
+            .hint("convert the model again with a current llama.cpp")
     })?;
     same_length("tokenizer.ggml.scores", scores.len(), vocabulary.tokens.len())?;
     let space = "\u{2581}";
@@ -262,14 +265,13 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<Parts> {
     })
 }
 
-/// Every split of a piece into two pieces, best score first; ties in the order of Hugging Face's conversion: longer left part first,
-/// then longer right part, then the order of the vocabulary and of the parts in it.
+/// Every split of a piece into two pieces, best score first; ties in the order of the vocabulary, as in Hugging Face's conversion.
 fn merges_from_scores(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Result<Vec<Value>> {
     if let Some(id) = scores.iter().position(|s| s.is_nan()) {
         return Err(Error::input("gguf::tokenizer", format!("the score of token {id} is not a number"))
             .hint("the vocabulary is damaged; convert the model again"));
     }
-    // Characters that SentencePiece marks (control symbols, bytes) are not made by merging.
+    // Control symbols and bytes are never made by merging.
     let merged = |id: usize| matches!(vocabulary.types[id], 1 | USER_DEFINED);
     let mut merges = Vec::new();
     for (id, token) in vocabulary.tokens.iter().enumerate().filter(|(id, _)| merged(*id)) {
@@ -281,7 +283,6 @@ fn merges_from_scores(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Result<Vec
         splits.sort_unstable();
         merges.extend(splits.into_iter().map(|(left, right)| (scores[id], left, right)));
     }
-    let length = |id: usize| vocabulary.tokens[id].chars().count();
-    merges.sort_by(|(a, al, ar), (b, bl, br)| b.total_cmp(a).then(length(*bl).cmp(&length(*al))).then(length(*br).cmp(&length(*ar))));
+    merges.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
     Ok(merges.into_iter().map(|(_, left, right)| json!([vocabulary.tokens[left], vocabulary.tokens[right]])).collect())
 }

@@ -3,7 +3,7 @@
 use super::dequantize as decode;
 
 /// Decodes whole blocks: `dst.len() / block` of them.
-pub type Decode = fn(src: &[u8], dst: &mut [f32]);
+pub(super) type Decode = fn(src: &[u8], dst: &mut [f32]);
 
 /// One number format of ggml.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct GgmlType {
     /// Bytes per block.
     pub bytes: usize,
     /// Decoder to f32, for the formats that can be read.
-    pub decode: Option<Decode>,
+    pub(super) decode: Option<Decode>,
 }
 
 impl GgmlType {
@@ -33,7 +33,7 @@ impl GgmlType {
 }
 
 /// Names of the formats that can be decoded, for messages.
-pub fn decodable() -> String {
+pub(super) fn decodable() -> String {
     TYPES.iter().filter(|t| t.decode.is_some()).map(|t| t.name).collect::<Vec<_>>().join(", ")
 }
 

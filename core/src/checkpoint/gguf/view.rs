@@ -37,7 +37,9 @@ struct Entry {
 enum Order {
     Plain,
     /// In heads of `head_dim` rows, in which row `2j + s` of the file is row `s · head_dim / 2 + j`.
-    Interleaved { head_dim: usize },
+    Interleaved {
+        head_dim: usize,
+    },
     Transposed,
 }
 
@@ -261,8 +263,11 @@ fn order(name: &str, stored: &StoredTensor, layout: Layout, sizes: &Sizes) -> Re
     };
     let (rows, heads) = (stored.shape[0], usize::try_from(heads).unwrap_or(usize::MAX));
     if rows % heads != 0 || !(rows / heads).is_multiple_of(2) {
-        return Err(Error::input("gguf::shape", format!("tensor `{name}` has {rows} rows, which {heads} heads of an even size cannot share"))
-            .hint("the file is damaged; get it again"));
+        return Err(Error::input(
+            "gguf::shape",
+            format!("tensor `{name}` has {rows} rows, which {heads} heads of an even size cannot share"),
+        )
+        .hint("the file is damaged; get it again"));
     }
     Ok(Order::Interleaved { head_dim: rows / heads })
 }
