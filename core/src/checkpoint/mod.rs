@@ -5,6 +5,7 @@
 mod dtype;
 mod files;
 pub mod formats;
+pub mod gguf;
 mod header;
 pub mod native;
 mod safetensors;
@@ -88,21 +89,29 @@ pub struct Checkpoint {
     pub tensors: Arc<dyn TensorSource>,
     /// Every other file that belongs to the model (tokenizer, templates, code), relative to `path`.
     pub side_files: Vec<PathBuf>,
+    /// Side files that exist only inside another file (the tokenizer of a GGUF), by name.
+    pub made_files: Vec<(String, String)>,
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint directory.
+    /// Opens a checkpoint directory, a `.gguf` file, or a directory whose only weights are one.
     ///
     /// # Errors
     /// If it does not exist, has no configuration or no weights, or any file contradicts another.
     pub fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Err(Error::input("checkpoint::not-found", format!("there is no model at `{}`", path.display()))
-                .hint("give a directory with config.json and *.safetensors"));
+                .hint("give a directory with config.json and *.safetensors, or a .gguf file"));
+        }
+        if path.extension().is_some_and(|e| e == "gguf") {
+            return gguf::open(path);
+        }
+        if let Some(file) = files::single_gguf(path)? {
+            return gguf::open(&file);
         }
         if !path.is_dir() {
             return Err(Error::input("checkpoint::not-found", format!("`{}` is not a checkpoint directory", path.display()))
-                .hint("give a directory with config.json and *.safetensors"));
+                .hint("give a directory with config.json and *.safetensors, or a .gguf file"));
         }
         let config_path = path.join("config.json");
         let config_text = match std::fs::read_to_string(&config_path) {
@@ -117,7 +126,7 @@ impl Checkpoint {
             .map_err(|e| Error::input("checkpoint::bad-config", format!("`{}` is not valid JSON: {e}", config_path.display())))?;
         let tensors = Arc::new(SafetensorsSource::open_dir(path)?);
         let side_files = files::side_files(path)?;
-        Ok(Self { path: path.to_owned(), config, config_text, tensors, side_files })
+        Ok(Self { path: path.to_owned(), config, config_text, tensors, side_files, made_files: Vec::new() })
     }
 
     /// The tensors as the float model sees them: a quantized checkpoint is read through the container that claims it.
