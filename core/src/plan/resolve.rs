@@ -77,8 +77,9 @@ pub fn resolve(
         let (algorithm, options) = registry.build_algorithm(&raw_pass.algo, &options)?;
         let chosen = pass_sites(raw_pass, &linears, &specs)?;
         let cx = PlanContext { topology: model.topology, sites: &chosen, stream };
-        needs.push(algorithm.needs(&cx)?);
+        let need = algorithm.needs(&cx)?;
         passes.push(PlannedPass {
+            group_index: need.group_index,
             algo: record.id.to_owned(),
             phase: record.phase,
             version: record.version.to_owned(),
@@ -86,6 +87,7 @@ pub fn resolve(
             sites: chosen.iter().map(|l| l.site.to_string()).collect(),
         });
         algorithms.push(algorithm);
+        needs.push(need);
     }
     one_round_per_site(&sites, &passes)?;
     let plan = Plan {

@@ -69,6 +69,8 @@ pub struct PlannedPass {
     pub version: String,
     /// Its options, defaults filled in.
     pub options: Value,
+    /// Its groups do not run in storage order.
+    pub group_index: bool,
     /// Role paths of the sites it works on.
     pub sites: Vec<String>,
 }

@@ -30,7 +30,11 @@ impl PtqAlgorithm for Gptq {
     fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs> {
         let n = cx.widest_input() as u64;
         // The factor and its inverse in f64; the factor kept in f32 is smaller than the one of the two that is freed.
-        Ok(Needs { inputs: vec![(StatKind::Gram, cx.stream)], scratch_bytes: 2 * n * n * 8 })
+        Ok(Needs {
+            inputs: vec![(StatKind::Gram, cx.stream)],
+            group_index: self.options.act_order == ActOrder::Group,
+            scratch_bytes: 2 * n * n * 8,
+        })
     }
 
     fn stage(&self) -> Stage<'_> {
