@@ -30,16 +30,17 @@ pub fn read_corpus(path: &Path, text_column: &str, tokenizer: Option<&Tokenizer>
         return Err(Error::input("data::unknown-extension", format!("cannot read `{}`: unknown data format `.{extension}`", path.display()))
             .hint(format!("known are {KNOWN}")));
     }
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    if bytes.is_empty() {
+    let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e).hint("check the path of the data file"))?;
+    if metadata.len() == 0 {
         return Err(empty(path));
     }
+    let bytes = || std::fs::read(path).map_err(|e| Error::io(path, "read", e));
     let corpus = match extension.as_str() {
-        "txt" => text(bytes).map(|text| Corpus::Documents(vec![text])),
-        "jsonl" => text(bytes).and_then(|text| jsonl(&text, text_column, tokenizer)).map(Corpus::Documents),
-        "parquet" => parquet_documents(bytes, text_column).map(Corpus::Documents),
-        "safetensors" => ids::from_safetensors(&bytes).map(Corpus::Ids),
-        _ => npy::read(&bytes).map(Corpus::Ids),
+        "txt" => text(bytes()?).map(|text| Corpus::Documents(vec![text])),
+        "jsonl" => text(bytes()?).and_then(|text| jsonl(&text, text_column, tokenizer)).map(Corpus::Documents),
+        "parquet" => parquet_documents(path, text_column).map(Corpus::Documents),
+        "safetensors" => ids::from_safetensors(&bytes()?).map(Corpus::Ids),
+        _ => npy::read(&bytes()?).map(Corpus::Ids),
     }
     .map_err(|e| e.within(format_args!("`{}`", path.display())))?;
     let nothing = match &corpus {
@@ -61,12 +62,12 @@ fn text(bytes: Vec<u8>) -> Result<String> {
 }
 
 #[cfg(feature = "parquet")]
-fn parquet_documents(bytes: Vec<u8>, text_column: &str) -> Result<Vec<String>> {
-    super::parquet::read(bytes, text_column)
+fn parquet_documents(path: &Path, text_column: &str) -> Result<Vec<String>> {
+    super::parquet::read(path, text_column)
 }
 
 #[cfg(not(feature = "parquet"))]
-fn parquet_documents(_bytes: Vec<u8>, _text_column: &str) -> Result<Vec<String>> {
+fn parquet_documents(_path: &Path, _text_column: &str) -> Result<Vec<String>> {
     Err(Error::input("data::no-parquet", "this build cannot read parquet files").hint("build with the feature `parquet`, or convert to .jsonl"))
 }
 
