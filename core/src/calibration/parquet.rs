@@ -32,7 +32,8 @@ pub(super) fn read(path: &Path, column: &str) -> Result<Vec<String>> {
 }
 
 fn not_text(column: &str, row: usize) -> Error {
-    Error::input("data::not-text", format!("row {row} of the column `{column}` is not a string")).hint("name the text column with `text-column`")
+    Error::input("data::not-text", format!("row {row} of the column `{column}` is not a string"))
+        .hint("name the text column with `text-column`")
 }
 
 fn damaged(source: ParquetError) -> Error {

@@ -27,8 +27,11 @@ pub enum Corpus {
 pub fn read_corpus(path: &Path, text_column: &str, tokenizer: Option<&Tokenizer>) -> Result<Corpus> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     if !matches!(extension.as_str(), "txt" | "jsonl" | "parquet" | "safetensors" | "npy") {
-        return Err(Error::input("data::unknown-extension", format!("cannot read `{}`: unknown data format `.{extension}`", path.display()))
-            .hint(format!("known are {KNOWN}")));
+        return Err(Error::input(
+            "data::unknown-extension",
+            format!("cannot read `{}`: unknown data format `.{extension}`", path.display()),
+        )
+        .hint(format!("known are {KNOWN}")));
     }
     let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e).hint("check the path of the data file"))?;
     if metadata.len() == 0 {
@@ -68,7 +71,8 @@ fn parquet_documents(path: &Path, text_column: &str) -> Result<Vec<String>> {
 
 #[cfg(not(feature = "parquet"))]
 fn parquet_documents(_path: &Path, _text_column: &str) -> Result<Vec<String>> {
-    Err(Error::input("data::no-parquet", "this build cannot read parquet files").hint("build with the feature `parquet`, or convert to .jsonl"))
+    Err(Error::input("data::no-parquet", "this build cannot read parquet files")
+        .hint("build with the feature `parquet`, or convert to .jsonl"))
 }
 
 /// One document a line; blank lines are skipped.

@@ -125,6 +125,29 @@ fn configured_template(value: &Value) -> Option<String> {
     value.as_str().or_else(named).map(str::to_owned)
 }
 
+/// A tokenizer of single letters: `?` 0, `a` 1, `b` 2, `c` 3, `d` 4, `<s>` 5, `</s>` 6.
+#[cfg(test)]
+pub(super) fn fixture_json() -> Value {
+    let special = |id: u32, content: &str| serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null, "decoder": null,
+        "added_tokens": [special(5, "<s>"), special(6, "</s>")],
+        "pre_tokenizer": {"type": "Whitespace"},
+        "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "a": 1, "b": 2, "c": 3, "d": 4, "<s>": 5, "</s>": 6}},
+    })
+}
+
+#[cfg(test)]
+pub(super) fn fixture() -> Tokenizer {
+    let template = "{{ bos_token }}{% for m in messages %} {{ m.content }}{% endfor %}".to_owned();
+    Tokenizer::from_json(&fixture_json(), Some(template), Some(5), Some(6)).unwrap()
+}
+
+#[cfg(test)]
+pub(super) fn fixture_without_bos() -> Tokenizer {
+    Tokenizer::from_json(&fixture_json(), None, None, None).unwrap()
+}
+
 #[cfg(test)]
 #[path = "tokenizer_tests.rs"]
 mod tests;

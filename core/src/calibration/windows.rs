@@ -166,8 +166,11 @@ fn stored_rows(rows: &[Vec<u32>], tokenizer: Option<&Tokenizer>, spec: &SampleSp
     let bos = bos_id(tokenizer, spec.bos)?;
     let samples = spec.samples.unwrap_or(rows.len());
     if samples > rows.len() {
-        return Err(Error::input("data::too-few-rows", format!("{samples} samples were asked for, but the data has {} rows of ids", rows.len()))
-            .hint("lower `samples`, or leave it out to use every row"));
+        return Err(Error::input(
+            "data::too-few-rows",
+            format!("{samples} samples were asked for, but the data has {} rows of ids", rows.len()),
+        )
+        .hint("lower `samples`, or leave it out to use every row"));
     }
     let seq_len = spec.seq_len.unwrap_or(rows[0].len());
     for (index, row) in rows[..samples].iter().enumerate() {
@@ -180,8 +183,11 @@ fn stored_rows(rows: &[Vec<u32>], tokenizer: Option<&Tokenizer>, spec: &SampleSp
         }
         // Rows are used as they are; replacing a token of the caller's would be a silent change of the data.
         if bos.is_some() && row.first() != bos.as_ref() {
-            return Err(Error::input("data::bos", format!("`bos = \"sequence\"`, but row {index} of the stored ids does not start with the BOS token"))
-                .hint("stored rows are used as they are: set `bos = \"none\"`, or store rows that start with the token"));
+            return Err(Error::input(
+                "data::bos",
+                format!("`bos = \"sequence\"`, but row {index} of the stored ids does not start with the BOS token"),
+            )
+            .hint("stored rows are used as they are: set `bos = \"none\"`, or store rows that start with the token"));
         }
     }
     Ok(Windows::new(rows[..samples].to_vec()))
