@@ -16,6 +16,7 @@ mod inverse_factor;
 mod linear;
 mod norm;
 mod pack;
+mod random;
 mod rope;
 mod softmax;
 mod sweep;
@@ -32,6 +33,7 @@ pub use inverse_factor::{FactorOptions, InverseFactor, inverse_factor};
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
 pub use pack::{pack_row, packed_row_bytes, unpack_row};
+pub use random::{uniform_below, uniform_u64};
 pub use rope::rotate;
 pub use sweep::{SweepParams, Swept, column_sweep};
 
