@@ -4,17 +4,25 @@
 //! stored tensor holds which parameter, which linears exist and what they read, and which channels may be scaled, permuted or rotated
 //! without changing the function. Names of stored tensors occur here and in `checkpoint` only; everything else speaks roles.
 
+mod apply;
+mod canonical;
+mod check;
 mod port;
 mod region;
 mod role;
+mod symmetry;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use apply::apply;
+pub use canonical::{Folded, center_writers, fold_norms, untie};
+pub use check::{CheckRow, CheckTable, Must, check, check_architecture, logits};
 pub use port::{Port, PortName};
 pub use region::{Allows, Axis, Region, Slot, Space, Tie};
 pub use role::Role;
+pub use symmetry::{Kind, Symmetry};
 
 /// Which of the two tensors of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
