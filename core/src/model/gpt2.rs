@@ -237,11 +237,7 @@ fn regions(d: &Dims) -> Vec<Region> {
         consumers: vec![head],
         companions: Vec::new(),
         // A tied head cannot absorb a scaling: the embedding would be scaled with it.
-        allows: Allows {
-            diagonal: if d.tied_head { Tie::Never } else { Tie::Free },
-            permutation: Tie::Never,
-            orthogonal: Tie::Never,
-        },
+        allows: Allows { diagonal: if d.tied_head { Tie::Never } else { Tie::Free }, permutation: Tie::Never, orthogonal: Tie::Never },
     });
     out
 }

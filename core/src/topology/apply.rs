@@ -62,13 +62,6 @@ fn require_folded_norms(topology: &Topology, weights: &MapWeights) -> Result<()>
     Ok(())
 }
 
-impl Topology {
-    /// The regions that a norm writes: where norms are folded.
-    pub fn norm_regions(&self) -> impl Iterator<Item = &Region> {
-        self.regions.iter().filter(|r| matches!(r.space, Space::AttnIn | Space::MlpIn | Space::HeadIn))
-    }
-}
-
 /// `M` or `M⁻ᵀ`, ready to act on vectors over the key/value heads of a region or over the query heads that share them.
 struct Change {
     kind: Matrix,
@@ -197,3 +190,165 @@ impl Change {
 
 /// Rows of a product one task computes: a constant, so that results do not depend on the number of threads.
 const STRIPE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::BUILTIN;
+    use crate::topology::{Allows, Role, SiteId, Tie};
+
+    fn topology(config: serde_json::Value) -> Topology {
+        let id = config["model_type"].as_str().unwrap();
+        let architecture = BUILTIN.iter().find(|r| r.id == id).unwrap().architecture;
+        architecture.topology(&architecture.parse(&config, &|_| false).unwrap())
+    }
+
+    fn llama() -> Topology {
+        topology(json!({
+            "model_type": "llama", "hidden_size": 80, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2,
+            "intermediate_size": 6, "num_hidden_layers": 2, "vocab_size": 150
+        }))
+    }
+
+    /// Some numbers for the parameters that `keep` picks; norm weights are one.
+    fn weights(topology: &Topology, dtype: DType, keep: impl Fn(SiteId) -> bool) -> MapWeights {
+        let mut w = MapWeights::default();
+        for p in topology.params.iter().filter(|p| keep(p.site)) {
+            let n: usize = p.shape.iter().product();
+            let seed = p.tensor.bytes().map(f64::from).sum::<f64>();
+            let norm = p.shape.len() == 1 && p.part == Part::Weight;
+            let data: Vec<f64> = (0..n).map(|i| if norm { 1.0 } else { (i as f64 * 0.37 + seed).sin() }).collect();
+            w.insert(p.site, p.part, Tensor::from_vec(data, &p.shape[..], &Device::Cpu).unwrap().to_dtype(dtype).unwrap());
+        }
+        w
+    }
+
+    fn rows(w: &MapWeights, site: SiteId) -> Vec<Vec<f64>> {
+        w.find(site, Part::Weight).unwrap().to_dtype(DType::F64).unwrap().to_vec2().unwrap()
+    }
+
+    fn region<'a>(t: &'a Topology, id: &str) -> &'a Region {
+        t.regions.iter().find(|r| r.id == id).unwrap()
+    }
+
+    /// `x ↦ x − 2/n·(x·1)·1`: orthogonal and, as a formula, independent of any product.
+    fn reflection(n: usize) -> Symmetry {
+        let data: Vec<f64> = (0..n * n).map(|k| f64::from(k / n == k % n) - 2.0 / n as f64).collect();
+        Symmetry::Orthogonal(Tensor::from_vec(data, (n, n), &Device::Cpu).unwrap())
+    }
+
+    #[test]
+    fn query_heads_take_the_factors_of_the_key_value_head_they_share() {
+        let t = llama();
+        let before = weights(&t, DType::F64, |_| true);
+        let mut after = before.clone();
+        apply(&Symmetry::Diagonal(vec![2.0, 4.0, 8.0, 16.0]), region(&t, "blocks.1.values"), &t, &mut after).unwrap();
+        let (v, o) = (SiteId::in_block(1, Role::AttnV), SiteId::in_block(1, Role::AttnO));
+        for (i, s) in [2.0, 4.0, 8.0, 16.0].into_iter().enumerate() {
+            let expected: Vec<f64> = rows(&before, v)[i].iter().map(|x| x * s).collect();
+            assert_eq!(rows(&after, v)[i], expected);
+        }
+        for (new, old) in rows(&after, o).iter().zip(rows(&before, o)) {
+            let expected: Vec<f64> = old.iter().zip([2.0, 4.0, 2.0, 4.0, 8.0, 16.0, 8.0, 16.0]).map(|(x, s)| x / s).collect();
+            assert_eq!(new, &expected);
+        }
+        // Nothing else moved.
+        for ((site, part), old) in before.iter().filter(|((site, _), _)| *site != v && *site != o) {
+            assert_eq!(host(old).unwrap(), host(after.find(*site, *part).unwrap()).unwrap(), "{site}");
+        }
+    }
+
+    #[test]
+    fn a_permutation_takes_the_gate_along_and_a_scaling_does_not() {
+        let t = llama();
+        let before = weights(&t, DType::F32, |_| true);
+        let (gate, up, down) = (SiteId::in_block(0, Role::MlpGate), SiteId::in_block(0, Role::MlpUp), SiteId::in_block(0, Role::MlpDown));
+        let p = [5u32, 3, 0, 1, 2, 4];
+        let mut after = before.clone();
+        apply(&Symmetry::Permutation(p.to_vec()), region(&t, "blocks.0.mlp.hidden"), &t, &mut after).unwrap();
+        for (i, from) in p.iter().enumerate() {
+            assert_eq!(rows(&after, gate)[i], rows(&before, gate)[*from as usize]);
+            assert_eq!(rows(&after, up)[i], rows(&before, up)[*from as usize]);
+            assert_eq!(rows(&after, down)[7][i], rows(&before, down)[7][*from as usize]);
+        }
+        let mut after = before.clone();
+        apply(&Symmetry::Diagonal(vec![2.0; 6]), region(&t, "blocks.0.mlp.hidden"), &t, &mut after).unwrap();
+        assert_eq!(rows(&after, gate), rows(&before, gate));
+        assert_eq!(after.find(up, Part::Weight).unwrap().dtype(), DType::F32);
+    }
+
+    #[test]
+    fn fused_tensors_change_in_their_range_alone() {
+        let t = topology(json!({"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 1, "vocab_size": 9, "n_positions": 5}));
+        let before = weights(&t, DType::F64, |_| true);
+        let mut after = before.clone();
+        apply(&Symmetry::Diagonal(vec![2.0; 4]), region(&t, "blocks.0.heads"), &t, &mut after).unwrap();
+        let qkv = SiteId::in_block(0, Role::AttnQkv);
+        let bias = |w: &MapWeights| host(w.find(qkv, Part::Bias).unwrap()).unwrap();
+        for (i, (new, old)) in bias(&after).into_iter().zip(bias(&before)).enumerate() {
+            let factor = [0.5, 2.0, 1.0][i / 4];
+            assert_eq!(new, old * factor, "q is divided, k multiplied, v left");
+            let expected: Vec<f64> = rows(&before, qkv)[i].iter().map(|x| x * factor).collect();
+            assert_eq!(rows(&after, qkv)[i], expected);
+        }
+    }
+
+    #[test]
+    fn rotations_of_the_residual_stream_reach_rows_and_columns() {
+        let t = llama();
+        let before = weights(&t, DType::F64, |_| true);
+        let mut after = before.clone();
+        apply(&reflection(80), region(&t, "residual"), &t, &mut after).unwrap();
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-13, "{a} is not {b}");
+        for site in [SiteId::global(Role::Embed), SiteId::in_block(1, Role::MlpUp)] {
+            for (new, old) in rows(&after, site).iter().zip(rows(&before, site)) {
+                let sum: f64 = old.iter().sum();
+                new.iter().zip(&old).for_each(|(n, o)| close(*n, o - sum / 40.0));
+            }
+        }
+        let down = SiteId::in_block(1, Role::MlpDown);
+        let (new, old) = (rows(&after, down), rows(&before, down));
+        for c in 0..6 {
+            let sum: f64 = old.iter().map(|row| row[c]).sum();
+            new.iter().zip(&old).for_each(|(n, o)| close(n[c], o[c] - sum / 40.0));
+        }
+    }
+
+    #[test]
+    fn one_block_alone_changes_as_it_does_within_the_model() {
+        let t = llama();
+        let (mut whole, mut block) = (weights(&t, DType::F64, |_| true), weights(&t, DType::F64, |s| s.block == Some(1)));
+        apply(&reflection(80), region(&t, "residual"), &t, &mut whole).unwrap();
+        apply(&reflection(80), region(&t, "residual"), &t, &mut block).unwrap();
+        assert_eq!(block.iter().count(), t.block_params(1).count());
+        for ((site, part), tensor) in block.iter() {
+            assert_eq!(host(tensor).unwrap(), host(whole.find(*site, *part).unwrap()).unwrap(), "{site}");
+        }
+    }
+
+    #[test]
+    fn a_refused_symmetry_changes_nothing() {
+        let t = llama();
+        let mut w = weights(&t, DType::F64, |_| true);
+        let norm = SiteId::in_block(1, Role::MlpNorm);
+        let mut gamma = vec![1.0; 80];
+        gamma[3] = 1.5;
+        w.insert(norm, Part::Weight, Tensor::new(gamma, &Device::Cpu).unwrap());
+        let embed = rows(&w, SiteId::global(Role::Embed));
+        let error = apply(&reflection(80), region(&t, "residual"), &t, &mut w).unwrap_err();
+        assert_eq!(error.to_string(), "the residual stream cannot be rotated: the weight of `blocks.1.mlp.norm` is 1.5 at channel 3");
+        assert_eq!(error.hint_text(), Some("fold the norms into their readers first"));
+        // A region that does not fit its tensors.
+        let wrong = Region {
+            width: 3,
+            allows: Allows { diagonal: Tie::Free, permutation: Tie::Never, orthogonal: Tie::Never },
+            ..region(&t, "residual").clone()
+        };
+        let error = apply(&Symmetry::Diagonal(vec![2.0; 3]), &wrong, &t, &mut w).unwrap_err();
+        assert_eq!(error.to_string(), "`embed` in `residual`: a change of 3 channels, repeated 1 times, cannot act on 80");
+        assert_eq!(rows(&w, SiteId::global(Role::Embed)), embed);
+    }
+}

@@ -103,6 +103,15 @@ pub fn center_writers(topology: &Topology, weights: &mut MapWeights) -> Result<(
     Ok(())
 }
 
+/// States that RMSNorm runs where the model has LayerNorm, which is the same once its writers are centred ([`center_writers`]): any
+/// rotation of the residual stream is then allowed. Whoever runs or writes such a model has to put RMSNorm there.
+pub fn assume_rms_norms(topology: &mut Topology) {
+    topology.layer_norm = false;
+    for region in topology.regions.iter_mut().filter(|r| r.allows.orthogonal == Tie::KeepsMean) {
+        region.allows.orthogonal = Tie::Free;
+    }
+}
+
 /// Gives the head a tensor of its own: in the topology, and in `weights` where the embedding is there. A head of its own stays.
 pub fn untie(topology: &mut Topology, weights: &mut MapWeights) {
     let (head, embed) = (SiteId::global(Role::Head), SiteId::global(Role::Embed));
@@ -137,4 +146,89 @@ fn put(weights: &mut MapWeights, site: SiteId, part: Part, new: &Tensor) -> Resu
     let dtype = weights.find(site, part).map_or(DType::F64, Tensor::dtype);
     weights.insert(site, part, new.to_dtype(dtype)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::BUILTIN;
+
+    fn gpt2(tied: bool) -> (Topology, MapWeights) {
+        let architecture = BUILTIN.iter().find(|r| r.id == "gpt2").unwrap().architecture;
+        let config = json!({
+            "model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 2, "vocab_size": 9, "n_positions": 5, "tie_word_embeddings": tied
+        });
+        let t = architecture.topology(&architecture.parse(&config, &|_| true).unwrap());
+        let mut w = MapWeights::default();
+        for p in &t.params {
+            let n: usize = p.shape.iter().product();
+            let data: Vec<f64> = (0..n).map(|i| (i as f64 * 0.7 + p.shape.len() as f64).sin() + 1.5).collect();
+            w.insert(p.site, p.part, Tensor::from_vec(data, &p.shape[..], &Device::Cpu).unwrap());
+        }
+        (t, w)
+    }
+
+    const FINAL: SiteId = SiteId::global(Role::FinalNorm);
+
+    #[test]
+    fn folding_says_which_norms_keep_a_bias() {
+        let (t, mut w) = gpt2(false);
+        let before = w.clone();
+        let folded = fold_norms(&t, &mut w).unwrap();
+        assert_eq!(folded.norms.len(), 5);
+        // The head has no bias.
+        assert_eq!(folded.kept_biases, [FINAL]);
+        let values = |w: &MapWeights, site, part| host(w.find(site, part).unwrap()).unwrap();
+        for norm in &folded.norms {
+            assert_eq!(values(&w, *norm, Part::Weight), [1.0; 4]);
+        }
+        assert_eq!(values(&w, SiteId::in_block(1, Role::MlpNorm), Part::Bias), [0.0; 4]);
+        let (gamma, beta) = (values(&before, FINAL, Part::Weight), values(&before, FINAL, Part::Bias));
+        let ratio: Vec<f64> = beta.iter().zip(&gamma).map(|(b, g)| b / g).collect();
+        assert_eq!(values(&w, FINAL, Part::Bias), ratio);
+        // Once more changes nothing.
+        let once = w.clone();
+        fold_norms(&t, &mut w).unwrap();
+        for ((site, part), tensor) in once.iter() {
+            assert_eq!(values(&w, *site, *part), host(tensor).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_tied_head_is_untied_first() {
+        let (mut t, mut w) = gpt2(true);
+        let error = fold_norms(&t, &mut w).unwrap_err();
+        assert_eq!(error.to_string(), "`final-norm` cannot be folded into `head`: it is the embedding's own tensor");
+        assert_eq!(error.hint_text(), Some("untie the head first"));
+        untie(&mut t, &mut w);
+        fold_norms(&t, &mut w).unwrap();
+        assert!(!t.tied_head);
+        assert_eq!(t.param(SiteId::global(Role::Head), Part::Weight).unwrap().tensor, "lm_head.weight");
+        assert_eq!(t.regions.iter().find(|r| r.space == Space::HeadIn).unwrap().allows.diagonal, Tie::Free);
+    }
+
+    #[test]
+    fn a_bias_cannot_be_kept_behind_a_zero() {
+        let (t, mut w) = gpt2(false);
+        w.insert(FINAL, Part::Weight, Tensor::new(vec![1.0, 0.0, 2.0, 1.0], &Device::Cpu).unwrap());
+        let error = fold_norms(&t, &mut w).unwrap_err();
+        let expected = "`final-norm` cannot be folded: its weight is zero at channel 1, and its readers have no bias to take its own";
+        assert_eq!(error.to_string(), expected);
+        // The blocks' norms were not folded either.
+        assert_ne!(host(w.find(SiteId::in_block(0, Role::AttnNorm), Part::Weight).unwrap()).unwrap(), [1.0; 4]);
+    }
+
+    #[test]
+    fn centred_writers_add_up_to_nothing() {
+        let (t, mut w) = gpt2(false);
+        center_writers(&t, &mut w).unwrap();
+        for slot in &t.regions[0].producers {
+            let tensor = w.find(slot.site, slot.part).unwrap();
+            let sums = tensor.sum(if slot.axis == Axis::Rows { 0 } else { 1 }).unwrap();
+            assert!(host(&sums).unwrap().iter().all(|s| s.abs() < 1e-14), "{}", slot.site);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::model::{Architecture, Dims, MapWeights, Nothing, Tap};
 use crate::topology::apply::{apply, apply_unchecked};
 use crate::topology::symmetry::host;
 use crate::topology::{Allows, Axis, Kind, Part, PortName, Region, Role, SiteId, Slot, Space, Symmetry, Tie, Topology};
-use crate::topology::{center_writers, fold_norms, untie};
+use crate::topology::{assume_rms_norms, center_writers, fold_norms, untie};
 
 pub(super) fn all(architecture: &dyn Architecture, dims: Dims, seed: u64) -> Result<CheckTable> {
     let mut topology = architecture.topology(&dims);
@@ -133,7 +133,11 @@ impl Check<'_> {
         let plain = self.folded.clone();
         self.row("residual", "writers not centred, LayerNorm → RMSNorm", Must::Break, &plain, &mut RmsForLayerNorm::new(eps, &plain))?;
         let r1 = Symmetry::Orthogonal(self.draws("rms").rotation(region.width)?);
-        let rotated = self.forced(&r1, &region, &centred)?;
+        let mut topology = self.topology.clone();
+        assume_rms_norms(&mut topology);
+        let free = topology.regions.iter().find(|r| r.space == Space::Residual).unwrap_or(&region);
+        let mut rotated = centred.clone();
+        apply(&r1, free, &topology, &mut rotated)?;
         self.row("residual", "centre, rotate freely (R1), RMSNorm", Must::Hold, &rotated, &mut RmsForLayerNorm::new(eps, &rotated))?;
         for (role, without) in without_each(&region) {
             let changed = self.forced(&r1, &without, &centred)?;
@@ -190,6 +194,12 @@ impl Check<'_> {
             (Kind::Orthogonal, Tie::PerKvHead { .. }) if several && repeat == 1 => (" across heads", Tie::Free),
             _ => return Ok(None),
         };
+        if kind == Kind::Permutation {
+            // A shift by one: among few channels a random permutation is too often an allowed one.
+            let n = if tie == Tie::Free { region.width } else { width };
+            let shift = (0..region.width).map(|i| (i / n * n + (i + 1) % n) as u32).collect();
+            return Ok(Some((text, Symmetry::Permutation(shift))));
+        }
         Ok(draws.symmetry(kind, tie, region)?.map(|symmetry| (text, symmetry)))
     }
 
