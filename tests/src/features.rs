@@ -86,7 +86,8 @@ impl Features {
     /// Everything wrong with the list in the workspace at `root`, one sentence each; empty if all is well.
     pub fn problems(&self, root: &Path) -> Vec<String> {
         let owed: BTreeSet<String> = SERIES.iter().flat_map(|(letter, n)| (1..=*n).map(move |i| format!("{letter}{i}"))).collect();
-        let mut problems: Vec<String> = owed.iter().filter(|id| !self.rows.contains_key(*id)).map(|id| format!("row {id} is missing")).collect();
+        let mut problems: Vec<String> =
+            owed.iter().filter(|id| !self.rows.contains_key(*id)).map(|id| format!("row {id} is missing")).collect();
         for (id, row) in &self.rows {
             if !owed.contains(id) {
                 problems.push(format!("row {id} is unknown"));
@@ -155,7 +156,9 @@ mod tests {
 
     #[test]
     fn unknown_fields_and_states_do_not_parse() {
-        for bad in ["S1 = { state = \"half\", key = \"a\", what = \"b\" }", "S1 = { state = \"open\", key = \"a\", what = \"b\", tests = [] }"] {
+        for bad in
+            ["S1 = { state = \"half\", key = \"a\", what = \"b\" }", "S1 = { state = \"open\", key = \"a\", what = \"b\", tests = [] }"]
+        {
             assert_eq!(Features::parse(bad).expect_err("must not parse").code(), "features::syntax");
         }
     }
@@ -167,9 +170,7 @@ mod tests {
         assert!(problems(GOOD).contains(&"row S2 is missing".to_owned()));
         assert!(!problems(GOOD).iter().any(|p| p.starts_with("row S1 ") || p.starts_with("row S1:")));
         assert!(problems("S237 = { state = \"open\", key = \"a\", what = \"b\" }").contains(&"row S237 is unknown".to_owned()));
-        assert!(
-            problems("S1 = { state = \"done\", key = \"a\", what = \"b\" }").contains(&"row S1 is done but names no test".to_owned())
-        );
+        assert!(problems("S1 = { state = \"done\", key = \"a\", what = \"b\" }").contains(&"row S1 is done but names no test".to_owned()));
         let named = |test: &str| problems(&format!("S1 = {{ state = \"done\", key = \"a\", what = \"b\", test = [\"{test}\"] }}"));
         assert!(named("nowhere").contains(&"row S1: `nowhere` is not of the form `path/from/the/root.rs::test_name`".to_owned()));
         assert!(
