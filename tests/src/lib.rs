@@ -1,1 +1,4 @@
-//! Tests.
+//! What the end-to-end tests and the developers' tasks share.
+
+pub mod features;
+pub mod workspace;

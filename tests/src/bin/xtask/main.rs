@@ -1,0 +1,38 @@
+//! `cargo xtask`: what developers run and users do not. A task is one file (or folder) and one arm of [`Task`].
+
+mod features;
+mod train_tiny;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Tasks of this repository's developers
+#[derive(clap::Parser)]
+#[command(name = "cargo xtask")]
+struct Line {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(clap::Subcommand)]
+enum Task {
+    /// Count the rows of `tests/features.toml`, and fail if a done one names no test
+    Features(features::Args),
+    /// Train the tiny models that `qfw quickstart` carries
+    TrainTiny(train_tiny::Args),
+}
+
+#[allow(clippy::print_stderr, reason = "a developer's task reports failure on stderr")]
+fn main() -> ExitCode {
+    let done = match &Line::parse().task {
+        Task::Features(args) => features::run(args),
+        Task::TrainTiny(args) => train_tiny::run(args),
+    };
+    let Err(error) = done else { return ExitCode::SUCCESS };
+    eprintln!("error: {error}");
+    if let Some(hint) = error.hint_text() {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::FAILURE
+}
