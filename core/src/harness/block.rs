@@ -10,8 +10,8 @@ use super::run::{Control, Run};
 use super::stream::Stream;
 use super::sweep::collect;
 use crate::algorithm::{Event, PtqAlgorithm, Rounded, SiteContext, Stage};
-use crate::checkpoint::native::{NativeSite, encode_site};
 use crate::checkpoint::TensorDecl;
+use crate::checkpoint::native::{NativeSite, encode_site};
 use crate::error::{Error, Result};
 use crate::harness::report::Progress;
 use crate::model::{MapWeights, WeightSource};
@@ -100,7 +100,11 @@ fn statistics(
     let mut stats = Stats::default();
     for kind in [StreamKind::Reference, StreamKind::Quantized] {
         let keys = group.iter().flat_map(|job| {
-            run.needs(job.pass).inputs.iter().filter(|(_, s)| *s == kind).map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
+            run.needs(job.pass).inputs.iter().filter(|(_, s)| *s == kind).map(|(k, s)| StatKey {
+                port: job.linear.input,
+                kind: *k,
+                stream: *s,
+            })
         });
         let collector = Collector::new(kind, keys);
         if collector.last_port().is_none() {
@@ -181,7 +185,8 @@ fn rounded_or_fallback(run: &Run<'_>, algorithm: &dyn PtqAlgorithm, cx: &SiteCon
 /// What every rounding has to satisfy, whoever made it.
 fn check(rounded: &Rounded, job: &Job<'_>) -> Result<()> {
     let (lo, hi) = job.spec.grid.limits();
-    let broken = |what: String| Err(Error::new(crate::error::ErrorKind::Plugin, "plugin::contract", format!("`{}`: {what}", job.linear.site)));
+    let broken =
+        |what: String| Err(Error::new(crate::error::ErrorKind::Plugin, "plugin::contract", format!("`{}`: {what}", job.linear.site)));
     if rounded.codes.data.len() != job.linear.shape.0 * job.linear.shape.1 {
         return broken(format!("{} codes for {:?}", rounded.codes.data.len(), job.linear.shape));
     }

@@ -38,7 +38,10 @@ pub(super) fn prepare(out: &Path, mode: Mode, plan: &Plan) -> Result<Option<Vec<
         }
         Mode::Resume if finished => {
             let path = out.join(RECORD);
-            let unknown = || Error::config("run::output", format!("`{}` holds a checkpoint that this program did not make", out.display())).hint("choose another output directory");
+            let unknown = || {
+                Error::config("run::output", format!("`{}` holds a checkpoint that this program did not make", out.display()))
+                    .hint("choose another output directory")
+            };
             let text = std::fs::read(&path).map_err(|_| unknown())?;
             let record: Value = serde_json::from_slice(&text).map_err(|_| unknown())?;
             let there: Plan = serde_json::from_value(record["plan"].clone()).map_err(|_| unknown())?;
@@ -73,7 +76,14 @@ fn clear(out: &Path) -> Result<()> {
 }
 
 /// Writes the containers, the record, the model card and the side files, and removes the work directory.
-pub(super) fn finish(out: &Path, journal: &Journal, run: &Run<'_>, start: Instant, sites: &Vec<SiteReport>, control: &Control<'_>) -> Result<()> {
+pub(super) fn finish(
+    out: &Path,
+    journal: &Journal,
+    run: &Run<'_>,
+    start: Instant,
+    sites: &Vec<SiteReport>,
+    control: &Control<'_>,
+) -> Result<()> {
     let plan = run.plan();
     let native = reader(journal, run);
     let several = plan.output.formats.len() > 1;
@@ -168,7 +178,14 @@ fn card(run: &Run<'_>, sites: &[SiteReport]) -> String {
     let mut text = String::from("---\ntags:\n- quantized\n- qfw\n---\n\n# Quantized checkpoint\n\n");
     let bits = plan.bits_per_weight().unwrap_or(0.0);
     let passes: Vec<&str> = plan.passes.iter().map(|p| p.algo.as_str()).collect();
-    let _ = writeln!(text, "Made with qfw {} by {} from a `{}` model: {} linear layers, {bits:.2} bits per quantized weight.\n", plan.qfw, passes.join(", "), plan.model_type, sites.len());
+    let _ = writeln!(
+        text,
+        "Made with qfw {} by {} from a `{}` model: {} linear layers, {bits:.2} bits per quantized weight.\n",
+        plan.qfw,
+        passes.join(", "),
+        plan.model_type,
+        sites.len()
+    );
     let _ = writeln!(text, "```text\n{plan}```\n");
     text.push_str("`qfw.json` holds the whole plan and the error of every layer.\n");
     text

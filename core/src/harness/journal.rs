@@ -49,7 +49,8 @@ impl Journal {
         let dir = out.join(".qfw");
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create", e))?;
         let lock_path = dir.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(|e| Error::io(&lock_path, "open", e))?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(|e| Error::io(&lock_path, "open", e))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {

@@ -14,8 +14,8 @@ use super::report::{Progress, Summary};
 use super::stream::Stream;
 use super::sweep::{for_each_window, interrupted, propagate};
 use crate::algorithm::{Needs, PtqAlgorithm};
-use crate::checkpoint::native::{NativeSite, write_shard};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::native::{NativeSite, write_shard};
 use crate::error::{Error, Result};
 use crate::model::{Flow, MapWeights, Model, Nothing, WeightSource};
 use crate::observer::Observer;
@@ -260,7 +260,9 @@ impl<'a> Run<'a> {
         let mut jobs = Vec::new();
         for linear in self.model.topology.linears.iter().filter(|l| keep(l)) {
             let name = linear.site.to_string();
-            let (Some(native), Some(observer)) = (self.natives.iter().find(|n| n.site == name), self.observers.get(&name)) else { continue };
+            let (Some(native), Some(observer)) = (self.natives.iter().find(|n| n.site == name), self.observers.get(&name)) else {
+                continue;
+            };
             let spec: &QuantSpec = &native.spec;
             let pass = self.plan().passes.iter().position(|p| p.phase == crate::algorithm::Phase::Round && p.sites.contains(&name));
             if let Some(pass) = pass {

@@ -54,7 +54,10 @@ pub(crate) fn unpack(stream: &[u8], n: usize, bits: u8, padded: bool) -> Result<
         unpack_row(word, take, bits, &mut out)?;
     }
     if out.len() != n {
-        return Err(qfw_core::Error::input("checkpoint::wrong-shape", format!("{} packed bytes hold {} codes, not {n}", stream.len(), out.len())));
+        return Err(qfw_core::Error::input(
+            "checkpoint::wrong-shape",
+            format!("{} packed bytes hold {} codes, not {n}", stream.len(), out.len()),
+        ));
     }
     Ok(out)
 }

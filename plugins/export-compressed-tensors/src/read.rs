@@ -49,8 +49,9 @@ pub(crate) fn open(config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc
             .chain((!packed).then(|| name.clone()))
             .collect();
         let info = VirtualWeight { name: format!("{module}.weight"), shape: vec![shape.0, shape.1], hidden };
-        let read: ReadRounded =
-            Box::new(move |tensors| Ok((site.clone(), rounded(&site, packed, tensors).map_err(|e| e.within(format!("`{}`", site.module)))?)));
+        let read: ReadRounded = Box::new(move |tensors| {
+            Ok((site.clone(), rounded(&site, packed, tensors).map_err(|e| e.within(format!("`{}`", site.module)))?))
+        });
         weights.push((info, read));
     }
     if weights.is_empty() {
@@ -97,7 +98,9 @@ fn packed_shape(tensors: &dyn TensorSource, module: &str) -> Result<(usize, usiz
     let bytes = tensors.read_bytes(&name)?;
     let info = tensors.info(&name).ok_or_else(|| bad(format!("there is no `{name}`")))?;
     let dims: Vec<usize> = match info.dtype {
-        StoredDtype::I64 => bytes.chunks_exact(8).map(|c| i64::from_le_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]) as usize).collect(),
+        StoredDtype::I64 => {
+            bytes.chunks_exact(8).map(|c| i64::from_le_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]) as usize).collect()
+        }
         StoredDtype::I32 => bytes.chunks_exact(4).map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]]) as usize).collect(),
         _ => Vec::new(),
     };

@@ -40,7 +40,11 @@ pub(crate) fn check(layout: Layout, plan: &Plan) -> Result<()> {
                 return refuse(&s.site, format!("group {g} does not divide its {} input channels", s.shape.1), &hint);
             }
             Granularity::Group(_) if layout == Layout::Int8 => {
-                return refuse(&s.site, "it holds one scale per channel or tensor, not per group".to_owned(), "use `--format compressed-tensors`");
+                return refuse(
+                    &s.site,
+                    "it holds one scale per channel or tensor, not per group".to_owned(),
+                    "use `--format compressed-tensors`",
+                );
             }
             Granularity::Block(..) => {
                 return refuse(&s.site, "it holds no blocks of integers".to_owned(), "use group, channel or tensor, or `--format qfw`");
@@ -49,8 +53,11 @@ pub(crate) fn check(layout: Layout, plan: &Plan) -> Result<()> {
         }
     }
     if let Some(pass) = plan.passes.iter().find(|p| p.group_index) {
-        return Err(Error::plan("plan::container", format!("pass `{}` makes groups that do not run in storage order, and readers since 0.19 refuse them", pass.algo))
-            .hint("set `act-order = \"static\"`, which needs no index, or use `--format qfw`"));
+        return Err(Error::plan(
+            "plan::container",
+            format!("pass `{}` makes groups that do not run in storage order, and readers since 0.19 refuse them", pass.algo),
+        )
+        .hint("set `act-order = \"static\"`, which needs no index, or use `--format qfw`"));
     }
     Ok(())
 }
