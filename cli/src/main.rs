@@ -1,1 +1,44 @@
-fn main() {}
+//! `qfw`: quantize language models with one binary.
+
+mod allocator;
+mod arguments;
+mod command;
+mod plugins;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use qfw_core::ErrorKind;
+
+use arguments::{Cli, Command};
+
+fn main() -> ExitCode {
+    allocator::tune();
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Quickstart => command::quickstart::run(),
+        Command::ListPlugins(a) => command::list_plugins::run(&a),
+        Command::Plan(a) => command::plan::run(&a),
+        Command::Apply(a) => command::apply::run(&a),
+        Command::Eval(a) => command::eval::run(&a),
+        Command::Inspect(a) => command::inspect::run(&a),
+        Command::Generate(a) => command::generate::run(&a),
+        Command::Topology(a) => command::topology::run(&a),
+        Command::Schema => command::schema::run(),
+        Command::Completions(a) => command::completions::run(&a),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            terminal::print_error(&e);
+            ExitCode::from(match e.kind() {
+                ErrorKind::Config | ErrorKind::Plan => 2,
+                ErrorKind::Plugin => 3,
+                ErrorKind::Numeric => 4,
+                ErrorKind::Interrupted => 130,
+                _ => 1,
+            })
+        }
+    }
+}

@@ -13,6 +13,7 @@ pub mod observer;
 pub mod plan;
 pub mod registry;
 pub mod scheme;
+pub mod session;
 pub mod statistic;
 pub mod topology;
 

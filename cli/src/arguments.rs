@@ -1,0 +1,200 @@
+//! The command line: names are a contract, scripts rely on them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Quantize language models: one binary, no Python.
+#[derive(Debug, Parser)]
+#[command(name = "qfw", version, about, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Quantize two small embedded models several ways and print the table
+    Quickstart,
+    /// List everything that can be chosen by name
+    ListPlugins(ListPlugins),
+    /// Print the resolved plan of a run; writes nothing
+    Plan(RunArgs),
+    /// Quantize a model
+    Apply(RunArgs),
+    /// Measure perplexity of a float or quantized model
+    Eval(Eval),
+    /// Show what is in a checkpoint
+    Inspect(Inspect),
+    /// Continue a text
+    Generate(Generate),
+    /// Check the declared symmetries of a model numerically
+    Topology(Topology),
+    /// Print the JSON Schema of run.toml and of all options
+    Schema,
+    /// Print shell completions
+    Completions(Completions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListPlugins {
+    /// Only this kind: algorithm, architecture, format, observer, output-format
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// One JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Checkpoint directory or .gguf file
+    pub(crate) model: Option<String>,
+    /// Algorithms, sorted by phase; replaces the passes of the configuration
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) algo: Vec<String>,
+    /// Named configuration to start from
+    #[arg(long)]
+    pub(crate) preset: Option<String>,
+    /// Configuration file
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// Set any key of the configuration, or an option of a pass (`gptq.damp=0.1`)
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Calibration data: .txt, .jsonl, .parquet, or token ids (.safetensors, .npy)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<String>,
+    /// Output directory
+    #[arg(short, long)]
+    pub(crate) output: Option<PathBuf>,
+    /// Output formats
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) format: Vec<String>,
+    /// Keep the native shards beside the output
+    #[arg(long)]
+    pub(crate) keep_native: bool,
+    /// Engine that has to load the result
+    #[arg(long, value_name = "ENGINE[@VERSION]")]
+    pub(crate) target: Option<String>,
+    /// Go on with an unfinished run
+    #[arg(long, conflicts_with = "overwrite")]
+    pub(crate) resume: bool,
+    /// Replace what an earlier run wrote
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Stop at a layer that cannot be solved instead of rounding it to nearest
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// cpu or cuda:N
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// Worker threads; the result does not depend on it
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Memory the run may use, such as 8GiB
+    #[arg(long)]
+    pub(crate) budget: Option<String>,
+    /// Seed of every random choice
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the complete run.toml (plan only)
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// Checkpoint directory or .gguf file
+    pub(crate) model: PathBuf,
+    /// Evaluation data: .txt, .jsonl, .parquet, or token ids (.safetensors, .npy)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// gptq, brevitas or hf-stride
+    #[arg(long, default_value = "gptq")]
+    pub(crate) protocol: String,
+    /// Tokens per window [default: 2048, at most what the model was made for]
+    #[arg(long)]
+    pub(crate) seq_len: Option<usize>,
+    /// Use only the first N windows
+    #[arg(long)]
+    pub(crate) max_windows: Option<usize>,
+    /// Step between windows of hf-stride [default: half a window]
+    #[arg(long)]
+    pub(crate) stride: Option<usize>,
+    /// Start every window with the BOS token
+    #[arg(long)]
+    pub(crate) bos: bool,
+    /// Memory for hidden states, such as 1GiB
+    #[arg(long, default_value = "1GiB")]
+    pub(crate) budget: String,
+    /// Worker threads; the result does not depend on it
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Checkpoint directory or .gguf file
+    pub(crate) path: PathBuf,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    /// Checkpoint directory or .gguf file
+    pub(crate) model: PathBuf,
+    /// Text to continue
+    #[arg(long)]
+    pub(crate) prompt: String,
+    /// Most tokens made
+    #[arg(long, default_value_t = 64)]
+    pub(crate) max_new_tokens: usize,
+    /// 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) temperature: f64,
+    /// Draw from the likeliest K tokens
+    #[arg(long)]
+    pub(crate) top_k: Option<usize>,
+    /// Draw from the likeliest tokens that make up this probability
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) top_p: f64,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Topology {
+    #[command(subcommand)]
+    pub(crate) command: TopologyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopologyCommand {
+    /// Prove or refute every declared symmetry, and that undeclared ones break
+    Check {
+        /// Checkpoint directory or .gguf file; only its shape is used, the weights are drawn from the seed
+        model: PathBuf,
+        /// Seed of the weights
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// bash, elvish, fish, powershell or zsh
+    pub(crate) shell: clap_complete::Shell,
+}

@@ -1,0 +1,98 @@
+//! `qfw apply`
+
+use std::path::Path;
+
+use qfw_core::algorithm::Event;
+use qfw_core::harness::{Control, Mode, SiteReport, Summary};
+use qfw_core::registry::Registry;
+use qfw_core::session::Session;
+use qfw_core::{Error, Result};
+use serde_json::json;
+
+use super::{plan, say_json};
+use crate::arguments::RunArgs;
+use crate::terminal::{CANCELLED, RunDisplay, catch_interrupt, duration, error_of, note, peak_rss, say, size};
+
+pub(crate) fn run(a: &RunArgs) -> Result<()> {
+    let registry = Registry::linked()?;
+    let session = plan::open(a, &registry)?;
+    let Some(out) = session.raw.output.path.clone() else {
+        return Err(Error::config("config::missing", "no output directory was given").hint("add `-o OUT`, or `output.path` to the configuration"));
+    };
+    let mode = match (session.raw.harness.resume, a.overwrite) {
+        (_, true) => Mode::Overwrite,
+        (true, _) => Mode::Resume,
+        _ => Mode::Fresh,
+    };
+    catch_interrupt();
+    if !a.json {
+        note(session.resolved.plan.to_string().trim_end());
+        note(&format!("memory        {}", session.budget));
+    }
+    let display = RunDisplay::new(a.json);
+    let show = |p| display.show(&p);
+    let summary = session.execute(&registry, Path::new(&out), mode, &Control::new(&show, &CANCELLED))?;
+    report(&session, &summary, &out, a.json)
+}
+
+fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result<()> {
+    let plan = &session.resolved.plan;
+    if json {
+        let sites: Vec<_> = summary
+            .sites
+            .iter()
+            .map(|s| {
+                let scheme = plan.sites.iter().find(|p| p.site == s.site).and_then(|p| p.weights.as_ref()).map(ToString::to_string);
+                json!({ "name": s.site, "scheme": scheme, "error": error_of(s), "weight_error": s.weight_error, "algo": s.algo, "events": s.events })
+            })
+            .collect();
+        return say_json(&json!({
+            "sites": sites, "seconds": summary.seconds, "peak_rss_bytes": peak_rss(), "output": out,
+            "bytes": summary.bytes, "bits_per_weight": plan.bits_per_weight(), "already_done": summary.already_done,
+        }));
+    }
+    if summary.already_done {
+        say(&format!("`{out}` is finished already, under this very plan"));
+        return Ok(());
+    }
+    say(&format!(
+        "{} layers quantized in {}, peak memory {}",
+        summary.sites.len(),
+        duration(summary.seconds),
+        size(peak_rss())
+    ));
+    say(&format!(
+        "`{out}`: {}, {:.2} bits per quantized weight with scales",
+        size(summary.bytes),
+        plan.bits_per_weight().unwrap_or(0.0)
+    ));
+    events(&summary.sites);
+    let mut worst: Vec<_> = summary.sites.iter().collect();
+    worst.sort_by(|a, b| error_of(b).total_cmp(&error_of(a)).then(a.site.cmp(&b.site)));
+    let what = if worst.first().is_some_and(|s| s.output_error.is_some()) { "output" } else { "weight" };
+    say(&format!("largest relative {what} errors:"));
+    for s in worst.iter().take(3) {
+        say(&format!("  {:<24} {:.4}", s.site, error_of(s)));
+    }
+    say(&format!("next: qfw eval {out} --data FILE"));
+    Ok(())
+}
+
+fn events(sites: &[SiteReport]) {
+    let fallbacks: Vec<&SiteReport> = sites.iter().filter(|s| s.events.iter().any(|e| matches!(e, Event::Fallback { .. }))).collect();
+    for s in &fallbacks {
+        for e in &s.events {
+            if let Event::Fallback { reason } = e {
+                note(&format!("warning: `{}` was rounded to nearest: {reason}", s.site));
+            }
+        }
+    }
+    let dead: usize = sites.iter().flat_map(|s| &s.events).map(|e| if let Event::DeadColumns { count } = e { *count } else { 0 }).sum();
+    let damped = sites.iter().filter(|s| s.events.iter().any(|e| matches!(e, Event::Damped { .. }))).count();
+    if dead > 0 {
+        say(&format!("{dead} input channels never fired on the calibration data"));
+    }
+    if damped > 0 {
+        say(&format!("{damped} layers needed more damping than asked for"));
+    }
+}

@@ -1,0 +1,49 @@
+//! `qfw inspect`
+
+use std::collections::BTreeMap;
+
+use qfw_core::Result;
+use qfw_core::checkpoint::Checkpoint;
+use serde_json::json;
+
+use super::say_json;
+use crate::arguments::Inspect;
+use crate::terminal::{say, size};
+
+pub(crate) fn run(a: &Inspect) -> Result<()> {
+    let checkpoint = Checkpoint::open(&a.path)?;
+    let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    let (mut elements, mut bytes) = (0u64, 0u64);
+    let names = checkpoint.tensors.names();
+    for name in &names {
+        let Some(info) = checkpoint.tensors.info(name) else { continue };
+        let entry = types.entry(info.dtype.name().to_owned()).or_default();
+        let n = info.shape.iter().product::<usize>() as u64;
+        *entry = (entry.0 + 1, entry.1 + n);
+        elements += n;
+        bytes += info.byte_len();
+    }
+    let quantization = &checkpoint.config["quantization_config"];
+    let record: Option<serde_json::Value> =
+        std::fs::read(a.path.join("qfw.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    if a.json {
+        return say_json(&json!({
+            "path": a.path, "model_type": checkpoint.config["model_type"], "tensors": names.len(), "elements": elements, "bytes": bytes,
+            "types": types.iter().map(|(t, (n, e))| json!({ "type": t, "tensors": n, "elements": e })).collect::<Vec<_>>(),
+            "quantization_config": quantization, "plan": record.as_ref().map(|r| r["plan"].clone()),
+        }));
+    }
+    say(&format!("model type    {}", checkpoint.config["model_type"].as_str().unwrap_or("(none)")));
+    say(&format!("tensors       {} ({} elements, {})", names.len(), elements, size(bytes)));
+    for (t, (n, e)) in &types {
+        say(&format!("  {t:<10} {n:>6} tensors {e:>14} elements"));
+    }
+    match quantization.get("quant_method").and_then(|m| m.as_str()) {
+        Some(method) => say(&format!("quantized     {method} {}", quantization["format"].as_str().unwrap_or(""))),
+        None => say("quantized     no"),
+    }
+    if let Some(plan) = record.and_then(|r| serde_json::from_value::<qfw_core::plan::Plan>(r["plan"].clone()).ok()) {
+        say(&format!("\nmade by qfw {} with this plan:\n{}", plan.qfw, plan.to_string().trim_end()));
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! `qfw plan`, and what it shares with `qfw apply`: from arguments to a session.
+
+use qfw_core::plan::layer::Layers;
+use qfw_core::registry::Registry;
+use qfw_core::session::Session;
+use qfw_core::{Error, Result};
+use serde_json::json;
+
+use super::{say_json, use_threads};
+use crate::arguments::RunArgs;
+use crate::terminal::{note, say};
+
+pub(crate) fn run(a: &RunArgs) -> Result<()> {
+    let registry = Registry::linked()?;
+    if a.print_config {
+        let (raw, notes) = layers(a)?.finish()?;
+        notes.iter().for_each(|n| note(n));
+        say(raw.to_toml()?.trim_end());
+        return Ok(());
+    }
+    let session = open(a, &registry)?;
+    if a.json {
+        return say_json(&json!({ "plan": session.resolved.plan, "memory": session.budget, "notes": session.resolved.notes }));
+    }
+    say(session.resolved.plan.to_string().trim_end());
+    say(&format!("memory        {}", session.budget));
+    Ok(())
+}
+
+/// The session that the arguments describe; notes go to stderr.
+pub(crate) fn open(a: &RunArgs, registry: &Registry) -> Result<Session> {
+    let (raw, notes) = layers(a)?.finish()?;
+    use_threads(raw.harness.threads.map(Into::into))?;
+    let session = Session::open(raw, registry, !a.algo.is_empty())?;
+    notes.iter().chain(&session.resolved.notes).for_each(|n| note(&format!("note: {n}")));
+    Ok(session)
+}
+
+fn layers(a: &RunArgs) -> Result<Layers> {
+    let mut layers = Layers::new();
+    if let Some(preset) = &a.preset {
+        layers = layers.preset(preset);
+    }
+    if let Some(path) = &a.config {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+        layers = layers.file(&path.display().to_string(), &text);
+    }
+    layers = layers.algo(&a.algo);
+    let text = [
+        ("model.path", &a.model, "MODEL"),
+        ("calibration.source", &a.data, "--data"),
+        ("output.target", &a.target, "--target"),
+        ("harness.device", &a.device, "--device"),
+        ("harness.budget", &a.budget, "--budget"),
+    ];
+    for (path, value, flag) in text {
+        if let Some(value) = value {
+            layers = layers.set(path, value.as_str(), flag);
+        }
+    }
+    if let Some(out) = &a.output {
+        layers = layers.set("output.path", out.display().to_string().as_str(), "--output");
+    }
+    if !a.format.is_empty() {
+        let formats: Vec<toml::Value> = a.format.iter().map(|f| toml::Value::from(f.as_str())).collect();
+        layers = layers.set("output.format", toml::Value::Array(formats), "--format");
+    }
+    if a.keep_native {
+        layers = layers.set("output.keep-native", true, "--keep-native");
+    }
+    if a.resume {
+        layers = layers.set("harness.resume", true, "--resume");
+    }
+    if a.strict {
+        layers = layers.set("harness.on-failure", "error", "--strict");
+    }
+    let number = |n: u64, flag: &str| {
+        i64::try_from(n).map_err(|_| Error::config("config::invalid", format!("`{flag}` is {n}, which is too large")))
+    };
+    if let Some(n) = a.threads {
+        layers = layers.set("harness.threads", number(n as u64, "--threads")?, "--threads");
+    }
+    if let Some(n) = a.seed {
+        layers = layers.set("calibration.seed", number(n, "--seed")?, "--seed");
+    }
+    for assignment in &a.set {
+        layers = layers.override_set(assignment);
+    }
+    Ok(layers)
+}

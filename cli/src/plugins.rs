@@ -1,0 +1,22 @@
+//! The plugins linked into the program. A crate that nobody names is dropped by the linker, and its records with it.
+
+#[cfg(feature = "export-compressed-tensors")]
+use qfw_export_compressed_tensors as _;
+#[cfg(feature = "gptq")]
+use qfw_gptq as _;
+#[cfg(feature = "rtn")]
+use qfw_rtn as _;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_plugin_of_the_workspace_is_linked() {
+        let registry = qfw_core::registry::Registry::linked().unwrap();
+        for id in ["rtn", "gptq"] {
+            assert!(registry.algorithm(id).is_ok(), "{id}");
+        }
+        for id in ["qfw", "compressed-tensors", "compressed-tensors-int8"] {
+            assert!(registry.container(id).is_ok(), "{id}");
+        }
+    }
+}

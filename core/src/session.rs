@@ -1,0 +1,169 @@
+//! Opening a run: the checkpoint, its model, the calibration windows and the resolved plan, from raw configuration.
+//!
+//! This is the sequence every front end and embedder needs before the block loop; nothing in it prints or reads the environment.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+
+use crate::calibration::{Bos, SampleSpec, Tokenizer, Windows, read_corpus, sample_windows};
+use crate::checkpoint::{Checkpoint, StoredDtype};
+use crate::error::{Error, Result};
+use crate::harness::{Control, Mode, Run, Summary};
+use crate::model::{Model, model_type};
+use crate::plan::raw::{RawBos, RawRun};
+use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, resolve};
+use crate::registry::Registry;
+use crate::scheme::FloatKind;
+use crate::topology::Linear;
+
+/// A checkpoint and the model in it.
+pub struct Opened {
+    /// The files.
+    pub checkpoint: Checkpoint,
+    /// The model; quantized checkpoints appear as the float model they stand for.
+    pub model: Model,
+}
+
+impl Opened {
+    /// Opens the model at `path`.
+    ///
+    /// # Errors
+    /// If the checkpoint is not sound or its architecture unknown.
+    pub fn open(path: &Path, registry: &Registry) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let architecture = registry.architecture(model_type(&checkpoint.config)?)?;
+        let tensors = checkpoint.float_tensors(registry)?;
+        let model = Model::new(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu)?;
+        Ok(Self { checkpoint, model })
+    }
+
+    /// The tokenizer beside the weights (or inside a GGUF), if there is one.
+    ///
+    /// # Errors
+    /// If there is one, but it cannot be read.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let made = |name: &str| self.checkpoint.made_files.iter().find(|(n, _)| n == name).map(|(_, text)| text.as_str());
+        if let Some(text) = made("tokenizer.json") {
+            let parse = |text: &str| -> serde_json::Value { serde_json::from_str(text).unwrap_or_default() };
+            let config = made("tokenizer_config.json").map(parse).unwrap_or_default();
+            let template = config["chat_template"].as_str().map(ToOwned::to_owned);
+            let id = |key: &str| self.checkpoint.config[key].as_u64().and_then(|n| u32::try_from(n).ok());
+            return Ok(Some(Tokenizer::from_json(&parse(text), template, id("bos_token_id"), id("eos_token_id"))?));
+        }
+        if self.checkpoint.path.join("tokenizer.json").exists() {
+            return Ok(Some(Tokenizer::from_dir(&self.checkpoint.path)?));
+        }
+        Ok(None)
+    }
+}
+
+/// Everything a run needs, before its first block.
+pub struct Session {
+    /// The configuration it was made from.
+    pub raw: RawRun,
+    /// The source model.
+    pub opened: Opened,
+    /// Calibration windows; none if no pass reads activations.
+    pub windows: Windows,
+    /// The plan and its algorithms.
+    pub resolved: Resolved,
+    /// Its memory.
+    pub budget: Budget,
+}
+
+impl Session {
+    /// Opens the model that `raw` names and resolves its plan. `sorted`: the passes came as a plain list, to be sorted by phase.
+    ///
+    /// # Errors
+    /// Everything that can be known to be wrong before work begins.
+    pub fn open(raw: RawRun, registry: &Registry, sorted: bool) -> Result<Self> {
+        if raw.harness.device != "cpu" {
+            return Err(Error::config("device::unsupported", format!("device `{}` is not available in this build", raw.harness.device))
+                .hint("use `--device cpu`"));
+        }
+        let opened = Opened::open(Path::new(&raw.model.path), registry)?;
+        if !opened.checkpoint.config.get("quantization_config").is_none_or(serde_json::Value::is_null) {
+            return Err(Error::plan("plan::already-quantized", format!("`{}` is quantized already", raw.model.path))
+                .hint("start from the original checkpoint; quantizing twice loses accuracy twice"));
+        }
+        let windows = if needs_calibration(&raw, registry)? { calibrate(&raw, &opened)? } else { Windows::new(Vec::new()) };
+        let calibration = (!windows.ids.is_empty()).then(|| CalibrationPlan {
+            samples: windows.ids.len(),
+            seq_len: windows.ids.iter().map(Vec::len).max().unwrap_or(0),
+            tokens: windows.tokens(),
+            hash: windows.hash.clone(),
+            seed: raw.calibration.seed,
+        });
+        let tensors = Arc::clone(&opened.checkpoint.tensors);
+        let stored = |l: &Linear| match tensors.info(&format!("{}.weight", l.module)).map(|i| &i.dtype) {
+            Some(StoredDtype::F16 | StoredDtype::Ggml(_)) => FloatKind::F16,
+            Some(StoredDtype::BF16) => FloatKind::Bf16,
+            _ => FloatKind::F32,
+        };
+        let facts = ModelFacts {
+            model_type: opened.model.architecture_id(),
+            topology: &opened.model.topology,
+            hash: opened.checkpoint.content_hash(),
+            stored: &stored,
+        };
+        let resolved = resolve(&raw, registry, &facts, calibration, sorted)?;
+        let budget = Budget::of(
+            &resolved.plan,
+            &opened.model.topology,
+            &opened.model.dims,
+            &resolved.needs,
+            rayon::current_num_threads(),
+            raw.harness.budget.bytes(),
+        );
+        if budget.total() > raw.harness.budget.bytes() {
+            return Err(Error::plan("plan::budget", format!("the run needs {budget}, more than the budget of {}", raw.harness.budget))
+                .hint("raise `--budget`, use fewer threads, shorter windows, or `harness.sequence = \"layer\"`"));
+        }
+        Ok(Self { raw, opened, windows, resolved, budget })
+    }
+
+    /// Runs the plan.
+    ///
+    /// # Errors
+    /// As [`Run::execute`].
+    pub fn execute(&self, registry: &Registry, out: &Path, mode: Mode, control: &Control<'_>) -> Result<Summary> {
+        let Opened { checkpoint, model } = &self.opened;
+        let run = Run::new(registry, checkpoint, model, &self.resolved, &self.windows.ids, Device::Cpu, self.budget.spill)?;
+        run.execute(out, mode, control)
+    }
+}
+
+fn calibrate(raw: &RawRun, opened: &Opened) -> Result<Windows> {
+    let c = &raw.calibration;
+    let path = Path::new(&c.source);
+    if c.source.is_empty() || !path.exists() {
+        let what = if c.source.is_empty() { "no calibration data was given".to_owned() } else { format!("there is no calibration file `{}`", c.source) };
+        return Err(Error::config("calibration::no-data", format!("{what}, and a pass reads activations"))
+            .hint("give a text or token file with `--data FILE` (.txt, .jsonl, .parquet, .safetensors, .npy)"));
+    }
+    let tokenizer = opened.tokenizer()?;
+    let corpus = read_corpus(path, c.text_column.as_deref().unwrap_or("text"), tokenizer.as_ref())?;
+    let dims = &opened.model.dims;
+    let ids_given = matches!(corpus, crate::calibration::Corpus::Ids(ref rows) if rows.len() > 1);
+    let default_length = (!ids_given).then(|| dims.max_positions.min(2048));
+    let spec = SampleSpec {
+        samples: c.samples.map(Into::into),
+        seq_len: c.seq_len.map(Into::into).or(default_length),
+        seed: c.seed,
+        bos: bos(c.bos),
+    };
+    let windows = sample_windows(&corpus, tokenizer.as_ref(), &spec)?;
+    windows.check_vocab(dims.vocab)?;
+    Ok(windows)
+}
+
+/// The placement of BOS that the configuration names.
+pub fn bos(raw: RawBos) -> Bos {
+    match raw {
+        RawBos::None => Bos::None,
+        RawBos::Document => Bos::Document,
+        RawBos::Sequence => Bos::Sequence,
+    }
+}
