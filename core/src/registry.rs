@@ -43,7 +43,13 @@ pub struct Listing {
     pub version: &'static str,
 }
 
-fn add<R>(map: &mut BTreeMap<&'static str, &'static R>, kind: &str, id: &'static str, source: fn(&R) -> &str, record: &'static R) -> Result<()> {
+fn add<R>(
+    map: &mut BTreeMap<&'static str, &'static R>,
+    kind: &str,
+    id: &'static str,
+    source: fn(&R) -> &str,
+    record: &'static R,
+) -> Result<()> {
     if let Some(other) = map.insert(id, record) {
         let message = format!("{kind} `{id}` is registered twice: by `{}` and by `{}`", source(other), source(record));
         return Err(Error::new(ErrorKind::Plugin, "plugin::duplicate", message).hint("leave one of them out"));

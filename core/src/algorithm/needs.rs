@@ -8,7 +8,9 @@ use crate::topology::{Linear, Topology};
 pub struct Needs {
     /// Collected at the input port of each site.
     pub inputs: Vec<(StatKind, Stream)>,
-    /// Columns of solver scratch, in bytes, for the widest site: for the memory plan.
+    /// Its groups do not run in storage order: the container has to hold a group index per input channel.
+    pub group_index: bool,
+    /// Solver scratch in bytes for the widest site, for the memory plan.
     pub scratch_bytes: u64,
 }
 

@@ -1,41 +1,174 @@
 //! Reading and writing checkpoints.
+//!
+//! Tensors are read one at a time by position, so that resident memory never holds more of a file than the caller asked for.
+
+mod dtype;
+mod files;
+pub mod formats;
+pub mod gguf;
+mod header;
+pub mod native;
+mod safetensors;
+mod writer;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::error::Result;
+use serde_json::Value;
 
-/// How numbers are stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoredDtype {
-    F64,
-    F32,
-    F16,
-    BF16,
-    I64,
-    I32,
-    I16,
-    I8,
-    U8,
-    U32,
-    Bool,
-    Other(String),
-    Ggml(&'static str),
-}
+pub use dtype::StoredDtype;
+pub use files::{replace_file, write_small};
+pub use formats::{Container, ContainerRecord, Verdict};
+pub use safetensors::SafetensorsSource;
+pub use writer::{ContainerWriter, SafetensorsWriter, TensorDecl};
+
+use crate::error::{Error, Result};
+use crate::registry::Registry;
+
+/// The containers of this crate.
+pub const BUILTIN: &[ContainerRecord] = &[native::RECORD];
 
 /// A stored tensor.
 #[derive(Clone, Debug)]
 pub struct TensorInfo {
+    /// Its name.
     pub name: String,
+    /// How its numbers are stored.
     pub dtype: StoredDtype,
+    /// Its shape, outermost axis first.
     pub shape: Vec<usize>,
+    /// The file that holds it.
     pub file: PathBuf,
+    /// Byte range inside that file.
+    pub(crate) bytes: Range<u64>,
+}
+
+impl TensorInfo {
+    /// A tensor that is computed rather than stored; `file` says where it comes from.
+    pub fn new(name: String, dtype: StoredDtype, shape: Vec<usize>, file: PathBuf) -> Self {
+        Self { name, dtype, shape, file, bytes: 0..0 }
+    }
+
+    /// Length of the stored bytes.
+    pub fn byte_len(&self) -> u64 {
+        self.bytes.end - self.bytes.start
+    }
 }
 
 /// Tensors by name.
 pub trait TensorSource: Send + Sync {
+    /// Every name, sorted.
     fn names(&self) -> Vec<String>;
+
+    /// What is known of a tensor without reading it.
     fn info(&self, name: &str) -> Option<&TensorInfo>;
+
+    /// Rows of a tensor along its first axis (elements of a vector) as f32, row-major; `out` is cleared first.
+    ///
+    /// # Errors
+    /// If it does not exist, is not of a float type, or cannot be read.
     fn read_f32(&self, name: &str, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()>;
+
+    /// The stored bytes of a tensor.
+    ///
+    /// # Errors
+    /// If it does not exist or cannot be read.
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>>;
+}
+
+/// A checkpoint on disk: configuration, tensors, and the files beside them.
+pub struct Checkpoint {
+    /// Where it is.
+    pub path: PathBuf,
+    /// `config.json`, parsed.
+    pub config: Value,
+    /// `config.json`, byte for byte.
+    pub config_text: String,
+    /// The tensors as stored.
+    pub tensors: Arc<dyn TensorSource>,
+    /// Every other file that belongs to the model (tokenizer, templates, code), relative to `path`.
+    pub side_files: Vec<PathBuf>,
+    /// Side files that exist only inside another file (the tokenizer of a GGUF), by name.
+    pub made_files: Vec<(String, String)>,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint directory, a `.gguf` file, or a directory whose only weights are one.
+    ///
+    /// # Errors
+    /// If it does not exist, has no configuration or no weights, or any file contradicts another.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::input("checkpoint::not-found", format!("there is no model at `{}`", path.display()))
+                .hint("give a directory with config.json and *.safetensors, or a .gguf file"));
+        }
+        if path.extension().is_some_and(|e| e == "gguf") {
+            return gguf::open(path);
+        }
+        if let Some(file) = files::single_gguf(path)? {
+            return gguf::open(&file);
+        }
+        if !path.is_dir() {
+            return Err(Error::input("checkpoint::not-found", format!("`{}` is not a checkpoint directory", path.display()))
+                .hint("give a directory with config.json and *.safetensors, or a .gguf file"));
+        }
+        let config_path = path.join("config.json");
+        let config_text = match std::fs::read_to_string(&config_path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::input("checkpoint::no-config", format!("`{}` has no config.json", path.display()))
+                    .hint("a Hugging Face checkpoint directory holds config.json beside its weights"));
+            }
+            Err(e) => return Err(Error::io(&config_path, "read", e)),
+        };
+        let config: Value = serde_json::from_str(&config_text)
+            .map_err(|e| Error::input("checkpoint::bad-config", format!("`{}` is not valid JSON: {e}", config_path.display())))?;
+        let tensors = Arc::new(SafetensorsSource::open_dir(path)?);
+        let side_files = files::side_files(path)?;
+        Ok(Self { path: path.to_owned(), config, config_text, tensors, side_files, made_files: Vec::new() })
+    }
+
+    /// The tensors as the float model sees them: a quantized checkpoint is read through the container that claims it.
+    ///
+    /// # Errors
+    /// If the checkpoint is quantized in a way nobody here reads.
+    pub fn float_tensors(&self, registry: &Registry) -> Result<Arc<dyn TensorSource>> {
+        let Some(q) = self.config.get("quantization_config").filter(|q| !q.is_null()) else {
+            return Ok(Arc::clone(&self.tensors));
+        };
+        for record in registry.containers() {
+            if record.container.claims(q) {
+                return record.container.read(q, Arc::clone(&self.tensors)).map_err(|e| e.within(format!("reading `{}`", record.id)));
+            }
+        }
+        let method = q.get("quant_method").and_then(Value::as_str).unwrap_or("(none)");
+        let known: Vec<&str> = registry.containers().map(|r| r.id).collect();
+        Err(Error::input(
+            "checkpoint::unknown-quantization",
+            format!("the checkpoint is quantized by `{method}`, which nothing here reads"),
+        )
+        .hint(format!("formats that can be read: {}", known.join(", "))))
+    }
+
+    /// Hash of everything that identifies the model without reading its weights: configuration, and names, types, shapes and
+    /// positions of all tensors.
+    pub fn content_hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.config_text.as_bytes());
+        for name in self.tensors.names() {
+            if let Some(i) = self.tensors.info(&name) {
+                hasher.update(format!("{name} {:?} {:?} {:?}\n", i.dtype, i.shape, i.bytes).as_bytes());
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// The tensors of one safetensors file.
+///
+/// # Errors
+/// If it is not a sound safetensors file.
+pub fn open_tensors(file: &Path) -> Result<Arc<dyn TensorSource>> {
+    Ok(Arc::new(SafetensorsSource::open_files(&[file.to_owned()])?))
 }

@@ -1,1 +1,22 @@
 //! The block loop: streams, sweeps, journal, progress.
+//!
+//! ```text
+//! for each block b:
+//!   load b                                   from disk, f32
+//!   collect what the passes need             every window, in parallel over windows
+//!   condition, round, correct                sites of a parallel group at once
+//!   propagate the streams                    with the weights as rounded
+//!   write shard b, the streams, the journal  each whole or not at all
+//! export from the native shards; config.json is renamed into place last
+//! ```
+
+mod block;
+mod export;
+mod journal;
+mod report;
+mod run;
+mod stream;
+mod sweep;
+
+pub use report::{Progress, SiteReport, Summary};
+pub use run::{Control, Mode, Run};

@@ -200,21 +200,7 @@ fn regions(d: &Dims) -> Vec<Region> {
             companions: Vec::new(),
             allows: Allows { diagonal: per_head, permutation: per_head, orthogonal: per_head },
         });
-        // A norm on the heads stands between the projections and the scores: scaling rows of q and k is then undone by it.
-        let pairs = match (&d.rope, d.qk_norm) {
-            (Some(rope), false) => Tie::PerRopePair { width: d.head_dim, repeat, rotated: rope.dim },
-            _ => Tie::Never,
-        };
-        out.push(Region {
-            id: format!("blocks.{b}.heads"),
-            space: Space::Heads,
-            block: Some(b),
-            width: d.kv_heads * d.head_dim,
-            producers: rows(at(Role::AttnK), d.qkv_bias),
-            consumers: rows(at(Role::AttnQ), d.qkv_bias),
-            companions: Vec::new(),
-            allows: Allows { diagonal: pairs, permutation: Tie::Never, orthogonal: Tie::Never },
-        });
+        out.push(heads(d, b, rows(at(Role::AttnK), d.qkv_bias), rows(at(Role::AttnQ), d.qkv_bias)));
         out.push(Region {
             id: format!("blocks.{b}.mlp.hidden"),
             space: Space::MlpHidden,
@@ -226,9 +212,41 @@ fn regions(d: &Dims) -> Vec<Region> {
             allows: Allows { diagonal: Tie::Free, permutation: Tie::Free, orthogonal: Tie::Never },
         });
     }
-    residual.consumers.push(columns(SiteId::global(Role::Head)));
+    let head = columns(SiteId::global(Role::Head));
+    residual.consumers.push(head.clone());
     out.insert(0, residual);
+    out.push(Region {
+        id: "head.in".to_owned(),
+        space: Space::HeadIn,
+        block: None,
+        width: d.hidden,
+        producers: vec![slot(SiteId::global(Role::FinalNorm), Part::Weight, Axis::Rows)],
+        consumers: vec![head],
+        companions: Vec::new(),
+        // A tied head cannot absorb a scaling: the embedding would be scaled with it.
+        allows: Allows { diagonal: if d.tied_head { Tie::Never } else { Tie::Free }, permutation: Tie::Never, orthogonal: Tie::Never },
+    });
     out
+}
+
+/// Queries and keys of block `b`. Where norms stand on the heads of q and k, a scaling of the projections' rows would be undone by
+/// them; the last to write are then the norms' own weights, which all heads share: one head of channels.
+fn heads(d: &Dims, b: u32, keys: Vec<Slot>, queries: Vec<Slot>) -> Region {
+    let norm = |role| vec![Slot { site: SiteId::in_block(b, role), part: Part::Weight, axis: Axis::Rows, range: None }];
+    let (kv_heads, repeat, producers, consumers) =
+        if d.qk_norm { (1, 1, norm(Role::AttnKNorm), norm(Role::AttnQNorm)) } else { (d.kv_heads, d.heads / d.kv_heads, keys, queries) };
+    let rotated = d.rope.as_ref().map_or(0, |rope| rope.dim);
+    let diagonal = Tie::PerRopePair { width: d.head_dim, repeat, rotated };
+    Region {
+        id: format!("blocks.{b}.heads"),
+        space: Space::Heads,
+        block: Some(b),
+        width: kv_heads * d.head_dim,
+        producers,
+        consumers,
+        companions: Vec::new(),
+        allows: Allows { diagonal, permutation: Tie::Never, orthogonal: Tie::Never },
+    }
 }
 
 struct Projection {

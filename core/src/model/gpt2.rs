@@ -162,14 +162,18 @@ fn regions(d: &Dims) -> Vec<Region> {
         producers: vec![columns(SiteId::global(Role::Embed)), columns(SiteId::global(Role::PositionEmbed))],
         consumers: Vec::new(),
         companions: Vec::new(),
-        allows: Allows { diagonal: Tie::Never, permutation: Tie::Never, orthogonal: Tie::Free },
+        allows: Allows { diagonal: Tie::Never, permutation: Tie::Never, orthogonal: Tie::KeepsMean },
     };
+    // What a norm adds lies in the basis of the stream: it has to turn with it. Folding leaves zeros there, except before the head,
+    // which has no bias to fold it into.
+    let shift = |site| slot(site, Part::Bias, Axis::Rows, None);
     let mut out = Vec::new();
     for b in 0..d.blocks as u32 {
         let at = |role| SiteId::in_block(b, role);
         residual.producers.extend(rows(at(Role::AttnO), None));
         residual.producers.extend(rows(at(Role::MlpDown), None));
         residual.consumers.extend([columns(at(Role::AttnQkv)), columns(at(Role::MlpUp))]);
+        residual.companions.extend([shift(at(Role::AttnNorm)), shift(at(Role::MlpNorm))]);
         for (name, space, norm, reader) in
             [("attn.in", Space::AttnIn, Role::AttnNorm, Role::AttnQkv), ("mlp.in", Space::MlpIn, Role::MlpNorm, Role::MlpUp)]
         {
@@ -220,8 +224,21 @@ fn regions(d: &Dims) -> Vec<Region> {
             allows: Allows { diagonal, permutation: Tie::Free, orthogonal: Tie::Never },
         });
     }
-    residual.consumers.push(columns(SiteId::global(Role::Head)));
+    let (final_norm, head) = (SiteId::global(Role::FinalNorm), columns(SiteId::global(Role::Head)));
+    residual.consumers.push(head.clone());
+    residual.companions.push(shift(final_norm));
     out.insert(0, residual);
+    out.push(Region {
+        id: "head.in".to_owned(),
+        space: Space::HeadIn,
+        block: None,
+        width: d.hidden,
+        producers: rows(final_norm, None).to_vec(),
+        consumers: vec![head],
+        companions: Vec::new(),
+        // A tied head cannot absorb a scaling: the embedding would be scaled with it.
+        allows: Allows { diagonal: if d.tied_head { Tie::Never } else { Tie::Free }, permutation: Tie::Never, orthogonal: Tie::Never },
+    });
     out
 }
 

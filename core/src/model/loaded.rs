@@ -52,6 +52,11 @@ impl Model {
         self.architecture.id()
     }
 
+    /// The architecture.
+    pub fn architecture(&self) -> &'static dyn Architecture {
+        self.architecture
+    }
+
     /// Loads the parameters of block `b`.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod inverse_factor;
 mod linear;
 mod norm;
 mod pack;
+mod random;
 mod rope;
 mod softmax;
 mod sweep;
@@ -32,5 +33,25 @@ pub use inverse_factor::{FactorOptions, InverseFactor, inverse_factor};
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
 pub use pack::{pack_row, packed_row_bytes, unpack_row};
+pub use random::{uniform_below, uniform_u64};
 pub use rope::rotate;
-pub use sweep::{Swept, SweepParams, column_sweep};
+pub use sweep::{SweepParams, Swept, column_sweep};
+
+/// The instruction-set level the kernels run at on this machine; results of two levels may differ in their last bits.
+pub fn instructions() -> String {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let level = if std::arch::is_x86_feature_detected!("avx512f") {
+            "x86-64 avx512"
+        } else if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            "x86-64 avx2"
+        } else {
+            "x86-64 sse2"
+        };
+        level.to_owned()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        std::env::consts::ARCH.to_owned()
+    }
+}

@@ -37,10 +37,8 @@ impl Observer for Mse {
         for i in 0..=steps {
             let p = 1.0 - i as f32 / self.grid as f32;
             let (scale, zero) = rule.params(p * lo, p * hi);
-            let error: f32 = values
-                .iter()
-                .map(|x| (x - rule.grid.decode(rule.grid.encode(*x, scale, zero), scale, zero)).abs().powf(self.norm))
-                .sum();
+            let error: f32 =
+                values.iter().map(|x| (x - rule.grid.decode(rule.grid.encode(*x, scale, zero), scale, zero)).abs().powf(self.norm)).sum();
             if error < best.0 {
                 best = (error, (scale, zero));
             }

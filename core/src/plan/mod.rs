@@ -4,6 +4,7 @@
 //! ([`layer`]), and that tree becomes a strict, typed [`raw::RawRun`]. Nothing here knows a model or a plugin.
 
 mod alias;
+mod budget;
 pub mod layer;
 mod node;
 pub mod options;
@@ -12,7 +13,14 @@ pub mod raw;
 #[cfg(test)]
 mod raw_tests;
 mod read;
+mod resolve;
+mod resolved;
 pub mod section;
+mod select;
 mod set_path;
 pub mod size;
 pub mod spec;
+
+pub use budget::Budget;
+pub use resolve::{ModelFacts, Resolved, needs_calibration, resolve};
+pub use resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Propagate, Sequence};

@@ -84,6 +84,37 @@ pub struct RawQuantChange {
     pub min_threshold: Option<f64>,
 }
 
+impl RawQuant {
+    /// A symmetric quantization per channel in `format`, everything else at its default.
+    pub fn new(format: &str) -> Self {
+        Self {
+            format: format.to_owned(),
+            granularity: RawGranularity::channel(),
+            symmetric: true,
+            convention: RawConvention::default(),
+            range: RawRange::default(),
+            timing: RawTiming::default(),
+            min_threshold: 0.0,
+        }
+    }
+
+    /// Changes the fields that `change` names.
+    pub fn apply(&mut self, change: &RawQuantChange) {
+        fn set<T: Clone>(field: &mut T, value: &Option<T>) {
+            if let Some(v) = value {
+                *field = v.clone();
+            }
+        }
+        set(&mut self.format, &change.format);
+        set(&mut self.granularity, &change.granularity);
+        set(&mut self.symmetric, &change.symmetric);
+        set(&mut self.convention, &change.convention);
+        set(&mut self.range, &change.range);
+        set(&mut self.timing, &change.timing);
+        set(&mut self.min_threshold, &change.min_threshold);
+    }
+}
+
 /// Which elements share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

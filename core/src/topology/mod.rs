@@ -4,17 +4,25 @@
 //! stored tensor holds which parameter, which linears exist and what they read, and which channels may be scaled, permuted or rotated
 //! without changing the function. Names of stored tensors occur here and in `checkpoint` only; everything else speaks roles.
 
+mod apply;
+mod canonical;
+mod check;
 mod port;
 mod region;
 mod role;
+mod symmetry;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use apply::apply;
+pub use canonical::{Folded, assume_rms_norms, center_writers, fold_norms, untie};
+pub use check::{CheckRow, CheckTable, Must, check, check_architecture, logits};
 pub use port::{Port, PortName};
 pub use region::{Allows, Axis, Region, Slot, Space, Tie};
 pub use role::Role;
+pub use symmetry::{Kind, Symmetry};
 
 /// Which of the two tensors of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -133,6 +141,11 @@ impl Topology {
     /// The linear at a site.
     pub fn linear(&self, site: SiteId) -> Option<&Linear> {
         self.linears.iter().find(|l| l.site == site)
+    }
+
+    /// The regions that a norm writes: where norms are folded.
+    pub fn norm_regions(&self) -> impl Iterator<Item = &Region> {
+        self.regions.iter().filter(|r| matches!(r.space, Space::AttnIn | Space::MlpIn | Space::HeadIn))
     }
 
     /// The linears of block `b` grouped by the port they read, in order of execution: q, k and v; o; gate and up; down.

@@ -35,6 +35,8 @@ pub enum Space {
     AttnIn,
     /// What the feed-forward layer reads: behind its norm.
     MlpIn,
+    /// What the head reads: behind the final norm.
+    HeadIn,
     /// Queries and keys, per head.
     Heads,
     /// Values, per key/value head.
@@ -50,7 +52,10 @@ pub enum Tie {
     Never,
     /// Any.
     Free,
-    /// One of `width` channels for each of the key/value heads, repeated for the query heads that share it.
+    /// Any rotation `R` with `R·1 = 1`: a LayerNorm subtracts the mean over the channels, so their mean has to stay what it is.
+    KeepsMean,
+    /// One of `width` channels for each of the key/value heads, repeated for the query heads that share it: query head `h` meets
+    /// key/value head `⌊h/repeat⌋`.
     PerKvHead {
         /// Channels per head.
         width: usize,
@@ -75,7 +80,7 @@ pub struct Allows {
     pub diagonal: Tie,
     /// Reorder the channels.
     pub permutation: Tie,
-    /// Rotate the channels by an orthogonal matrix. In the residual stream only once the norms are folded (and RMS only).
+    /// Rotate the channels by an orthogonal matrix. In the residual stream only once the norms are folded.
     pub orthogonal: Tie,
 }
 
@@ -94,8 +99,22 @@ pub struct Region {
     pub producers: Vec<Slot>,
     /// Who reads the channels, on their input axis.
     pub consumers: Vec<Slot>,
-    /// Other tensors that must move along under a permutation (the gate's rows), and only then.
+    /// Other vectors over the same channels. They move along under a permutation or a rotation and are left alone by a scaling: the
+    /// gate's rows beside `up`, the biases of norms beside the residual stream.
     pub companions: Vec<Slot>,
     /// What may be fused.
     pub allows: Allows,
+}
+
+impl Region {
+    /// Channels per head and query heads per key/value head, from whichever tie states them. A region without heads is one head.
+    pub fn heads(&self) -> (usize, usize) {
+        [self.allows.diagonal, self.allows.permutation, self.allows.orthogonal]
+            .into_iter()
+            .find_map(|tie| match tie {
+                Tie::PerKvHead { width, repeat } | Tie::PerRopePair { width, repeat, .. } => Some((width, repeat)),
+                Tie::Never | Tie::Free | Tie::KeepsMean => None,
+            })
+            .unwrap_or((self.width, 1))
+    }
 }

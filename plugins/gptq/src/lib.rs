@@ -30,7 +30,11 @@ impl PtqAlgorithm for Gptq {
     fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs> {
         let n = cx.widest_input() as u64;
         // The factor and its inverse in f64; the factor kept in f32 is smaller than the one of the two that is freed.
-        Ok(Needs { inputs: vec![(StatKind::Gram, cx.stream)], scratch_bytes: 2 * n * n * 8 })
+        Ok(Needs {
+            inputs: vec![(StatKind::Gram, cx.stream)],
+            group_index: self.options.act_order == ActOrder::Group,
+            scratch_bytes: 2 * n * n * 8,
+        })
     }
 
     fn stage(&self) -> Stage<'_> {
@@ -45,11 +49,8 @@ impl Round for Gptq {
         let refit = o.refits(cx.layout().tile_rows, cx.layout().grid().1);
         let params = cx.fit(cx.weight)?;
         let rule = cx.scale_rule();
-        let source = if refit {
-            SweepParams::Refit { params: &params, observer: cx.observer, rule: &rule }
-        } else {
-            SweepParams::Fixed(&params)
-        };
+        let source =
+            if refit { SweepParams::Refit { params: &params, observer: cx.observer, rule: &rule } } else { SweepParams::Fixed(&params) };
         let swept = column_sweep(&cx.spec.grid, source, &factor, cx.weight, o.block_size);
         let mut events = Vec::new();
         if !factor.dead.is_empty() {

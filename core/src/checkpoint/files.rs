@@ -1,0 +1,83 @@
+//! Files beside the weights, and files that appear whole or not at all.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::{SafetensorsWriter, TensorDecl, writer::ContainerWriter};
+use crate::error::{Error, Result};
+
+/// Writes `bytes` to a temporary file beside `path`, syncs it, and renames it over `path`.
+///
+/// # Errors
+/// If writing fails; `path` is then as it was.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("tmp~");
+    let mut file = File::create(&temporary).map_err(|e| Error::io(&temporary, "create", e))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| Error::io(&temporary, "write", e))?;
+    drop(file);
+    std::fs::rename(&temporary, path).map_err(|e| Error::io(path, "rename into place", e))?;
+    sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Makes renames in a directory durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io(dir, "sync", e))
+}
+
+/// Writes one safetensors file holding `tensors`, durably.
+///
+/// # Errors
+/// If writing fails.
+pub fn write_small(path: &Path, tensors: Vec<(TensorDecl, Vec<u8>)>) -> Result<()> {
+    let (decls, data): (Vec<TensorDecl>, Vec<Vec<u8>>) = tensors.into_iter().unzip();
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or("shard");
+    let temporary = format!("{stem}.tmp~");
+    let mut writer = SafetensorsWriter::create(dir, &temporary, &decls, u64::MAX, &Default::default())?;
+    for (decl, bytes) in decls.iter().zip(&data) {
+        writer.write(&decl.name, bytes)?;
+    }
+    writer.finish()?;
+    std::fs::rename(dir.join(format!("{temporary}.safetensors")), path).map_err(|e| Error::io(path, "rename into place", e))?;
+    sync_dir(dir)
+}
+
+/// Files of a checkpoint directory that are neither weights nor written anew: tokenizer, templates, code.
+pub(super) fn side_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    const WEIGHTS: [&str; 11] = ["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "gguf", "tmp~", "ot"];
+    const OWN: [&str; 5] = ["config.json", "qfw.json", "qfw-run.jsonl", "README.md", "model.safetensors.index.json"];
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {
+        let entry = entry.map_err(|e| Error::io(dir, "list", e))?;
+        let name = entry.file_name();
+        let Some(text) = name.to_str() else { continue };
+        let extension = Path::new(text).extension().and_then(|e| e.to_str()).unwrap_or("");
+        let file = std::fs::metadata(entry.path()).is_ok_and(|m| m.is_file());
+        if file && !text.starts_with('.') && !WEIGHTS.contains(&extension) && !OWN.contains(&text) && !text.ends_with(".index.json") {
+            out.push(PathBuf::from(text));
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// The `.gguf` file of a directory without a configuration, if it holds exactly one.
+pub(super) fn single_gguf(dir: &Path) -> Result<Option<PathBuf>> {
+    if !dir.is_dir() || dir.join("config.json").exists() {
+        return Ok(None);
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {
+        let path = entry.map_err(|e| Error::io(dir, "list", e))?.path();
+        if path.extension().is_some_and(|e| e == "gguf") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    match found.len() {
+        0 | 1 => Ok(found.pop()),
+        n => Err(Error::input("checkpoint::ambiguous", format!("`{}` holds {n} .gguf files", dir.display())).hint("name one of them")),
+    }
+}

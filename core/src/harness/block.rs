@@ -1,0 +1,230 @@
+//! The passes over one block.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+
+use super::report::SiteReport;
+use super::run::{Control, Run};
+use super::stream::Stream;
+use super::sweep::collect;
+use crate::algorithm::{Event, PtqAlgorithm, Rounded, SiteContext, Stage};
+use crate::checkpoint::native::{NativeSite, encode_site};
+use crate::checkpoint::TensorDecl;
+use crate::error::{Error, Result};
+use crate::harness::report::Progress;
+use crate::model::{MapWeights, WeightSource};
+use crate::numeric::{Transpose, decode, gemm, with_slice};
+use crate::observer::Observer;
+use crate::plan::{Failure, Sequence};
+use crate::scheme::QuantSpec;
+use crate::statistic::{Collector, Gram, StatKey, Stats, Stream as StreamKind};
+use crate::topology::{Linear, Part};
+
+/// A site to be rounded: the linear, its spec, its observer, and the pass that rounds it.
+pub(super) struct Job<'a> {
+    pub(super) linear: &'a Linear,
+    pub(super) spec: &'a QuantSpec,
+    pub(super) native: &'a NativeSite,
+    pub(super) observer: &'a dyn Observer,
+    pub(super) pass: usize,
+}
+
+/// The streams a run keeps.
+pub(super) struct Streams {
+    pub(super) reference: Option<Stream>,
+    pub(super) quantized: Option<Stream>,
+}
+
+impl Streams {
+    pub(super) fn get(&self, kind: StreamKind) -> Option<&Stream> {
+        match kind {
+            StreamKind::Reference => self.reference.as_ref(),
+            StreamKind::Quantized => self.quantized.as_ref(),
+        }
+    }
+
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &Stream)> {
+        [("reference", &self.reference), ("quantized", &self.quantized)].into_iter().filter_map(|(n, s)| Some((n, s.as_ref()?)))
+    }
+}
+
+/// What rounding a block yields.
+pub(super) struct BlockResult {
+    /// The block's weights as rounded.
+    pub(super) weights: MapWeights,
+    /// Native tensors to be stored.
+    pub(super) tensors: Vec<(TensorDecl, Vec<u8>)>,
+    /// Reports, in order.
+    pub(super) sites: Vec<SiteReport>,
+}
+
+/// Quantizes block `b`, whose float weights are `original`.
+pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &Streams, control: &Control<'_>) -> Result<BlockResult> {
+    let jobs = run.jobs(b);
+    let groups: Vec<Vec<&Job<'_>>> = match run.plan().harness.sequence {
+        Sequence::Block => vec![jobs.iter().collect()],
+        Sequence::Layer => {
+            let mut groups: Vec<Vec<&Job<'_>>> = Vec::new();
+            for job in &jobs {
+                match groups.iter_mut().find(|g| g[0].linear.input == job.linear.input) {
+                    Some(group) => group.push(job),
+                    None => groups.push(vec![job]),
+                }
+            }
+            groups
+        }
+    };
+    let mut result = BlockResult { weights: original.clone(), tensors: Vec::new(), sites: Vec::new() };
+    for group in groups.iter().filter(|g| !g.is_empty()) {
+        control.report(Progress::Step { name: "collect" });
+        let stats = statistics(run, b, group, original, &result.weights, streams, control)?;
+        control.report(Progress::Step { name: "round" });
+        round_group(run, group, &stats, &mut result)?;
+    }
+    Ok(result)
+}
+
+/// Collects what the group's passes need. The reference stream runs through the original weights, the quantized one through the
+/// weights as rounded so far.
+fn statistics(
+    run: &Run<'_>,
+    b: u32,
+    group: &[&Job<'_>],
+    original: &MapWeights,
+    current: &MapWeights,
+    streams: &Streams,
+    control: &Control<'_>,
+) -> Result<Stats> {
+    let mut stats = Stats::default();
+    for kind in [StreamKind::Reference, StreamKind::Quantized] {
+        let keys = group.iter().flat_map(|job| {
+            run.needs(job.pass).inputs.iter().filter(|(_, s)| *s == kind).map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
+        });
+        let collector = Collector::new(kind, keys);
+        if collector.last_port().is_none() {
+            continue;
+        }
+        let stream = streams.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))?;
+        let weights = if kind == StreamKind::Reference { original } else { current };
+        let block = run.model().block(b, weights)?;
+        stats.extend(collect(&*block, stream, run.device(), collector, control)?);
+    }
+    Ok(stats)
+}
+
+/// Rounds the sites of a group, all at once, and puts what they became into the block.
+pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, result: &mut BlockResult) -> Result<()> {
+    let rounded: Vec<(Tensor, Vec<(TensorDecl, Vec<u8>)>, SiteReport)> =
+        group.par_iter().map(|job| round_site(run, job, stats, &result.weights)).collect::<Result<_>>()?;
+    for (job, (weight, tensors, report)) in group.iter().zip(rounded) {
+        result.weights.insert(job.linear.site, Part::Weight, weight);
+        result.tensors.extend(tensors);
+        result.sites.push(report);
+    }
+    Ok(())
+}
+
+fn round_site(
+    run: &Run<'_>,
+    job: &Job<'_>,
+    stats: &Stats,
+    weights: &MapWeights,
+) -> Result<(Tensor, Vec<(TensorDecl, Vec<u8>)>, SiteReport)> {
+    let site = job.linear.site;
+    let algorithm = run.algorithm(job.pass);
+    let weight = weights.get(site, Part::Weight)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    with_slice::<f32, _>(&weight, |w| {
+        let cx = SiteContext {
+            linear: job.linear,
+            weight: w,
+            spec: job.spec,
+            observer: job.observer,
+            stats,
+            stream: run.stream(),
+            seed: run.plan().harness.seed,
+        };
+        let rounded = rounded_or_fallback(run, algorithm, &cx).map_err(|e| e.within(format!("`{site}`")))?;
+        check(&rounded, job)?;
+        let mut decoded = Vec::new();
+        decode(&job.spec.grid, &rounded.params, &rounded.codes, 0..job.linear.shape.0, rounded.group_index.as_deref(), &mut decoded);
+        let gram = cx.gram().ok();
+        let report = SiteReport {
+            site: site.to_string(),
+            algo: run.plan().passes[job.pass].algo.clone(),
+            weight_error: weight_error(w, &decoded),
+            output_error: gram.map(|g| output_error(w, &decoded, g)),
+            events: rounded.events.clone(),
+        };
+        let tensors = encode_site(job.native, &rounded).tensors;
+        let tensor = Tensor::from_vec(decoded, job.linear.shape, &Device::Cpu)?.to_device(run.device())?;
+        Ok((tensor, tensors, report))
+    })
+}
+
+/// Rounds, or applies the run's policy to what cannot be solved: the original weight to nearest, with the event recorded.
+fn rounded_or_fallback(run: &Run<'_>, algorithm: &dyn PtqAlgorithm, cx: &SiteContext<'_>) -> Result<Rounded> {
+    let Stage::Round(round) = algorithm.stage() else {
+        return Err(Error::internal("a pass of the round phase has another stage"));
+    };
+    match round.round(cx) {
+        Err(e) if e.kind() == crate::error::ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {
+            let mut rounded = cx.nearest()?;
+            rounded.events.push(Event::Fallback { reason: e.to_string() });
+            Ok(rounded)
+        }
+        other => other,
+    }
+}
+
+/// What every rounding has to satisfy, whoever made it.
+fn check(rounded: &Rounded, job: &Job<'_>) -> Result<()> {
+    let (lo, hi) = job.spec.grid.limits();
+    let broken = |what: String| Err(Error::new(crate::error::ErrorKind::Plugin, "plugin::contract", format!("`{}`: {what}", job.linear.site)));
+    if rounded.codes.data.len() != job.linear.shape.0 * job.linear.shape.1 {
+        return broken(format!("{} codes for {:?}", rounded.codes.data.len(), job.linear.shape));
+    }
+    if rounded.codes.lo != lo || rounded.codes.data.iter().any(|c| i32::from(*c) > hi - lo) {
+        return broken("a code lies outside the grid".to_owned());
+    }
+    if let Some(s) = rounded.params.scale.iter().find(|s| !s.is_finite() || **s == 0.0) {
+        return broken(format!("a scale is {s}"));
+    }
+    Ok(())
+}
+
+fn weight_error(w: &[f32], decoded: &[f32]) -> f64 {
+    let (error, norm) = w.iter().zip(decoded).fold((0.0, 0.0), |(e, n), (a, b)| {
+        let d = f64::from(a - b);
+        (e + d * d, n + f64::from(*a) * f64::from(*a))
+    });
+    if norm > 0.0 { (error / norm).sqrt() } else { 0.0 }
+}
+
+/// `√(tr ΔHΔᵀ / tr WHWᵀ)` from the lower triangle `L` (diagonal `D`) of `H`: `tr MHMᵀ = 2·⟨ML, M⟩ − ⟨MD, M⟩`.
+fn output_error(w: &[f32], decoded: &[f32], gram: &Arc<Gram>) -> f64 {
+    let n = gram.n;
+    let delta: Vec<f32> = w.iter().zip(decoded).map(|(a, b)| a - b).collect();
+    let energy = |m: &[f32]| -> f64 {
+        const ROWS: usize = 32;
+        let parts: Vec<f64> = m
+            .par_chunks(ROWS * n)
+            .map(|m| {
+                let mut product = vec![0.0; m.len()];
+                gemm((m.len() / n, n, n), 0.0, &mut product, n, m, Transpose::No, n, &gram.lower, Transpose::No, n);
+                let mut sum = 0.0;
+                for (m, p) in m.chunks_exact(n).zip(product.chunks_exact(n)) {
+                    for (j, (m, p)) in m.iter().zip(p).enumerate() {
+                        let m = f64::from(*m);
+                        sum += m * (2.0 * f64::from(*p) - m * f64::from(gram.lower[j * n + j]));
+                    }
+                }
+                sum
+            })
+            .collect();
+        parts.iter().sum()
+    };
+    let norm = energy(w);
+    if norm > 0.0 { (energy(&delta).max(0.0) / norm).sqrt() } else { 0.0 }
+}

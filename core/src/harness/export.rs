@@ -1,0 +1,193 @@
+//! From native shards to the finished output directory.
+//!
+//! Weight files are written under their final names while `config.json` is absent, which keeps OUT from looking loadable; the index and
+//! then `config.json` are renamed into place last.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::journal::Journal;
+use super::report::{Progress, SiteReport};
+use super::run::{Control, Mode, Run, same_plan};
+use super::sweep::interrupted;
+use crate::checkpoint::native::NativeReader;
+use crate::checkpoint::{SafetensorsWriter, replace_file};
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+
+/// Files that a run writes itself; never taken for the user's.
+const RECORD: &str = "qfw.json";
+
+/// Makes OUT ready. `Some` if it is finished already under this very plan.
+pub(super) fn prepare(out: &Path, mode: Mode, plan: &Plan) -> Result<Option<Vec<SiteReport>>> {
+    if out.exists() && !out.is_dir() {
+        return Err(Error::config("run::output", format!("`{}` is a file", out.display())).hint("give a directory"));
+    }
+    let empty = !out.exists() || std::fs::read_dir(out).map_err(|e| Error::io(out, "list", e))?.next().is_none();
+    let finished = out.join("config.json").exists() && !out.join(".qfw").exists();
+    match mode {
+        Mode::Fresh if !empty => {
+            let hint = if out.join(".qfw").exists() { "`--resume` goes on with the unfinished run; " } else { "" };
+            return Err(Error::config("run::output", format!("`{}` is not empty", out.display()))
+                .hint(format!("{hint}`--overwrite` replaces what is there")));
+        }
+        Mode::Resume if finished => {
+            let path = out.join(RECORD);
+            let unknown = || Error::config("run::output", format!("`{}` holds a checkpoint that this program did not make", out.display())).hint("choose another output directory");
+            let text = std::fs::read(&path).map_err(|_| unknown())?;
+            let record: Value = serde_json::from_slice(&text).map_err(|_| unknown())?;
+            let there: Plan = serde_json::from_value(record["plan"].clone()).map_err(|_| unknown())?;
+            same_plan(&there, plan)?;
+            let sites = serde_json::from_value(record["sites"].clone()).map_err(|_| unknown())?;
+            return Ok(Some(sites));
+        }
+        Mode::Overwrite if !empty => clear(out)?,
+        _ => {}
+    }
+    std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create", e))?;
+    Ok(None)
+}
+
+/// Removes what an earlier run wrote. A directory that no run wrote is not touched.
+fn clear(out: &Path) -> Result<()> {
+    let ours = out.join(RECORD).exists() || out.join(".qfw").exists();
+    if !ours {
+        return Err(Error::config("run::output", format!("`{}` was not written by this program, and is not overwritten", out.display()))
+            .hint("empty it yourself, or choose another output directory"));
+    }
+    for entry in std::fs::read_dir(out).map_err(|e| Error::io(out, "list", e))? {
+        let path = entry.map_err(|e| Error::io(out, "list", e))?.path();
+        let removed = if path.is_dir() {
+            if path.ends_with(".qfw") || path.ends_with("native") { std::fs::remove_dir_all(&path) } else { Ok(()) }
+        } else {
+            std::fs::remove_file(&path)
+        };
+        removed.map_err(|e| Error::io(&path, "remove", e))?;
+    }
+    Ok(())
+}
+
+/// Writes the containers, the record, the model card and the side files, and removes the work directory.
+pub(super) fn finish(out: &Path, journal: &Journal, run: &Run<'_>, start: Instant, sites: &Vec<SiteReport>, control: &Control<'_>) -> Result<()> {
+    let plan = run.plan();
+    let native = reader(journal, run);
+    let several = plan.output.formats.len() > 1;
+    let provenance: BTreeMap<String, String> =
+        [("qfw_version", plan.qfw.clone()), ("qfw_plan", plan.signature())].into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let mut last = Vec::new();
+    for format in &plan.output.formats {
+        if control.cancelled() {
+            return Err(interrupted());
+        }
+        control.report(Progress::Export { format: format.clone() });
+        let dir = if several { out.join(format) } else { out.to_owned() };
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create", e))?;
+        let container = run.registry().container(format)?.container;
+        let decls = container.declare(&native)?;
+        let mut writer = SafetensorsWriter::create(&dir, "model", &decls, plan.output.max_shard, &provenance)?;
+        container.write(&native, &mut writer)?;
+        let (_, index) = writer.finish()?;
+        copy_side_files(run, &dir)?;
+        let config = with_quantization(&run.checkpoint().config, container.quantization_config(plan)?)?;
+        last.push((dir, index, config));
+    }
+    replace_file(&out.join(RECORD), &record(run, sites)?)?;
+    replace_file(&out.join("README.md"), card(run, sites).as_bytes())?;
+    replace_file(&out.join("qfw-run.jsonl"), run_log(start).as_bytes())?;
+    if plan.output.keep_native {
+        let kept = out.join("native");
+        std::fs::create_dir_all(&kept).map_err(|e| Error::io(&kept, "create", e))?;
+        for shard in shard_files(journal) {
+            let to = kept.join(shard.file_name().unwrap_or_default());
+            std::fs::copy(&shard, &to).map_err(|e| Error::io(&to, "copy to", e))?;
+        }
+    }
+    for (dir, index, config) in last {
+        if let Some(index) = index {
+            replace_file(&dir.join("model.safetensors.index.json"), index.as_bytes())?;
+        }
+        replace_file(&dir.join("config.json"), config.as_bytes())?;
+    }
+    std::fs::remove_dir_all(journal.dir()).map_err(|e| Error::io(journal.dir(), "remove", e))
+}
+
+fn reader(journal: &Journal, run: &Run<'_>) -> NativeReader {
+    let mut shards = BTreeMap::new();
+    for entry in journal.blocks() {
+        for site in &entry.sites {
+            if let Some(native) = run.natives().iter().find(|n| n.site == site.site) {
+                shards.insert(native.module.clone(), journal.shard(entry.block));
+            }
+        }
+    }
+    NativeReader::new(Arc::clone(run.model().weights.tensors()), run.natives().to_vec(), shards)
+}
+
+fn shard_files(journal: &Journal) -> Vec<PathBuf> {
+    journal.blocks().iter().filter(|b| b.shard.is_some()).map(|b| journal.shard(b.block)).collect()
+}
+
+fn copy_side_files(run: &Run<'_>, dir: &Path) -> Result<()> {
+    let checkpoint = run.checkpoint();
+    for file in &checkpoint.side_files {
+        let (from, to) = (checkpoint.path.join(file), dir.join(file));
+        let bytes = std::fs::read(&from).map_err(|e| Error::io(&from, "read", e))?;
+        replace_file(&to, &bytes)?;
+    }
+    for (name, text) in &checkpoint.made_files {
+        replace_file(&dir.join(name), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The source's configuration with every key, order and spelling kept, and `quantization_config` added or replaced.
+fn with_quantization(config: &Value, quantization: Value) -> Result<String> {
+    let mut config = config.clone();
+    let map = config.as_object_mut().ok_or_else(|| Error::input("checkpoint::bad-config", "config.json is not an object"))?;
+    map.insert("quantization_config".to_owned(), quantization);
+    Ok(serde_json::to_string_pretty(&config).map_err(|e| Error::internal(e.to_string()))? + "\n")
+}
+
+/// The deterministic record of the run.
+fn record(run: &Run<'_>, sites: &Vec<SiteReport>) -> Result<Vec<u8>> {
+    let plan = run.plan();
+    let value = json!({ "qfw": plan.qfw, "signature": plan.signature(), "plan": plan, "sites": sites });
+    let mut text = serde_json::to_vec_pretty(&value).map_err(|e| Error::internal(e.to_string()))?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// The model card: deterministic too.
+fn card(run: &Run<'_>, sites: &[SiteReport]) -> String {
+    let plan = run.plan();
+    let mut text = String::from("---\ntags:\n- quantized\n- qfw\n---\n\n# Quantized checkpoint\n\n");
+    let bits = plan.bits_per_weight().unwrap_or(0.0);
+    let passes: Vec<&str> = plan.passes.iter().map(|p| p.algo.as_str()).collect();
+    let _ = writeln!(text, "Made with qfw {} by {} from a `{}` model: {} linear layers, {bits:.2} bits per quantized weight.\n", plan.qfw, passes.join(", "), plan.model_type, sites.len());
+    let _ = writeln!(text, "```text\n{plan}```\n");
+    text.push_str("`qfw.json` holds the whole plan and the error of every layer.\n");
+    text
+}
+
+/// What is outside the guarantee: time and machine.
+fn run_log(start: Instant) -> String {
+    let date = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    json!({ "unix_time": date, "seconds": start.elapsed().as_secs_f64(), "threads": rayon::current_num_threads() }).to_string() + "\n"
+}
+
+/// Bytes of all weight files under OUT.
+pub(super) fn weight_bytes(out: &Path) -> Result<u64> {
+    let mut total = 0;
+    for entry in std::fs::read_dir(out).map_err(|e| Error::io(out, "list", e))? {
+        let path = entry.map_err(|e| Error::io(out, "list", e))?.path();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            total += std::fs::metadata(&path).map_err(|e| Error::io(&path, "read", e))?.len();
+        }
+    }
+    Ok(total)
+}

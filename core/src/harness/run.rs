@@ -1,0 +1,314 @@
+//! A whole run: from a plan and a model to a finished checkpoint.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+
+use super::block::{BlockResult, Job, Streams, quantize, round_group};
+use super::export;
+use super::journal::{BlockEntry, Journal, different, hash_file};
+use super::report::{Progress, Summary};
+use super::stream::Stream;
+use super::sweep::{for_each_window, interrupted, propagate};
+use crate::algorithm::{Needs, PtqAlgorithm};
+use crate::checkpoint::native::{NativeSite, write_shard};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::model::{Flow, MapWeights, Model, Nothing, WeightSource};
+use crate::observer::Observer;
+use crate::plan::{Plan, Propagate, Resolved};
+use crate::registry::Registry;
+use crate::scheme::QuantSpec;
+use crate::statistic::{Collector, StatKey, Stats, Stream as StreamKind};
+use crate::topology::{Linear, Part};
+
+/// What to do with what is in the output directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It has to be empty or missing.
+    Fresh,
+    /// Go on with unfinished work; a finished result under the same plan is fine as it is.
+    Resume,
+    /// Replace it.
+    Overwrite,
+}
+
+/// How a run talks to whoever started it.
+pub struct Control<'a> {
+    progress: &'a (dyn Fn(Progress) + Sync),
+    cancel: &'a AtomicBool,
+}
+
+impl<'a> Control<'a> {
+    /// Progress goes to `progress`; setting `cancel` stops the run in a resumable state.
+    pub fn new(progress: &'a (dyn Fn(Progress) + Sync), cancel: &'a AtomicBool) -> Self {
+        Self { progress, cancel }
+    }
+
+    pub(super) fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn report(&self, p: Progress) {
+        (self.progress)(p);
+    }
+}
+
+/// A run, ready to go.
+pub struct Run<'a> {
+    registry: &'a Registry,
+    checkpoint: &'a Checkpoint,
+    model: &'a Model,
+    resolved: &'a Resolved,
+    windows: &'a [Vec<u32>],
+    device: Device,
+    spill: bool,
+    observers: BTreeMap<String, Box<dyn Observer>>,
+    natives: Vec<NativeSite>,
+}
+
+impl<'a> Run<'a> {
+    /// Prepares a run. `windows` are the calibration ids (empty if no pass needs any); `spill` keeps the streams on disk.
+    ///
+    /// # Errors
+    /// If an observer of the plan is unknown.
+    pub fn new(
+        registry: &'a Registry,
+        checkpoint: &'a Checkpoint,
+        model: &'a Model,
+        resolved: &'a Resolved,
+        windows: &'a [Vec<u32>],
+        device: Device,
+        spill: bool,
+    ) -> Result<Self> {
+        let natives = resolved.plan.native_sites();
+        let mut observers = BTreeMap::new();
+        for site in &natives {
+            let (observer, _) = registry.build_observer(&site.spec.observer.id, &site.spec.observer.options)?;
+            observers.insert(site.site.clone(), observer);
+        }
+        Ok(Self { registry, checkpoint, model, resolved, windows, device, spill, observers, natives })
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Whatever stops it; what was finished stays, and [`Mode::Resume`] goes on from there.
+    pub fn execute(&self, out: &Path, mode: Mode, control: &Control<'_>) -> Result<Summary> {
+        let start = Instant::now();
+        if let Some(sites) = export::prepare(out, mode, self.plan())? {
+            return Ok(Summary { sites, seconds: 0.0, bytes: export::weight_bytes(out)?, already_done: true });
+        }
+        let mut journal = Journal::open(out, self.plan(), mode == Mode::Resume)?;
+        self.blocks(&mut journal, control)?;
+        let sites = journal.blocks().iter().flat_map(|b| b.sites.iter().cloned()).collect();
+        export::finish(out, &journal, self, start, &sites, control)?;
+        Ok(Summary { sites, seconds: start.elapsed().as_secs_f64(), bytes: export::weight_bytes(out)?, already_done: false })
+    }
+
+    fn blocks(&self, journal: &mut Journal, control: &Control<'_>) -> Result<()> {
+        let total = self.plan().blocks;
+        let done = journal.blocks().len() as u32;
+        for entry in journal.blocks() {
+            if let Some(hash) = &entry.shard
+                && hash_file(&journal.shard(entry.block))? != *hash
+            {
+                let path = journal.shard(entry.block);
+                return Err(Error::input("resume::damaged", format!("`{}` is not what the journal says was written", path.display()))
+                    .hint("start over with `--overwrite`"));
+            }
+        }
+        if done > 0 {
+            control.report(Progress::Resumed { done: done.min(total), total });
+        }
+        if done > total {
+            return Ok(());
+        }
+        let streams = self.streams(journal, done, control)?;
+        for b in done..total {
+            self.one_block(b, journal, &streams, control)?;
+        }
+        self.head(journal, &streams, control)
+    }
+
+    fn one_block(&self, b: u32, journal: &mut Journal, streams: &Streams, control: &Control<'_>) -> Result<()> {
+        let (start, total) = (Instant::now(), self.plan().blocks);
+        if control.cancelled() {
+            return Err(interrupted());
+        }
+        control.report(Progress::Block { block: b, total });
+        let original = self.model.load_block(b)?;
+        let result = quantize(self, b, &original, streams, control)?;
+        // Nobody reads the streams behind the last block unless the head is rounded too.
+        if b + 1 < total || !self.head_jobs().is_empty() {
+            control.report(Progress::Step { name: "propagate" });
+            for (kind, weights) in [(StreamKind::Reference, &original), (StreamKind::Quantized, &result.weights)] {
+                if let Some(stream) = streams.get(kind) {
+                    propagate(&*self.model.block(b, weights)?, stream, &self.device, control)?;
+                }
+            }
+        }
+        drop(original);
+        control.report(Progress::Step { name: "write" });
+        let sites = result.sites.clone();
+        self.record(b, result, journal, streams)?;
+        control.report(Progress::BlockDone { done: b + 1, total, seconds: start.elapsed().as_secs_f64(), sites });
+        Ok(())
+    }
+
+    /// Shard, streams, journal, in this order, each durable before the next; then what they replace is removed.
+    fn record(&self, b: u32, result: BlockResult, journal: &mut Journal, streams: &Streams) -> Result<()> {
+        let shard = if result.tensors.is_empty() {
+            None
+        } else {
+            let path = journal.shard(b);
+            write_shard(&path, result.tensors)?;
+            Some(hash_file(&path)?)
+        };
+        let mut hashes = BTreeMap::new();
+        if b < self.plan().blocks {
+            for (name, stream) in streams.named() {
+                hashes.insert(name.to_owned(), stream.save(&journal.stream(name, b + 1))?);
+            }
+        }
+        journal.finish_block(BlockEntry { block: b, shard, streams: hashes, sites: result.sites })?;
+        for (name, _) in streams.named() {
+            let old = journal.stream(name, b);
+            if old.exists() {
+                std::fs::remove_file(&old).map_err(|e| Error::io(&old, "remove", e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The streams behind `done` blocks: embedded anew at the start, read back otherwise.
+    fn streams(&self, journal: &Journal, done: u32, control: &Control<'_>) -> Result<Streams> {
+        let none = Streams { reference: None, quantized: None };
+        if self.windows.is_empty() {
+            return Ok(none);
+        }
+        let (reference, quantized) = match self.plan().harness.propagate {
+            Propagate::Reference => (true, false),
+            Propagate::Quantized => (false, true),
+            Propagate::Both => (true, true),
+        };
+        let make = |name: &str| -> Result<Stream> {
+            let spill = journal.dir().join(format!("spill-{name}.f32"));
+            let lengths = self.windows.iter().map(Vec::len).collect();
+            let stream = Stream::new(lengths, self.model.dims.hidden, self.spill.then_some(spill.as_path()))?;
+            match journal.blocks().last() {
+                None => self.embed(&stream, control)?,
+                Some(entry) => {
+                    let hash = entry.streams.get(name).ok_or_else(|| Error::internal("the journal lacks a stream"))?;
+                    stream.load(&journal.stream(name, done), hash)?;
+                }
+            }
+            Ok(stream)
+        };
+        Ok(Streams {
+            reference: if reference { Some(make("reference")?) } else { None },
+            quantized: if quantized { Some(make("quantized")?) } else { None },
+        })
+    }
+
+    fn embed(&self, stream: &Stream, control: &Control<'_>) -> Result<()> {
+        let edges = self.model.edges()?;
+        for_each_window(stream.windows(), control, |i| stream.set(i, &edges.embed(&self.windows[i], 0, &mut Nothing)?.x))
+    }
+
+    /// Rounds the head, where the plan asks for it. Its entry follows the blocks'.
+    fn head(&self, journal: &mut Journal, streams: &Streams, control: &Control<'_>) -> Result<()> {
+        let jobs = self.head_jobs();
+        let Some(job) = jobs.first() else { return Ok(()) };
+        let edges = self.model.edges()?;
+        let mut stats = Stats::default();
+        for kind in [StreamKind::Reference, StreamKind::Quantized] {
+            let keys = self.needs(job.pass).inputs.iter().filter(|(_, s)| *s == kind).map(|(k, s)| StatKey {
+                port: job.linear.input,
+                kind: *k,
+                stream: *s,
+            });
+            let collector = Collector::new(kind, keys);
+            let (Some(stream), Some(_)) = (streams.get(kind), collector.last_port()) else { continue };
+            for_each_window(stream.windows(), control, |i| {
+                edges.finish(Flow::new(stream.get(i, &self.device)?), &mut collector.window(i))?;
+                Ok(())
+            })?;
+            stats.extend(collector.finish(stream.windows())?);
+        }
+        let mut weights = MapWeights::default();
+        let weight: Tensor = self.model.weights.get(job.linear.site, Part::Weight)?;
+        weights.insert(job.linear.site, Part::Weight, weight);
+        let mut result = BlockResult { weights, tensors: Vec::new(), sites: Vec::new() };
+        round_group(self, &jobs.iter().collect::<Vec<_>>(), &stats, &mut result)?;
+        self.record(self.plan().blocks, result, journal, streams)
+    }
+
+    fn head_jobs(&self) -> Vec<Job<'_>> {
+        self.jobs_where(|l| l.site.block.is_none())
+    }
+
+    /// The sites of block `b` that are to be rounded, in order of execution.
+    pub(super) fn jobs(&self, b: u32) -> Vec<Job<'_>> {
+        self.jobs_where(|l| l.site.block == Some(b))
+    }
+
+    fn jobs_where(&self, keep: impl Fn(&Linear) -> bool) -> Vec<Job<'_>> {
+        let mut jobs = Vec::new();
+        for linear in self.model.topology.linears.iter().filter(|l| keep(l)) {
+            let name = linear.site.to_string();
+            let (Some(native), Some(observer)) = (self.natives.iter().find(|n| n.site == name), self.observers.get(&name)) else { continue };
+            let spec: &QuantSpec = &native.spec;
+            let pass = self.plan().passes.iter().position(|p| p.phase == crate::algorithm::Phase::Round && p.sites.contains(&name));
+            if let Some(pass) = pass {
+                jobs.push(Job { linear, spec, native, observer: &**observer, pass });
+            }
+        }
+        jobs
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.resolved.plan
+    }
+
+    pub(super) fn model(&self) -> &Model {
+        self.model
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        self.registry
+    }
+
+    pub(super) fn checkpoint(&self) -> &Checkpoint {
+        self.checkpoint
+    }
+
+    pub(super) fn natives(&self) -> &[NativeSite] {
+        &self.natives
+    }
+
+    pub(super) fn needs(&self, pass: usize) -> &Needs {
+        &self.resolved.needs[pass]
+    }
+
+    pub(super) fn algorithm(&self, pass: usize) -> &dyn PtqAlgorithm {
+        &*self.resolved.algorithms[pass]
+    }
+
+    /// The stream statistics are taken on by default.
+    pub(super) fn stream(&self) -> StreamKind {
+        if self.plan().harness.propagate == Propagate::Reference { StreamKind::Reference } else { StreamKind::Quantized }
+    }
+}
+
+/// Refuses a plan other than the one a finished OUT was made under.
+pub(super) fn same_plan(there: &Plan, here: &Plan) -> Result<()> {
+    if there.signature() == here.signature() { Ok(()) } else { Err(different(there, here)) }
+}

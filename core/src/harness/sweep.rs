@@ -1,0 +1,84 @@
+//! Running every window of a stream through a block.
+//!
+//! Windows are taken in order by as many workers as the pool has threads; each runs one window with single-threaded kernels. At most
+//! one window per thread is in flight, and nothing a window computes depends on the others.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_core::Device;
+
+use super::run::Control;
+use super::stream::Stream;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Block, Flow, Nothing, Span};
+use crate::statistic::{Collector, Stats};
+use crate::topology::Port;
+
+/// Calls `f` for `0..n`, in parallel, in order of start. Stops at the first error, or when cancelled.
+pub(super) fn for_each_window(n: usize, control: &Control<'_>, f: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let workers = rayon::current_num_threads().min(n).max(1);
+    rayon::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|_| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= n || stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let result = if control.cancelled() { Err(interrupted()) } else { f(i) };
+                    if let Err(e) = result {
+                        stop.store(true, Ordering::Relaxed);
+                        if let Ok(mut slot) = failed.lock()
+                            && slot.as_ref().is_none_or(|(first, _)| i < *first)
+                        {
+                            *slot = Some((i, e));
+                        }
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    match failed.into_inner() {
+        Ok(None) => Ok(()),
+        Ok(Some((_, e))) => Err(e),
+        Err(_) => Err(Error::internal("a thread panicked during a sweep")),
+    }
+}
+
+/// The error of a run that was asked to stop.
+pub(super) fn interrupted() -> Error {
+    Error::new(ErrorKind::Interrupted, "interrupted", "interrupted")
+        .hint("finished blocks are kept; run the same command with `--resume` to go on")
+}
+
+/// Runs every window up to the last port `collector` wants, and returns the statistics.
+pub(super) fn collect(block: &dyn Block, stream: &Stream, device: &Device, collector: Collector, control: &Control<'_>) -> Result<Stats> {
+    let Some(last) = collector.last_port() else { return Ok(Stats::default()) };
+    let span = Span::until(stop_after(last));
+    for_each_window(stream.windows(), control, |i| {
+        let flow = Flow::new(stream.get(i, device)?);
+        block.run(span, flow, &mut collector.window(i))?;
+        Ok(())
+    })?;
+    collector.finish(stream.windows())
+}
+
+/// Sweeps stop at the places blocks can stop at; a port between two of them is reached by running to the next.
+fn stop_after(port: Port) -> Port {
+    use crate::topology::PortName as P;
+    const STOPS: [P; 8] = [P::BlockIn, P::AttnIn, P::Ctx, P::OOut, P::MlpIn, P::DownIn, P::DownOut, P::BlockOut];
+    STOPS.into_iter().find(|s| *s >= port.name).unwrap_or(P::BlockOut).into()
+}
+
+/// Replaces every window by its image under the block.
+pub(super) fn propagate(block: &dyn Block, stream: &Stream, device: &Device, control: &Control<'_>) -> Result<()> {
+    for_each_window(stream.windows(), control, |i| {
+        let out = block.run(Span::BLOCK, Flow::new(stream.get(i, device)?), &mut Nothing)?;
+        stream.set(i, &out.x)
+    })
+}

@@ -1,0 +1,86 @@
+//! How much memory a run takes, by term, and what does not fit.
+//!
+//! `peak = base + 2 blocks (f32) + streams + statistics + solver scratch + working windows`.
+
+use std::fmt;
+
+use super::resolved::{Plan, Propagate, Sequence};
+use crate::algorithm::Needs;
+use crate::model::Dims;
+use crate::statistic::StatKind;
+use crate::topology::Topology;
+
+/// Bytes by term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Budget {
+    /// Code, allocator, tables.
+    pub base: u64,
+    /// The block under work: its weights as loaded, and as they are replaced.
+    pub blocks: u64,
+    /// Hidden states of all windows, per stream kept in memory.
+    pub streams: u64,
+    /// Statistics of a wave, partial sums included.
+    pub statistics: u64,
+    /// Scratch of the solvers.
+    pub scratch: u64,
+    /// Activations of the windows in flight.
+    pub windows: u64,
+    /// Whether the streams go to disk to stay within the limit.
+    pub spill: bool,
+}
+
+impl Budget {
+    /// The terms of a plan run on `threads` threads under `limit` bytes.
+    pub fn of(plan: &Plan, topology: &Topology, dims: &Dims, needs: &[Needs], threads: usize, limit: u64) -> Self {
+        let largest_block = (0..topology.blocks)
+            .map(|b| topology.block_params(b).map(|p| p.shape.iter().product::<usize>() as u64).sum::<u64>() * 4)
+            .max()
+            .unwrap_or(0);
+        let (windows, length) = plan.calibration.as_ref().map_or((0, 0), |c| (c.samples as u64, c.seq_len as u64));
+        let grams: Vec<u64> = if needs.iter().any(|n| n.inputs.iter().any(|(kind, _)| *kind == StatKind::Gram)) {
+            topology.parallel_groups(0).iter().map(|g| (g[0].shape.1 as u64).pow(2) * 4).collect()
+        } else {
+            Vec::new()
+        };
+        let at_once =
+            if plan.harness.sequence == Sequence::Layer { grams.iter().max().copied().unwrap_or(0) } else { grams.iter().sum::<u64>() };
+        // Partial sums of the tree over windows: one per level, and one under construction per thread.
+        let partial = u64::from(windows.max(1).ilog2() + 1) + threads as u64;
+        let kept = if plan.harness.propagate == Propagate::Both { 2 } else { 1 };
+        let streams = kept * windows * length * dims.hidden as u64 * 4;
+        let widest = (3 * dims.ffn + 4 * dims.hidden) as u64;
+        let in_flight = if windows == 0 { 0 } else { threads as u64 * (length * widest * 4 + 64 * length * 4) };
+        let scratch = needs.iter().map(|n| n.scratch_bytes).max().unwrap_or(0) * (threads as u64).min(2);
+        let mut budget = Self {
+            base: 60 << 20,
+            blocks: 2 * largest_block,
+            streams,
+            statistics: at_once * partial.max(1),
+            scratch,
+            windows: in_flight,
+            spill: false,
+        };
+        if budget.total() > limit {
+            budget.spill = true;
+        }
+        budget
+    }
+
+    /// Their sum; streams on disk do not count.
+    pub fn total(&self) -> u64 {
+        self.base + self.blocks + if self.spill { 0 } else { self.streams } + self.statistics + self.scratch + self.windows
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        write!(f, "{:.0} MiB = base {:.0} + blocks {:.0}", mib(self.total()), mib(self.base), mib(self.blocks))?;
+        if self.spill {
+            write!(f, " + streams on disk ({:.0})", mib(self.streams))?;
+        } else {
+            write!(f, " + streams {:.0}", mib(self.streams))?;
+        }
+        write!(f, " + statistics {:.0} + solver {:.0} + windows {:.0}", mib(self.statistics), mib(self.scratch), mib(self.windows))
+    }
+}

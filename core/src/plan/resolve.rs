@@ -1,0 +1,357 @@
+//! From raw configuration to the resolved plan: every site's scheme, the passes in order, and refusals before any weight is read.
+
+use super::raw::{RawConvention, RawOnFailure, RawPropagate, RawSequence, RawTiming};
+use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
+use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Propagate, Sequence};
+use super::select::Selector;
+use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm};
+use crate::checkpoint::formats::Verdict;
+use crate::error::{Error, Result};
+use crate::registry::Registry;
+use crate::scheme::{Convention, FloatKind, Granularity, ObserverChoice, QuantSpec, Timing};
+use crate::statistic::Stream;
+use crate::topology::{Linear, Topology};
+
+/// What the planner has to know of the model.
+pub struct ModelFacts<'a> {
+    /// `model_type`.
+    pub model_type: &'a str,
+    /// What it is made of.
+    pub topology: &'a Topology,
+    /// Hash of configuration and headers.
+    pub hash: String,
+    /// The float type in which a module's weight is stored; scales are stored in it too.
+    pub stored: &'a dyn Fn(&Linear) -> FloatKind,
+}
+
+/// The plan and the algorithms it names, ready to run.
+pub struct Resolved {
+    /// The plan.
+    pub plan: Plan,
+    /// One per pass of the plan.
+    pub algorithms: Vec<Box<dyn PtqAlgorithm>>,
+    /// What each of them needs.
+    pub needs: Vec<Needs>,
+    /// Things worth telling, such as passes that were reordered.
+    pub notes: Vec<String>,
+}
+
+/// Resolves `raw` for a model. `sorted` says the passes came from a plain list of names, which is sorted by phase; passes written out in
+/// a file keep their order, and an inversion is an error.
+///
+/// # Errors
+/// Everything that cannot work: unknown names, selectors that match nothing, combinations that no container holds.
+pub fn resolve(
+    raw: &RawRun,
+    registry: &Registry,
+    model: &ModelFacts<'_>,
+    calibration: Option<CalibrationPlan>,
+    sorted: bool,
+) -> Result<Resolved> {
+    refuse_unsupported(raw)?;
+    let linears: Vec<&Linear> = model.topology.linears.iter().collect();
+    let specs = site_specs(raw, registry, model, &linears)?;
+    let mut notes = Vec::new();
+    let order = pass_order(raw, registry, sorted, &mut notes)?;
+    let sites: Vec<PlannedSite> = linears
+        .iter()
+        .zip(&specs)
+        .map(|(l, spec)| PlannedSite {
+            site: l.site.to_string(),
+            module: l.module.clone(),
+            shape: l.shape,
+            transposed: l.transposed,
+            weights: spec.clone(),
+        })
+        .collect();
+    let propagate = match raw.harness.propagate {
+        None | Some(RawPropagate::Quantized) => Propagate::Quantized,
+        Some(RawPropagate::Reference) => Propagate::Reference,
+        Some(RawPropagate::Both) => Propagate::Both,
+    };
+    let stream = if propagate == Propagate::Reference { Stream::Reference } else { Stream::Quantized };
+    let (mut passes, mut algorithms, mut needs) = (Vec::new(), Vec::new(), Vec::new());
+    for raw_pass in order {
+        let record = registry.algorithm(&raw_pass.algo)?;
+        let options = serde_json::to_value(&raw_pass.options).map_err(|e| Error::internal(e.to_string()))?;
+        let (algorithm, options) = registry.build_algorithm(&raw_pass.algo, &options)?;
+        let chosen = pass_sites(raw_pass, &linears, &specs)?;
+        let cx = PlanContext { topology: model.topology, sites: &chosen, stream };
+        let need = algorithm.needs(&cx)?;
+        passes.push(PlannedPass {
+            group_index: need.group_index,
+            algo: record.id.to_owned(),
+            phase: record.phase,
+            version: record.version.to_owned(),
+            options,
+            sites: chosen.iter().map(|l| l.site.to_string()).collect(),
+        });
+        algorithms.push(algorithm);
+        needs.push(need);
+    }
+    one_round_per_site(&sites, &passes)?;
+    let plan = Plan {
+        version: 1,
+        qfw: env!("CARGO_PKG_VERSION").to_owned(),
+        model_type: model.model_type.to_owned(),
+        model_hash: model.hash.clone(),
+        blocks: model.topology.blocks,
+        sites,
+        passes,
+        calibration,
+        harness: HarnessPlan {
+            sequence: if raw.harness.sequence == RawSequence::Layer { Sequence::Layer } else { Sequence::Block },
+            propagate,
+            on_failure: if raw.harness.on_failure == RawOnFailure::Error { Failure::Error } else { Failure::Rtn },
+            seed: raw.calibration.seed,
+            device: raw.harness.device.clone(),
+            instructions: crate::numeric::instructions(),
+        },
+        output: OutputPlan {
+            formats: raw.output.format.clone(),
+            max_shard: raw.output.max_shard.bytes(),
+            keep_native: raw.output.keep_native,
+        },
+    };
+    for format in &plan.output.formats {
+        match registry.container(format)?.container.accepts(&plan) {
+            Verdict::Exact => {}
+            Verdict::Changes(what) => notes.push(format!("`{format}` changes the result: {what}")),
+            Verdict::Refused(error) => return Err(error.within(format!("output format `{format}`"))),
+        }
+    }
+    Ok(Resolved { plan, algorithms, needs, notes })
+}
+
+/// Whether any pass of `raw` reads activations.
+///
+/// # Errors
+/// If an algorithm is unknown.
+pub fn needs_calibration(raw: &RawRun, registry: &Registry) -> Result<bool> {
+    raw.passes.iter().try_fold(false, |any, p| Ok(any || !registry.algorithm(&p.algo)?.weight_only))
+}
+
+fn refuse_unsupported(raw: &RawRun) -> Result<()> {
+    let s = &raw.scheme;
+    let later = [
+        ("inputs", &s.inputs),
+        ("outputs", &s.outputs),
+        ("queries", &s.queries),
+        ("keys", &s.keys),
+        ("values", &s.values),
+        ("probs", &s.probs),
+        ("embed", &s.embed),
+    ];
+    for (key, spec) in later {
+        if matches!(spec, Some(RawSpec::Quant(_))) {
+            return Err(Error::plan("plan::unsupported", format!("`scheme.{key}` asks to quantize activations, the cache or embeddings"))
+                .hint("this version quantizes the weights of linear layers; leave the key out or set it to \"keep\""));
+        }
+    }
+    for o in &raw.overrides {
+        let changed = [&o.inputs, &o.outputs, &o.queries, &o.keys, &o.values, &o.probs];
+        if changed.iter().any(|c| matches!(c, Some(RawSpecChange::Change(_)))) {
+            return Err(Error::plan("plan::unsupported", format!("override `{}` quantizes something other than weights", o.selector))
+                .hint("this version quantizes the weights of linear layers"));
+        }
+    }
+    if let Some(target) = &raw.output.target {
+        return Err(Error::plan("plan::unsupported", format!("`output.target` is `{target}`, but this version has no rules for engines"))
+            .hint("leave `--target` out"));
+    }
+    Ok(())
+}
+
+/// The resolved spec of each linear: the scheme, then `skip`, then overrides in order; the last match wins.
+fn site_specs(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>, linears: &[&Linear]) -> Result<Vec<Option<QuantSpec>>> {
+    let head = raw.scheme.head.as_ref();
+    let mut raws: Vec<Option<RawQuant>> = linears
+        .iter()
+        .map(|l| match (l.site.block.is_none(), head, &raw.scheme.weights) {
+            (true, Some(RawSpec::Quant(q)), _) => Some(q.clone()),
+            (true, Some(RawSpec::Keep), _) => None,
+            (_, _, Some(RawSpec::Quant(q))) => Some(q.clone()),
+            _ => None,
+        })
+        .collect();
+    for text in &raw.scheme.skip {
+        let selector = Selector::new(text)?;
+        let mut hits = usize::from(selector.matches_embedding());
+        for (raw, l) in raws.iter_mut().zip(linears) {
+            if selector.matches(l) {
+                hits += 1;
+                *raw = None;
+            }
+        }
+        if hits == 0 {
+            return Err(selector.unmatched("`scheme.skip` entry", linears));
+        }
+    }
+    for o in &raw.overrides {
+        let selector = Selector::new(&o.selector)?;
+        let mut hits = 0;
+        for (raw_spec, l) in raws.iter_mut().zip(linears) {
+            if !selector.matches(l) {
+                continue;
+            }
+            hits += 1;
+            match &o.weights {
+                Some(RawSpecChange::Keep) => *raw_spec = None,
+                Some(RawSpecChange::Change(change)) => *raw_spec = Some(changed(raw_spec.as_ref(), change, raw, &o.selector)?),
+                None => {}
+            }
+        }
+        if hits == 0 && !o.allow_empty {
+            return Err(selector.unmatched("override", linears));
+        }
+        if let Some(expected) = o.expect.filter(|e| *e != hits) {
+            return Err(Error::config(
+                "config::unmatched-selector",
+                format!("override `{}` matches {hits} sites, not the {expected} expected", o.selector),
+            )
+            .hint("change the selector or `expect`"));
+        }
+    }
+    if model.topology.tied_head
+        && let Some((_, l)) = raws.iter().zip(linears).find(|(r, l)| r.is_some() && l.site.block.is_none())
+    {
+        return Err(Error::plan(
+            "plan::tied-head",
+            format!("`{}` shares its tensor with the embedding, and cannot be quantized alone", l.site),
+        )
+        .hint("add \"head\" to `scheme.skip`"));
+    }
+    let auto: Vec<(usize, u32)> = raws
+        .iter()
+        .zip(linears)
+        .filter_map(|(r, l)| match r.as_ref()?.granularity {
+            RawGranularity::Group(RawGroup::Auto(n)) => Some((l.shape.1, n.get())),
+            _ => None,
+        })
+        .collect();
+    raws.iter().zip(linears).map(|(r, l)| r.as_ref().map(|r| spec(r, registry, l, &auto, (model.stored)(l))).transpose()).collect()
+}
+
+/// The fields of an override over what the site has, or over the scheme where the site was skipped.
+fn changed(base: Option<&RawQuant>, change: &RawQuantChange, raw: &RawRun, selector: &str) -> Result<RawQuant> {
+    let scheme = match &raw.scheme.weights {
+        Some(RawSpec::Quant(q)) => Some(q),
+        _ => None,
+    };
+    let mut q = match (base.or(scheme), &change.format) {
+        (Some(q), _) => q.clone(),
+        (None, Some(format)) => RawQuant::new(format),
+        (None, None) => {
+            return Err(Error::config(
+                "config::invalid",
+                format!("override `{selector}` names no format, and the scheme has none to change"),
+            )
+            .hint("add `format = \"int4\"` to the override"));
+        }
+    };
+    q.apply(change);
+    Ok(q)
+}
+
+fn spec(raw: &RawQuant, registry: &Registry, l: &Linear, auto: &[(usize, u32)], stored: FloatKind) -> Result<QuantSpec> {
+    let refuse = |message: String, hint: &str| Err(Error::plan("plan::unsupported", format!("`{}`: {message}", l.site)).hint(hint));
+    let format = registry.format(&raw.format)?;
+    let convention = match raw.convention {
+        RawConvention::PowB1 => Convention::PowB1,
+        RawConvention::PowB1m1 => Convention::PowB1m1,
+        RawConvention::HalfRange => Convention::HalfRange,
+        RawConvention::Narrow => Convention::Narrow,
+        RawConvention::SignedFull => Convention::SignedFull,
+    };
+    if raw.timing == RawTiming::Dynamic {
+        return refuse("weights cannot be quantized dynamically".to_owned(), "leave `timing` out, or set it to \"static\"");
+    }
+    let granularity = match raw.granularity {
+        RawGranularity::Tensor => Granularity::Tensor,
+        RawGranularity::Channel => Granularity::Channel,
+        RawGranularity::Group(RawGroup::Exact(n)) => Granularity::Group(n.get()),
+        RawGranularity::Group(RawGroup::Auto(_)) => Granularity::Group(auto_group(auto)),
+        RawGranularity::Block([r, c]) => Granularity::Block(r.get(), c.get()),
+        RawGranularity::Token | RawGranularity::Head => {
+            return refuse("weights have no tokens or heads".to_owned(), "use tensor, channel or group");
+        }
+    };
+    let options = serde_json::to_value(&raw.range.options).map_err(|e| Error::internal(e.to_string()))?;
+    let (_, options) = registry.build_observer(&raw.range.id, &options)?;
+    Ok(QuantSpec {
+        format: format.id().to_owned(),
+        bits: format.bits(),
+        grid: format.grid(raw.symmetric, convention)?,
+        granularity,
+        symmetric: raw.symmetric,
+        convention,
+        observer: ObserverChoice { id: raw.range.id.clone(), options },
+        timing: Timing::Static,
+        min_threshold: raw.min_threshold as f32,
+        scale_kind: stored,
+    })
+}
+
+/// `auto:N`: the largest power of two up to `N` that divides the input channels of every site that asks for it.
+fn auto_group(sites: &[(usize, u32)]) -> u32 {
+    let limit = sites.iter().map(|(_, n)| *n).min().unwrap_or(1);
+    let mut group = 1 << limit.ilog2();
+    while group > 1 && sites.iter().any(|(cols, _)| cols % group as usize != 0) {
+        group /= 2;
+    }
+    group
+}
+
+fn pass_order<'a>(raw: &'a RawRun, registry: &Registry, sorted: bool, notes: &mut Vec<String>) -> Result<Vec<&'a super::raw::RawPass>> {
+    let mut order: Vec<(Phase, &super::raw::RawPass)> =
+        raw.passes.iter().map(|p| Ok((registry.algorithm(&p.algo)?.phase, p))).collect::<Result<_>>()?;
+    if let Some(pair) = order.windows(2).find(|pair| pair[1].0 < pair[0].0) {
+        if !sorted {
+            let message = format!("`{}` ({}) cannot follow `{}` ({})", pair[1].1.algo, pair[1].0, pair[0].1.algo, pair[0].0);
+            return Err(Error::plan("plan::phase-order", message)
+                .hint("move its `[[pass]]` up, or use `--algo` with a list, which is sorted by phase"));
+        }
+        order.sort_by_key(|(phase, _)| *phase);
+        notes.push(format!("passes sorted by phase: {}", order.iter().map(|(_, p)| p.algo.as_str()).collect::<Vec<_>>().join(", ")));
+    }
+    Ok(order.into_iter().map(|(_, p)| p).collect())
+}
+
+fn pass_sites<'a>(pass: &super::raw::RawPass, linears: &[&'a Linear], specs: &[Option<QuantSpec>]) -> Result<Vec<&'a Linear>> {
+    let chosen = pass.selector.as_deref().map(Selector::new).transpose()?;
+    let skipped: Vec<Selector> = pass.skip.iter().map(|s| Selector::new(s)).collect::<Result<_>>()?;
+    for s in chosen.iter().chain(&skipped) {
+        if !linears.iter().any(|l| s.matches(l)) {
+            return Err(s.unmatched(&format!("pass `{}`: selector", pass.algo), linears));
+        }
+    }
+    Ok(linears
+        .iter()
+        .zip(specs)
+        .filter(|(l, spec)| spec.is_some() && chosen.as_ref().is_none_or(|c| c.matches(l)) && !skipped.iter().any(|s| s.matches(l)))
+        .map(|(l, _)| *l)
+        .collect())
+}
+
+fn one_round_per_site(sites: &[PlannedSite], passes: &[PlannedPass]) -> Result<()> {
+    let rounds: Vec<&PlannedPass> = passes.iter().filter(|p| p.phase == Phase::Round).collect();
+    for s in sites.iter().filter(|s| s.weights.is_some()) {
+        let names: Vec<&str> = rounds.iter().filter(|p| p.sites.contains(&s.site)).map(|p| p.algo.as_str()).collect();
+        match names.len() {
+            1 => {}
+            0 => {
+                return Err(Error::plan("plan::no-round", format!("`{}` is to be quantized, but no pass rounds it", s.site))
+                    .hint("add a pass such as `--algo rtn` or `--algo gptq`"));
+            }
+            _ => {
+                return Err(Error::plan("plan::two-rounds", format!("`{}` would be rounded by {}", s.site, names.join(" and ")))
+                    .hint("keep one of them, or give each its own sites with `match`"));
+            }
+        }
+    }
+    if sites.iter().all(|s| s.weights.is_none()) && !rounds.is_empty() {
+        return Err(Error::plan("plan::nothing-selected", "no site is selected to be quantized")
+            .hint("set `scheme.weights`, for example with `--preset w4a16`, and look at `scheme.skip`"));
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! The resolved plan: plain data, immutable, printable, and what a resumed run is compared with.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::algorithm::Phase;
+use crate::checkpoint::native::NativeSite;
+use crate::scheme::QuantSpec;
+
+/// Which activations travel from block to block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Propagate {
+    /// Those of the original model.
+    Reference,
+    /// Those of the model quantized so far.
+    Quantized,
+    /// Both.
+    Both,
+}
+
+/// What is rounded between two collecting sweeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sequence {
+    /// All sites of a block at once.
+    Block,
+    /// One parallel group after the other, each on activations that have seen the rounding of the groups before it.
+    Layer,
+}
+
+/// What happens to a site that an algorithm cannot solve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// It is rounded to nearest, and the event is recorded.
+    Rtn,
+    /// The run stops.
+    Error,
+}
+
+/// One linear of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PlannedSite {
+    /// Role path.
+    pub site: String,
+    /// Stored name of the module.
+    pub module: String,
+    /// Output and input channels.
+    pub shape: (usize, usize),
+    /// The source stores the transpose.
+    pub transposed: bool,
+    /// What it becomes; `None` keeps it.
+    pub weights: Option<QuantSpec>,
+}
+
+/// One pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PlannedPass {
+    /// Id of the algorithm.
+    pub algo: String,
+    /// Its phase.
+    pub phase: Phase,
+    /// Version of its crate.
+    pub version: String,
+    /// Its options, defaults filled in.
+    pub options: Value,
+    /// Its groups do not run in storage order.
+    pub group_index: bool,
+    /// Role paths of the sites it works on.
+    pub sites: Vec<String>,
+}
+
+/// The calibration data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CalibrationPlan {
+    /// Windows.
+    pub samples: usize,
+    /// Tokens per window.
+    pub seq_len: usize,
+    /// Tokens in all.
+    pub tokens: usize,
+    /// Hash of the sampled ids.
+    pub hash: String,
+    /// Seed of the sampling.
+    pub seed: u64,
+}
+
+/// How the block loop runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct HarnessPlan {
+    /// Order inside a block.
+    pub sequence: Sequence,
+    /// Streams kept.
+    pub propagate: Propagate,
+    /// On unsolvable sites.
+    pub on_failure: Failure,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Device kind.
+    pub device: String,
+    /// Instruction set of the kernels; results of different ones may differ in the last bits.
+    pub instructions: String,
+}
+
+/// What is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct OutputPlan {
+    /// Container ids.
+    pub formats: Vec<String>,
+    /// Largest shard in bytes.
+    pub max_shard: u64,
+    /// Whether the native shards stay.
+    pub keep_native: bool,
+}
+
+/// Everything that decides the bytes of the result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Plan {
+    /// Version of this structure.
+    pub version: u32,
+    /// Version of the program.
+    pub qfw: String,
+    /// `model_type`.
+    pub model_type: String,
+    /// Hash of the source checkpoint's configuration and headers.
+    pub model_hash: String,
+    /// Decoder blocks.
+    pub blocks: u32,
+    /// Every linear, in order of execution.
+    pub sites: Vec<PlannedSite>,
+    /// Passes, in order.
+    pub passes: Vec<PlannedPass>,
+    /// The calibration data, where a pass needs any.
+    pub calibration: Option<CalibrationPlan>,
+    /// How the block loop runs.
+    pub harness: HarnessPlan,
+    /// What is written.
+    pub output: OutputPlan,
+}
+
+impl Plan {
+    /// Hash of the whole plan.
+    pub fn signature(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        blake3::hash(&text).to_hex().to_string()
+    }
+
+    /// The sites that will be quantized, as the native form records them.
+    pub fn native_sites(&self) -> Vec<NativeSite> {
+        self.sites
+            .iter()
+            .filter_map(|s| {
+                Some(NativeSite {
+                    site: s.site.clone(),
+                    module: s.module.clone(),
+                    shape: s.shape,
+                    transposed: s.transposed,
+                    spec: s.weights.clone()?,
+                })
+            })
+            .collect()
+    }
+
+    /// Dotted paths at which two plans differ, with both values.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (a, b) = (serde_json::to_value(self).unwrap_or_default(), serde_json::to_value(other).unwrap_or_default());
+        let mut out = Vec::new();
+        differ("", &a, &b, &mut out);
+        out
+    }
+
+    /// Average bits per quantized weight, scales and zero points included; `None` if nothing is quantized.
+    pub fn bits_per_weight(&self) -> Option<f64> {
+        let (mut bits, mut count) = (0.0, 0.0);
+        for s in &self.sites {
+            if let Some(spec) = &s.weights {
+                let n = (s.shape.0 * s.shape.1) as f64;
+                bits += n * spec.bits_per_weight(s.shape.0, s.shape.1);
+                count += n;
+            }
+        }
+        (count > 0.0).then(|| bits / count)
+    }
+}
+
+fn differ(path: &str, a: &Value, b: &Value, out: &mut Vec<String>) {
+    let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            for (key, x) in a {
+                differ(&join(key), x, b.get(key).unwrap_or(&Value::Null), out);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (i, (x, y)) in a.iter().zip(b).enumerate() {
+                differ(&join(&i.to_string()), x, y, out);
+            }
+        }
+        _ if a == b => {}
+        _ => out.push(format!("{path}: {} there, {} here", brief(a), brief(b))),
+    }
+}
+
+fn brief(v: &Value) -> String {
+    let text = v.to_string();
+    if text.chars().count() <= 60 { text } else { format!("{}…", text.chars().take(57).collect::<String>()) }
+}
+
+impl fmt::Display for Plan {
+    /// A table of sites grouped by what they share, the passes, the calibration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "model         {} ({} blocks)", self.model_type, self.blocks)?;
+        writeln!(f, "sites")?;
+        let mut rows: Vec<(String, String, usize, String)> = Vec::new();
+        for s in &self.sites {
+            let role = s.site.splitn(3, '.').nth(2).filter(|_| s.site.starts_with("blocks.")).unwrap_or(&s.site).to_owned();
+            let what = s.weights.as_ref().map_or_else(|| "keep".to_owned(), ToString::to_string);
+            let shape = format!("{}x{}", s.shape.0, s.shape.1);
+            match rows.iter_mut().find(|r| r.0 == role && r.1 == shape && r.3 == what) {
+                Some(row) => row.2 += 1,
+                None => rows.push((role, shape, 1, what)),
+            }
+        }
+        for (role, shape, count, what) in rows {
+            writeln!(f, "  {role:<12} {shape:>12}  ×{count:<4} {what}")?;
+        }
+        for (i, p) in self.passes.iter().enumerate() {
+            writeln!(
+                f,
+                "{} {} ({}) on {} sites  {}",
+                if i == 0 { "passes       " } else { "             " },
+                p.algo,
+                p.phase,
+                p.sites.len(),
+                p.options
+            )?;
+        }
+        match &self.calibration {
+            Some(c) => writeln!(f, "calibration   {} windows of {} tokens, ids {}", c.samples, c.seq_len, &c.hash[..c.hash.len().min(12)])?,
+            None => writeln!(f, "calibration   none needed")?,
+        }
+        writeln!(f, "order         sequence {}, propagate {}", serde_plain(&self.harness.sequence), serde_plain(&self.harness.propagate))?;
+        if let Some(bits) = self.bits_per_weight() {
+            writeln!(f, "weights       {bits:.2} bits each with scales and zero points")?;
+        }
+        writeln!(f, "output        {}", self.output.formats.join(", "))
+    }
+}
+
+fn serde_plain<T: Serialize>(x: &T) -> String {
+    serde_json::to_value(x).ok().and_then(|v| v.as_str().map(ToOwned::to_owned)).unwrap_or_default()
+}
