@@ -184,7 +184,7 @@ mod tests {
     use candle_core::quantized::{GgmlDType, QStorage, QTensor};
     use candle_core::{DType, Device};
 
-    use super::super::types::GgmlType;
+    use super::super::ggml_type::GgmlType;
     use super::*;
 
     /// Every format against candle's decoder on the same random bytes: candle's is written independently of ours.

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::ggml_type::GgmlType;
 use super::metadata::{List, Metadata, Value};
-use super::types::GgmlType;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Elements that a metadata list may have; vocabularies, the longest lists there are, stay far below.

@@ -6,13 +6,13 @@
 
 mod config;
 mod dequantize;
+mod ggml_type;
 mod header;
 mod metadata;
 mod names;
 mod pre_tokenizer;
 mod shape;
 mod tokenizer;
-mod types;
 mod view;
 
 #[cfg(test)]
@@ -28,10 +28,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use config::ROPE_FACTORS;
+pub use ggml_type::GgmlType;
 pub use header::{GgufFile, StoredTensor};
 pub use metadata::{List, Metadata, Value};
 pub use tokenizer::{chat_template, tokenizer_config, tokenizer_json};
-pub use types::GgmlType;
 pub use view::GgufTensors;
 
 use super::Checkpoint;

@@ -8,10 +8,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::ggml_type;
 use super::header::{GgufFile, StoredTensor};
 use super::names::{Architecture, Layout};
 use super::shape::Sizes;
-use super::types;
 use crate::checkpoint::{StoredDtype, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
 
@@ -143,7 +143,7 @@ impl GgufTensors {
         let format = entry.stored.format;
         let decode = format.decode.ok_or_else(|| {
             Error::input("gguf::format", format!("numbers of format {} cannot be read", format.name))
-                .hint(format!("readable are {}; give a file in one of these, best the original in F16 or BF16", types::decodable()))
+                .hint(format!("readable are {}; give a file in one of these, best the original in F16 or BF16", ggml_type::decodable()))
         })?;
         let part = Part { stored: &entry.stored, decode };
         let mut scratch = Scratch::default();
@@ -226,7 +226,7 @@ impl TensorSource for GgufTensors {
 #[derive(Clone, Copy)]
 struct Part<'a> {
     stored: &'a StoredTensor,
-    decode: types::Decode,
+    decode: ggml_type::Decode,
 }
 
 #[derive(Default)]
