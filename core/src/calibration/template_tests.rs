@@ -2,12 +2,12 @@ use serde_json::json;
 
 use super::*;
 
-/// The shape of ChatML templates: indented blocks, of which trimming must leave nothing.
+/// Expected texts of this and the next are what Jinja2 with trimmed blocks renders. The shape of ChatML templates: indented blocks, of which trimming must leave nothing but the line feed after each message.
 const CHATML: &str = "{% for message in messages %}
     {% if loop.first and messages[0]['role'] != 'system' %}
-        {{- '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}
+        {{- '<|im_start|>system\\nBe brief.<|im_end|>' }}
     {% endif %}
-    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
+    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}
 {% endfor %}
 {% if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}

@@ -48,7 +48,10 @@ fn stored_rows_refuse_what_they_cannot_give() {
     assert_eq!(error(None, Some(16), Bos::None), "`seq-len` is 16, but row 0 of the stored ids has 8 tokens");
     assert_eq!(error(Some(0), None, Bos::None), "`samples` is 0");
     assert_eq!(error(None, None, Bos::Document), "`bos = \"document\"` needs text: stored token ids have no documents");
-    assert_eq!(error(Some(2), None, Bos::Sequence), "`bos = \"sequence\"`, but row 1 of the stored ids does not start with the BOS token");
+    assert_eq!(error(Some(2), None, Bos::Sequence), "`bos = \"sequence\"`, but row 0 of the stored ids does not start with the BOS token");
+    // Rows that bring the token are taken as they are.
+    let with_bos = Corpus::Ids(vec![vec![5, 1], vec![5, 2]]);
+    assert_eq!(sample_windows(&with_bos, Some(&fixture()), &spec(None, None, Bos::Sequence)).unwrap().ids, [[5, 1], [5, 2]]);
 }
 
 #[test]
