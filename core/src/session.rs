@@ -139,7 +139,11 @@ fn calibrate(raw: &RawRun, opened: &Opened) -> Result<Windows> {
     let c = &raw.calibration;
     let path = Path::new(&c.source);
     if c.source.is_empty() || !path.exists() {
-        let what = if c.source.is_empty() { "no calibration data was given".to_owned() } else { format!("there is no calibration file `{}`", c.source) };
+        let what = if c.source.is_empty() {
+            "no calibration data was given".to_owned()
+        } else {
+            format!("there is no calibration file `{}`", c.source)
+        };
         return Err(Error::config("calibration::no-data", format!("{what}, and a pass reads activations"))
             .hint("give a text or token file with `--data FILE` (.txt, .jsonl, .parquet, .safetensors, .npy)"));
     }

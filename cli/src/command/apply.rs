@@ -17,7 +17,9 @@ pub(crate) fn run(a: &RunArgs) -> Result<()> {
     let registry = Registry::linked()?;
     let session = plan::open(a, &registry)?;
     let Some(out) = session.raw.output.path.clone() else {
-        return Err(Error::config("config::missing", "no output directory was given").hint("add `-o OUT`, or `output.path` to the configuration"));
+        return Err(
+            Error::config("config::missing", "no output directory was given").hint("add `-o OUT`, or `output.path` to the configuration")
+        );
     };
     let mode = match (session.raw.harness.resume, a.overwrite) {
         (_, true) => Mode::Overwrite,
@@ -55,17 +57,8 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
         say(&format!("`{out}` is finished already, under this very plan"));
         return Ok(());
     }
-    say(&format!(
-        "{} layers quantized in {}, peak memory {}",
-        summary.sites.len(),
-        duration(summary.seconds),
-        size(peak_rss())
-    ));
-    say(&format!(
-        "`{out}`: {}, {:.2} bits per quantized weight with scales",
-        size(summary.bytes),
-        plan.bits_per_weight().unwrap_or(0.0)
-    ));
+    say(&format!("{} layers quantized in {}, peak memory {}", summary.sites.len(), duration(summary.seconds), size(peak_rss())));
+    say(&format!("`{out}`: {}, {:.2} bits per quantized weight with scales", size(summary.bytes), plan.bits_per_weight().unwrap_or(0.0)));
     events(&summary.sites);
     let mut worst: Vec<_> = summary.sites.iter().collect();
     worst.sort_by(|a, b| error_of(b).total_cmp(&error_of(a)).then(a.site.cmp(&b.site)));

@@ -15,7 +15,8 @@ pub(crate) fn run(a: &Generate) -> Result<()> {
     let registry = Registry::linked()?;
     let opened = Opened::open(&a.model, &registry)?;
     let tokenizer = opened.tokenizer()?.ok_or_else(|| {
-        Error::input("data::no-tokenizer", format!("`{}` has no tokenizer.json", a.model.display())).hint("put the tokenizer beside the weights")
+        Error::input("data::no-tokenizer", format!("`{}` has no tokenizer.json", a.model.display()))
+            .hint("put the tokenizer beside the weights")
     })?;
     if !(a.top_p > 0.0 && a.top_p <= 1.0) || a.temperature < 0.0 {
         return Err(Error::config("config::invalid", "`--top-p` must be above 0 and at most 1, and `--temperature` not negative"));

@@ -24,8 +24,7 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
         bytes += info.byte_len();
     }
     let quantization = &checkpoint.config["quantization_config"];
-    let record: Option<serde_json::Value> =
-        std::fs::read(a.path.join("qfw.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let record: Option<serde_json::Value> = std::fs::read(a.path.join("qfw.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
     if a.json {
         return say_json(&json!({
             "path": a.path, "model_type": checkpoint.config["model_type"], "tensors": names.len(), "elements": elements, "bytes": bytes,

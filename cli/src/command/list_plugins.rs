@@ -14,7 +14,9 @@ pub(crate) fn run(a: &ListPlugins) -> Result<()> {
         kinds.dedup();
         if !kinds.contains(&kind.as_str()) {
             let nearest = qfw_core::error::did_you_mean(kind, kinds.iter().copied());
-            return Err(Error::config("registry::unknown", format!("unknown kind `{kind}`{nearest}")).hint(format!("kinds: {}", kinds.join(", "))));
+            return Err(
+                Error::config("registry::unknown", format!("unknown kind `{kind}`{nearest}")).hint(format!("kinds: {}", kinds.join(", ")))
+            );
         }
         list.retain(|l| l.kind == kind);
     }

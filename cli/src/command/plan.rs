@@ -74,9 +74,8 @@ fn layers(a: &RunArgs) -> Result<Layers> {
     if a.strict {
         layers = layers.set("harness.on-failure", "error", "--strict");
     }
-    let number = |n: u64, flag: &str| {
-        i64::try_from(n).map_err(|_| Error::config("config::invalid", format!("`{flag}` is {n}, which is too large")))
-    };
+    let number =
+        |n: u64, flag: &str| i64::try_from(n).map_err(|_| Error::config("config::invalid", format!("`{flag}` is {n}, which is too large")));
     if let Some(n) = a.threads {
         layers = layers.set("harness.threads", number(n as u64, "--threads")?, "--threads");
     }
