@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use qfw_core::{Error, Result};
 use serde::Deserialize;
@@ -114,6 +114,10 @@ fn missing(root: &Path, test: &str) -> Option<String> {
     let Some((file, name)) = test.rsplit_once("::") else {
         return Some(format!("`{test}` is not of the form `path/from/the/root.rs::test_name`"));
     };
+    // Joined to the root, a path that is absolute or climbs would prove things with somebody else's file.
+    if !Path::new(file).components().all(|part| matches!(part, Component::Normal(_))) {
+        return Some(format!("`{file}` leads out of the workspace"));
+    }
     match std::fs::read_to_string(root.join(file)) {
         Err(error) => Some(format!("cannot read `{file}`: {error}")),
         Ok(text) if tests(&text).contains(name) => None,
@@ -178,6 +182,9 @@ mod tests {
                 .contains(&"row S1: `tests/src/features.rs` has no `#[test] fn nothing` that is not ignored".to_owned())
         );
         assert!(named("no/file.rs::x").iter().any(|p| p.starts_with("row S1: cannot read `no/file.rs`: ")));
+        for outside in ["../else.rs", "/else.rs", "tests/../../else.rs"] {
+            assert!(named(&format!("{outside}::x")).contains(&format!("row S1: `{outside}` leads out of the workspace")));
+        }
         let this = "tests/src/features.rs::problems_name_the_row_and_the_reason";
         assert!(!named(this).iter().any(|p| p.starts_with("row S1:")));
     }

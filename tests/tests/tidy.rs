@@ -37,14 +37,26 @@ fn is_test_file(path: &Path) -> bool {
     })
 }
 
-/// Numbered lines that ship: without comments, and without the test module, which is last in a file.
-fn shipped(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines: Vec<&str> = text.lines().collect();
-    let tests = lines
-        .windows(2)
-        .position(|pair| pair[0].trim() == "#[cfg(test)]" && pair[1].trim_start().starts_with("mod ") && pair[1].ends_with('{'));
-    let end = tests.unwrap_or(lines.len());
-    lines.into_iter().take(end).enumerate().map(|(i, line)| (i + 1, line)).filter(|(_, line)| !line.trim_start().starts_with("//"))
+/// Numbered lines that ship: without comments, and without items under `#[cfg(test)]`, wherever in the file they are.
+///
+/// It leans on rustfmt: an item ends at the first line of its own indentation that closes a brace.
+fn shipped(text: &str) -> Vec<(usize, &str)> {
+    let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line));
+    let mut kept = Vec::new();
+    while let Some((number, line)) = lines.next() {
+        let code = line.trim_start();
+        if code == "#[cfg(test)]" {
+            let indent = &line[..line.len() - code.len()];
+            let item = lines.by_ref().map(|(_, line)| line).find(|line| !line.trim_start().starts_with("#["));
+            if item.is_some_and(|item| !item.ends_with([';', '}'])) {
+                let closes = |line: &str| line.strip_prefix(indent).is_some_and(|rest| rest == "}" || rest == "};");
+                lines.by_ref().find(|(_, line)| closes(line));
+            }
+        } else if !code.starts_with("//") {
+            kept.push((number, line));
+        }
+    }
+    kept
 }
 
 /// Fails with every offence, so that one run shows all.
@@ -56,7 +68,7 @@ fn nothing(offences: &[String], rule: &str) {
 fn offending_core_lines(offends: impl Fn(&str) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources(is_core_source).iter().filter(|source| !is_test_file(&source.path)) {
-        let lines = shipped(&source.text).filter(|(_, line)| offends(line));
+        let lines = shipped(&source.text).into_iter().filter(|(_, line)| offends(line));
         found.extend(lines.map(|(number, line)| format!("{}:{number}: {}", source.path.display(), line.trim())));
     }
     found
@@ -71,6 +83,15 @@ fn plugins() -> Vec<PathBuf> {
     plugins.sort();
     assert!(!plugins.is_empty(), "no plugin crate found");
     plugins
+}
+
+/// Every dependency of a manifest: to run, to test and to build, on any platform.
+fn dependencies(manifest: &toml::Table) -> Vec<(&str, &toml::Value)> {
+    let platforms = manifest.get("target").and_then(toml::Value::as_table);
+    let tables = platforms.into_iter().flat_map(|t| t.values()).filter_map(toml::Value::as_table).chain([manifest]);
+    let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
+    let lists = tables.flat_map(|table| kinds.iter().filter_map(|kind| table.get(*kind)?.as_table()));
+    lists.flatten().map(|(key, value)| (key.as_str(), value)).collect()
 }
 
 fn folder_name(path: &Path) -> String {
@@ -116,45 +137,54 @@ fn plugins_depend_on_core_only() {
     let mut found = Vec::new();
     for plugin in plugins() {
         let table = manifest(&plugin);
-        let dependencies = table.get("dependencies").and_then(toml::Value::as_table).cloned().unwrap_or_default();
-        for (name, value) in &dependencies {
-            let local = ours.contains(name.as_str()) || value.get("path").is_some();
+        for (key, value) in dependencies(&table) {
+            let name = value.get("package").and_then(toml::Value::as_str).unwrap_or(key);
+            let local = ours.contains(name) || value.get("path").is_some();
             if local && name != "qfw-core" {
                 found.push(format!("{} depends on {name}", folder_name(&plugin)));
             }
         }
-        if !dependencies.contains_key("qfw-core") {
+        if table.get("dependencies").and_then(|d| d.get("qfw-core")).is_none() {
             found.push(format!("{} does not depend on qfw-core", folder_name(&plugin)));
         }
     }
     nothing(&found, "of this workspace a plugin depends on qfw-core and nothing else");
 }
 
+/// Lines of core that may hold an algorithm's id in quotes: file, what stands on the line, and why it is no algorithm there.
+const NOT_AN_ALGORITHM: [(&str, &str, &str); 2] = [
+    ("core/src/evaluate/perplexity.rs", "(\"gptq\", Self::Gptq)", "a protocol of perplexity, named after the paper that set it"),
+    ("core/src/plan/section.rs", "protocol: \"gptq\"", "that protocol as the default"),
+];
+
 #[test]
 fn core_knows_no_algorithm() {
-    let plugins = plugins();
-    let ids: Vec<String> = plugins.iter().map(|path| folder_name(path)).filter(|name| !name.starts_with("export-")).collect();
-    let names_one = |line: &str| {
-        let squeezed: String = line.split_whitespace().collect();
-        ids.iter().any(|id| [format!("\"{id}\"=>"), format!("\"{id}\"|"), format!("==\"{id}\"")].iter().any(|arm| squeezed.contains(arm)))
-    };
-    assert!(names_one("    \"gptq\" => 1,"), "the scan sees a match arm");
-    nothing(&offending_core_lines(names_one), "core branches on no algorithm's id");
+    let ids: Vec<String> = plugins().iter().map(|path| folder_name(path)).filter(|name| !name.starts_with("export-")).collect();
+    let mut found = offending_core_lines(|line| ids.iter().any(|id| line.contains(&format!("\"{id}\""))));
+    for (file, text, why) in NOT_AN_ALGORITHM {
+        let before = found.len();
+        found.retain(|offence| !(offence.starts_with(&format!("{file}:")) && offence.contains(text)));
+        assert!(found.len() < before, "no line of `{file}` holds `{text}` ({why}); drop the exception");
+    }
+    nothing(&found, "core names no algorithm; what it needs to know of one is declared");
 }
 
 #[test]
 fn core_is_silent_and_stays_in_its_process() {
+    // Paths without a parenthesis, so that importing the name is seen too.
     let loud = [
         "println!",
         "eprintln!",
         "print!(",
         "eprint!(",
         "dbg!(",
-        "env::var(",
-        "env::var_os(",
-        "env::vars(",
+        "io::stdout",
+        "io::stderr",
+        "env::var",
+        "env::{",
         "process::exit",
         "process::abort",
+        "process::{",
     ];
     let found = offending_core_lines(|line| loud.iter().any(|call| line.contains(call)));
     nothing(&found, "core does not print, exit or read environment variables; the program around it does");
@@ -163,11 +193,19 @@ fn core_is_silent_and_stays_in_its_process() {
 #[test]
 fn no_file_names_a_machine_path() {
     // Split, so that this file does not find itself.
-    let private = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!(".libr", "ary/")];
+    let private = [
+        concat!("/wo", "rk/"),
+        concat!("/ro", "ot/"),
+        concat!("/ho", "me/"),
+        concat!("/Us", "ers/"),
+        concat!(":\\Us", "ers\\"),
+        concat!(".libr", "ary/"),
+    ];
     // A folder of that name inside a longer path or address is no offence.
     let at_the_start = |text: &str, at: usize| {
         let before = text[..at].chars().next_back();
-        before.is_none_or(|c| !c.is_alphanumeric() && !"_-.}".contains(c))
+        // A drive's letter does come before its colon.
+        text[at..].starts_with(':') || before.is_none_or(|c| !c.is_alphanumeric() && !"_-.}".contains(c))
     };
     let mut found = Vec::new();
     for source in sources(|_| true) {
@@ -186,4 +224,10 @@ fn the_feature_list_holds() {
     let root = workspace::root();
     let problems = Features::read(&root).expect("the list parses").problems(&root);
     nothing(&problems, "`tests/features.toml` claims what is there");
+}
+
+#[test]
+fn only_shipped_lines_are_scanned() {
+    let text = "a\n#[cfg(test)]\n#[path = \"x.rs\"]\nmod x;\nb\n    #[cfg(test)]\n    fn f(\n    ) {\n        }\n    }\n// c\n#[cfg(test)]\nmod y {\n    z\n}\nd\n";
+    assert_eq!(shipped(text), [(1, "a"), (5, "b"), (16, "d")]);
 }
