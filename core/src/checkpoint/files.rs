@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::{SafetensorsWriter, TensorDecl, writer::ContainerWriter};
@@ -42,6 +43,25 @@ pub fn write_small(path: &Path, tensors: Vec<(TensorDecl, Vec<u8>)>) -> Result<(
     writer.finish()?;
     std::fs::rename(dir.join(format!("{temporary}.safetensors")), path).map_err(|e| Error::io(path, "rename into place", e))?;
     sync_dir(dir)
+}
+
+/// Adds name, size and evenly spaced samples of a file. Models that were tuned further from the same one differ in nearly every value,
+/// so that samples tell them apart.
+pub(super) fn hash_samples(path: &Path, hasher: &mut blake3::Hasher) -> Result<()> {
+    const SAMPLES: u64 = 64;
+    const LENGTH: u64 = 4096;
+    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let size = file.metadata().map_err(|e| Error::io(path, "read", e))?.len();
+    // A cached snapshot and its copy elsewhere are the same model, so only the last part of the path counts.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    hasher.update(format!("{name} {size}\n").as_bytes());
+    let mut sample = vec![0; LENGTH.min(size) as usize];
+    for i in 0..SAMPLES {
+        let start = (size - sample.len() as u64) / (SAMPLES - 1) * i;
+        file.read_exact_at(&mut sample, start).map_err(|e| Error::io(path, "read", e))?;
+        hasher.update(&sample);
+    }
+    Ok(())
 }
 
 /// Files of a checkpoint directory that are neither weights nor written anew: tokenizer, templates, code.

@@ -9,8 +9,7 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::{StoredDtype, TensorInfo};
 use crate::error::{Error, Result};
@@ -47,11 +46,7 @@ pub(super) fn read_header(path: &Path) -> Result<Vec<TensorInfo>> {
     }
     let data = 8 + length;
     let mut tensors = Vec::new();
-    for (name, value) in entries.map {
-        if name == "__metadata__" {
-            continue;
-        }
-        let entry: Entry = serde_json::from_value(value).map_err(|e| bad(format!("tensor `{name}`: {e}")))?;
+    for (name, entry) in entries.map {
         let (start, end) = entry.data_offsets;
         if start > end || end > size - data {
             return Err(bad(format!(
@@ -80,6 +75,14 @@ pub(super) fn read_header(path: &Path) -> Result<Vec<TensorInfo>> {
     if let Some(pair) = tensors.windows(2).find(|p| p[1].bytes.start < p[0].bytes.end) {
         return Err(bad(format!("tensors `{}` and `{}` overlap", pair[0].name, pair[1].name)));
     }
+    // The format allows no bytes that belong to no tensor, and its other readers refuse them.
+    let mut covered = data;
+    for (start, end) in tensors.iter().map(|t| (t.bytes.start, t.bytes.end)).chain([(size, size)]) {
+        if start > covered {
+            return Err(bad(format!("bytes {}..{} of its data belong to no tensor", covered - data, start - data)));
+        }
+        covered = end;
+    }
     Ok(tensors)
 }
 
@@ -93,7 +96,7 @@ struct Entry {
 
 /// The header's object, remembering the first key that occurs twice: an ordinary map would silently keep the last.
 struct Entries {
-    map: BTreeMap<String, Value>,
+    map: BTreeMap<String, Entry>,
     duplicate: Option<String>,
 }
 
@@ -109,7 +112,12 @@ impl<'de> Deserialize<'de> for Entries {
 
             fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> std::result::Result<Entries, A::Error> {
                 let mut entries = Entries { map: BTreeMap::new(), duplicate: None };
-                while let Some((key, value)) = access.next_entry::<String, Value>()? {
+                while let Some(key) = access.next_key::<String>()? {
+                    if key == "__metadata__" {
+                        access.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    let value = access.next_value::<Entry>().map_err(|e| A::Error::custom(format!("tensor `{key}`: {e}")))?;
                     if entries.map.insert(key.clone(), value).is_some() {
                         entries.duplicate.get_or_insert(key);
                     }

@@ -7,10 +7,17 @@ mod files;
 pub mod formats;
 pub mod gguf;
 mod header;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod native;
+#[cfg(test)]
+mod reader_tests;
 mod safetensors;
 mod writer;
+#[cfg(test)]
+mod writer_tests;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +30,7 @@ pub use formats::{Container, ContainerRecord, Verdict};
 pub use safetensors::SafetensorsSource;
 pub use writer::{ContainerWriter, SafetensorsWriter, TensorDecl};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, did_you_mean};
 use crate::registry::Registry;
 
 /// The containers of this crate.
@@ -77,6 +84,54 @@ pub trait TensorSource: Send + Sync {
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>>;
 }
 
+impl dyn TensorSource {
+    /// What is known of a tensor that has to be there.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn require(&self, name: &str) -> Result<&TensorInfo> {
+        self.info(name).ok_or_else(|| {
+            let names = self.names();
+            missing_tensor(name, names.iter().map(String::as_str))
+        })
+    }
+
+    /// What is known of a tensor that has to be there and of this shape.
+    ///
+    /// # Errors
+    /// If it is missing or of another shape.
+    pub fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo> {
+        let info = self.require(name)?;
+        if info.shape == shape {
+            return Ok(info);
+        }
+        let message =
+            format!("tensor `{name}` in `{}` has shape {:?}, but config.json asks for {shape:?}", info.file.display(), info.shape);
+        Err(Error::input("checkpoint::wrong-shape", message).hint("does config.json belong to these weights?"))
+    }
+}
+
+fn missing_tensor<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    Error::input("checkpoint::missing-tensor", format!("the checkpoint has no tensor `{name}`{}", did_you_mean(name, known)))
+        .hint("is every shard there, and does config.json belong to these weights?")
+}
+
+/// Refuses weights that are not finite: one NaN spreads through every statistic after it.
+///
+/// # Errors
+/// Names the tensor, the first such value and its index in `values`.
+pub fn check_finite(name: &str, values: &[f32]) -> Result<()> {
+    // All bits of the exponent set; without a branch per value, so that the scan runs at memory speed.
+    const EXPONENT: u32 = 0x7f80_0000;
+    let sound = |piece: &[f32]| !piece.iter().fold(false, |bad, x| bad | (x.to_bits() & EXPONENT == EXPONENT));
+    if values.chunks(4096).all(sound) {
+        return Ok(());
+    }
+    let (i, x) = values.iter().enumerate().find(|(_, x)| !x.is_finite()).unwrap_or((0, &f32::NAN));
+    Err(Error::numeric("checkpoint::not-finite", format!("tensor `{name}` holds {x} at flat index {i}"))
+        .hint("the checkpoint is damaged, or was saved from a diverged run"))
+}
+
 /// A checkpoint on disk: configuration, tensors, and the files beside them.
 pub struct Checkpoint {
     /// Where it is.
@@ -124,6 +179,9 @@ impl Checkpoint {
         };
         let config: Value = serde_json::from_str(&config_text)
             .map_err(|e| Error::input("checkpoint::bad-config", format!("`{}` is not valid JSON: {e}", config_path.display())))?;
+        if !config.is_object() {
+            return Err(Error::input("checkpoint::bad-config", format!("`{}` is not a JSON object", config_path.display())));
+        }
         let tensors = Arc::new(SafetensorsSource::open_dir(path)?);
         let side_files = files::side_files(path)?;
         Ok(Self { path: path.to_owned(), config, config_text, tensors, side_files, made_files: Vec::new() })
@@ -151,17 +209,25 @@ impl Checkpoint {
         .hint(format!("formats that can be read: {}", known.join(", "))))
     }
 
-    /// Hash of everything that identifies the model without reading its weights: configuration, and names, types, shapes and
-    /// positions of all tensors.
-    pub fn content_hash(&self) -> String {
+    /// Hash of what identifies the model, without reading all of it: configuration; names, types, shapes and positions of all tensors;
+    /// size and samples of each file.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn content_hash(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.config_text.as_bytes());
+        let mut files = BTreeSet::new();
         for name in self.tensors.names() {
             if let Some(i) = self.tensors.info(&name) {
                 hasher.update(format!("{name} {:?} {:?} {:?}\n", i.dtype, i.shape, i.bytes).as_bytes());
+                files.insert(&i.file);
             }
         }
-        hasher.finalize().to_hex().to_string()
+        for file in files {
+            files::hash_samples(file, &mut hasher)?;
+        }
+        Ok(hasher.finalize().to_hex().to_string())
     }
 }
 

@@ -1,16 +1,18 @@
 //! Tensors of one or many safetensors shards.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::header::read_header;
-use super::{TensorInfo, TensorSource};
-use crate::error::{Error, Result, did_you_mean};
+use super::{TensorInfo, TensorSource, missing_tensor};
+use crate::error::{Error, Result};
 
 /// The tensors of a set of shards, by name. Files stay open, nothing stays in memory.
 pub struct SafetensorsSource {
@@ -21,7 +23,7 @@ pub struct SafetensorsSource {
 const INDEX: &str = "model.safetensors.index.json";
 
 impl SafetensorsSource {
-    /// The weights in a directory: those the index names, or every `*.safetensors` file if there is no index.
+    /// The weights in a directory: those the index names, else `model.safetensors`, else every `*.safetensors` file.
     ///
     /// # Errors
     /// If there are none, or index and shards disagree.
@@ -41,7 +43,12 @@ impl SafetensorsSource {
             }
         }
         shards.sort();
+        // Others beside it are adapters, or the same weights in another naming.
+        if let Some(single) = shards.iter().find(|s| s.ends_with("model.safetensors")) {
+            return Self::open_files(std::slice::from_ref(single));
+        }
         if !shards.is_empty() {
+            check_numbered(&shards)?;
             return Self::open_files(&shards);
         }
         if let Some(path) = pickled {
@@ -78,15 +85,15 @@ impl SafetensorsSource {
     fn open_indexed(dir: &Path, index: &Path) -> Result<Self> {
         let bad = |what: String| Error::input("checkpoint::bad-index", format!("`{}`: {what}", index.display()));
         let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, "read", e))?;
-        let value: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
-        let map = value.get("weight_map").and_then(Value::as_object).ok_or_else(|| bad("it has no object `weight_map`".to_owned()))?;
+        let parsed: Index = serde_json::from_str(&text).map_err(|e| bad(format!("not a valid index: {e}")))?;
         let mut named: BTreeMap<&str, &str> = BTreeMap::new();
-        for (tensor, file) in map {
-            let file = file.as_str().ok_or_else(|| bad(format!("`weight_map.{tensor}` is not a file name")))?;
-            if Path::new(file).components().count() != 1 || file.contains(['/', '\\']) {
+        for (tensor, file) in &parsed.weight_map.0 {
+            if Path::new(file).file_name().and_then(|n| n.to_str()) != Some(file.as_str()) || file.contains('\\') {
                 return Err(bad(format!("`weight_map.{tensor}` is `{file}`, which is not a plain file name")));
             }
-            named.insert(tensor, file);
+            if named.insert(tensor, file).is_some() {
+                return Err(bad(format!("it lists tensor `{tensor}` twice")));
+            }
         }
         let shards: BTreeSet<&str> = named.values().copied().collect();
         for shard in &shards {
@@ -113,13 +120,62 @@ impl SafetensorsSource {
     }
 
     fn find(&self, name: &str) -> Result<(&TensorInfo, &File)> {
-        let info = self.tensors.get(name).ok_or_else(|| {
-            let nearest = did_you_mean(name, self.tensors.keys().map(String::as_str));
-            Error::input("checkpoint::missing-tensor", format!("the checkpoint has no tensor `{name}`{nearest}"))
-        })?;
+        let info = self.tensors.get(name).ok_or_else(|| missing_tensor(name, self.tensors.keys().map(String::as_str)))?;
         let file = self.files.get(&info.file).ok_or_else(|| Error::internal("a tensor without a file"))?;
         Ok((info, file))
     }
+}
+
+/// `model.safetensors.index.json`, as far as it matters here.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: Pairs,
+}
+
+/// An object's pairs as they stand: an ordinary map would silently keep the last of a repeated key.
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of file names by tensor")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> std::result::Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = access.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// Without an index the names `…-0000i-of-0000n` still tell whether a shard is missing.
+fn check_numbered(shards: &[PathBuf]) -> Result<()> {
+    let mut sets: BTreeMap<(&str, u64), BTreeSet<u64>> = BTreeMap::new();
+    for shard in shards {
+        let Some(stem) = shard.file_stem().and_then(|s| s.to_str()) else { continue };
+        let Some((rest, count)) = stem.rsplit_once("-of-") else { continue };
+        let Some((prefix, number)) = rest.rsplit_once('-') else { continue };
+        if let (Ok(number), Ok(count)) = (number.parse(), count.parse()) {
+            sets.entry((prefix, count)).or_default().insert(number);
+        }
+    }
+    for ((prefix, count), present) in &sets {
+        if let Some(missing) = (1..=*count).find(|i| !present.contains(i)) {
+            let dir = shards[0].parent().unwrap_or(Path::new("."));
+            let message = format!("`{}` lacks shard {missing} of {count} of `{prefix}`", dir.display());
+            return Err(Error::input("checkpoint::missing-shard", message).hint("fetch the missing shard, and the index with it"));
+        }
+    }
+    Ok(())
 }
 
 impl TensorSource for SafetensorsSource {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::StoredDtype;
+use super::files::sync_dir;
 use crate::error::{Error, Result};
 
 /// A tensor to be written.
@@ -26,11 +27,12 @@ impl TensorDecl {
     /// Length of its bytes.
     ///
     /// # Errors
-    /// If its type has no fixed size.
+    /// If its type has no fixed size, or the product overflows.
     pub fn byte_len(&self) -> Result<u64> {
         let size =
             self.dtype.size().ok_or_else(|| Error::internal(format!("`{}` of type {} has no fixed size", self.name, self.dtype.name())))?;
-        Ok(self.shape.iter().map(|d| *d as u64).product::<u64>() * size)
+        let bytes = self.shape.iter().try_fold(size, |n, d| n.checked_mul(*d as u64));
+        bytes.ok_or_else(|| Error::internal(format!("`{}` of shape {:?} is larger than a file can be", self.name, self.shape)))
     }
 }
 
@@ -49,7 +51,10 @@ struct Place {
     end: u64,
 }
 
-/// Writes `STEM.safetensors`, or `STEM-0000i-of-0000n.safetensors` with an index, in declared order.
+/// Writes `STEM.safetensors`, or `STEM-0000i-of-0000n.safetensors` with an index.
+///
+/// Tensors lie in the file in declared order, unless that would put one off a multiple of its element size, where torch cannot view
+/// it: then larger elements come first. They may be written in any order; equal declarations and bytes give equal files.
 pub struct SafetensorsWriter {
     shards: Vec<(PathBuf, File)>,
     places: BTreeMap<String, Place>,
@@ -73,6 +78,7 @@ impl SafetensorsWriter {
             groups[last].0.push(t);
             groups[last].1 += bytes;
         }
+        groups.iter_mut().try_for_each(|(group, _)| align(group))?;
         let n = groups.len();
         let mut writer = Self { shards: Vec::new(), places: BTreeMap::new(), index: None };
         let mut weight_map = BTreeMap::new();
@@ -133,8 +139,26 @@ impl SafetensorsWriter {
         for (path, file) in &self.shards {
             file.sync_all().map_err(|e| Error::io(path, "sync", e))?;
         }
+        if let Some(dir) = self.shards.first().and_then(|(path, _)| path.parent()) {
+            sync_dir(dir)?;
+        }
         Ok((self.shards.into_iter().map(|(p, _)| p).collect(), self.index))
     }
+}
+
+/// Puts larger elements first if in the given order some tensor is off a multiple of its element size.
+fn align(group: &mut [&TensorDecl]) -> Result<()> {
+    let mut offset = 0;
+    let mut aligned = true;
+    for t in group.iter() {
+        aligned &= offset % t.dtype.size().unwrap_or(1) == 0;
+        offset += t.byte_len()?;
+    }
+    if !aligned {
+        // Stable, and every length is a multiple of its own element size, so all following offsets are multiples of smaller ones.
+        group.sort_by_key(|t| std::cmp::Reverse(t.dtype.size()));
+    }
+    Ok(())
 }
 
 impl ContainerWriter for SafetensorsWriter {
