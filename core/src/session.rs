@@ -105,7 +105,7 @@ impl Session {
         let facts = ModelFacts {
             model_type: opened.model.architecture_id(),
             topology: &opened.model.topology,
-            hash: opened.checkpoint.content_hash(),
+            hash: opened.checkpoint.content_hash()?,
             stored: &stored,
         };
         let resolved = resolve(&raw, registry, &facts, calibration, sorted)?;

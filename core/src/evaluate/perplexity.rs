@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::forward::HEAD_ROWS;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::model::{Edges, Flow, Model, Nothing, Span};
-use crate::numeric::{linear, with_slice};
+use crate::numeric::{Kernel, Real, linear, vectorize, with_slice};
 
 /// Which tokens are scored, and how they are averaged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,24 +223,36 @@ fn nll(
 
 impl Token {
     fn add(&mut self, z: &[f32]) {
-        let (max, sum) = pulp::Arch::new().dispatch(|| {
-            let mut top = [f32::NEG_INFINITY; 16];
-            for chunk in z.chunks(16) {
-                for (m, v) in top.iter_mut().zip(chunk) {
-                    *m = if *v > *m { *v } else { *m };
-                }
-            }
-            let max = top.into_iter().fold(self.max, f32::max);
-            let mut lanes = [0.0f32; 16];
-            for chunk in z.chunks(16) {
-                for (lane, v) in lanes.iter_mut().zip(chunk) {
-                    *lane += crate::numeric::Real::exp_fast(*v - max);
-                }
-            }
-            (max, lanes.iter().map(|l| f64::from(*l)).sum::<f64>())
-        });
+        let (max, sum) = vectorize(LogSumExp { max: self.max, z });
         let carried = if self.sum == 0.0 { 0.0 } else { self.sum * f64::from(self.max - max).exp() };
         (self.max, self.sum) = (max, carried + sum);
+    }
+}
+
+/// The larger of `max` and the largest logit, and the sum of exponentials relative to it.
+struct LogSumExp<'a> {
+    max: f32,
+    z: &'a [f32],
+}
+
+impl Kernel for LogSumExp<'_> {
+    type Output = (f32, f64);
+    #[inline(always)]
+    fn run(self) -> (f32, f64) {
+        let mut top = [f32::NEG_INFINITY; 16];
+        for chunk in self.z.chunks(16) {
+            for (m, v) in top.iter_mut().zip(chunk) {
+                *m = if *v > *m { *v } else { *m };
+            }
+        }
+        let max = top.into_iter().fold(self.max, f32::max);
+        let mut lanes = [0.0f32; 16];
+        for chunk in self.z.chunks(16) {
+            for (lane, v) in lanes.iter_mut().zip(chunk) {
+                *lane += Real::exp_fast(*v - max);
+            }
+        }
+        (max, lanes.iter().map(|l| f64::from(*l)).sum::<f64>())
     }
 }
 

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::host::{Real, for_real, on_host, tensor, with_slice};
+use super::vectorize::{Kernel, vectorize};
 use crate::error::{Error, Result, did_you_mean};
 
 /// A pointwise non-linearity, by the name model configurations use.
@@ -43,24 +44,74 @@ impl Activation {
                 .hint(format!("known activations: {}", known.join(", ")))
         })
     }
+}
 
+/// The functions themselves, as types, so that the loop over each is compiled on its own.
+trait Pointwise {
+    fn at<R: Real>(x: R) -> R;
+}
+
+struct Silu;
+struct Gelu;
+struct GeluTanh;
+struct Relu;
+
+impl Pointwise for Silu {
     #[inline(always)]
-    fn apply<R: Real>(self, x: R) -> R {
-        let (one, half) = (R::of(1.0), R::of(0.5));
-        match self {
-            Self::Silu => x / (one + (-x).exp_fast()),
-            Self::Gelu => half * x * (one + Real::erf(x * R::of(std::f64::consts::FRAC_1_SQRT_2))),
-            Self::GeluTanh => {
-                let inner = R::of((2.0 / std::f64::consts::PI).sqrt()) * (x + R::of(0.044_715) * x * x * x);
-                half * x * (one + Real::tanh(inner))
-            }
-            Self::Relu => {
-                if x > R::of(0.0) {
-                    x
-                } else {
-                    R::of(0.0)
-                }
-            }
+    fn at<R: Real>(x: R) -> R {
+        x / (R::of(1.0) + (-x).exp_fast())
+    }
+}
+
+impl Pointwise for Gelu {
+    #[inline(always)]
+    fn at<R: Real>(x: R) -> R {
+        R::of(0.5) * x * (R::of(1.0) + Real::erf(x * R::of(std::f64::consts::FRAC_1_SQRT_2)))
+    }
+}
+
+impl Pointwise for GeluTanh {
+    /// With `tanh u = 1 − 2/(e^{2u} + 1)`: `½x(1 + tanh u) = x − x/(e^{2u} + 1)`.
+    #[inline(always)]
+    fn at<R: Real>(x: R) -> R {
+        let u = R::of((2.0 / std::f64::consts::PI).sqrt()) * (x + R::of(0.044_715) * x * x * x);
+        x - x / ((u + u).exp_fast() + R::of(1.0))
+    }
+}
+
+impl Pointwise for Relu {
+    #[inline(always)]
+    fn at<R: Real>(x: R) -> R {
+        if x > R::of(0.0) { x } else { R::of(0.0) }
+    }
+}
+
+/// `y ← f(y)`, or `y ← f(y) ⊙ u`.
+struct InPlace<'a, R> {
+    f: Activation,
+    y: &'a mut [R],
+    factor: Option<&'a [R]>,
+}
+
+impl<R: Real> InPlace<'_, R> {
+    #[inline(always)]
+    fn each<F: Pointwise>(self) {
+        match self.factor {
+            None => self.y.iter_mut().for_each(|y| *y = F::at(*y)),
+            Some(u) => self.y.iter_mut().zip(u).for_each(|(y, u)| *y = F::at(*y) * *u),
+        }
+    }
+}
+
+impl<R: Real> Kernel for InPlace<'_, R> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        match self.f {
+            Activation::Silu => self.each::<Silu>(),
+            Activation::Gelu => self.each::<Gelu>(),
+            Activation::GeluTanh => self.each::<GeluTanh>(),
+            Activation::Relu => self.each::<Relu>(),
         }
     }
 }
@@ -75,7 +126,7 @@ pub fn activate(f: Activation, x: &Tensor) -> Result<Tensor> {
     }
     for_real!(x, R => with_slice::<R, _>(x, |s| {
         let mut y = s.to_vec();
-        pulp::Arch::new().dispatch(|| for v in &mut y { *v = f.apply(*v); });
+        vectorize(InPlace { f, y: &mut y, factor: None });
         tensor(y, x.shape().clone())
     }))
 }
@@ -90,7 +141,7 @@ pub fn activate_gated(f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tenso
     }
     for_real!(gate, R => with_slice::<R, _>(gate, |g| with_slice::<R, _>(up, |u| {
         let mut y = g.to_vec();
-        pulp::Arch::new().dispatch(|| for (v, u) in y.iter_mut().zip(u) { *v = f.apply(*v) * *u; });
+        vectorize(InPlace { f, y: &mut y, factor: Some(u) });
         tensor(y, gate.shape().clone())
     })))
 }

@@ -9,6 +9,7 @@ use candle_core::{D, DType, Tensor};
 use super::gemm::{Transpose, gemm};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
 use super::softmax::softmax_row;
+use super::vectorize::{Kernel, vectorize};
 use crate::error::Result;
 
 /// The shape of one attention layer.
@@ -40,61 +41,75 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> 
     }
     for_real!(q, R => with_slice::<R, _>(q, |q| with_slice::<R, _>(k, |k| with_slice::<R, _>(v, |v| {
         let mut out = vec![R::of(0.0); t * shape.heads * shape.head_dim];
-        pulp::Arch::new().dispatch(|| fused(q, k, v, &mut out, t, s, shape));
+        vectorize(Fused { q, k, v, out: &mut out, t, s, shape });
         tensor(out, (t, shape.heads * shape.head_dim))
     }))))
 }
 
-#[inline(always)]
-fn fused<R: Real>(q: &[R], k: &[R], v: &[R], out: &mut [R], t: usize, s: usize, shape: &AttentionShape) {
-    let AttentionShape { heads, kv_heads, head_dim: d, scale, window } = *shape;
-    let (q_width, kv_width) = (heads * d, kv_heads * d);
-    let scale = R::of(scale);
-    let past = s - t;
-    let mut scores = vec![R::of(0.0); QUERY_BLOCK * s];
-    for h in 0..heads {
-        let g = h / (heads / kv_heads) * d;
-        for row0 in (0..t).step_by(QUERY_BLOCK) {
-            let rows = QUERY_BLOCK.min(t - row0);
-            let end = past + row0 + rows;
-            let start = window.map_or(0, |w| (past + row0 + 1).saturating_sub(w));
-            let n = end - start;
-            gemm(
-                (rows, n, d),
-                R::of(0.0),
-                &mut scores,
-                n,
-                &q[row0 * q_width + h * d..],
-                Transpose::No,
-                q_width,
-                &k[start * kv_width + g..],
-                Transpose::Yes,
-                kv_width,
-            );
-            for r in 0..rows {
-                let row = &mut scores[r * n..(r + 1) * n];
-                let position = past + row0 + r;
-                let first = window.map_or(0, |w| (position + 1).saturating_sub(w)) - start;
-                let last = position + 1 - start;
-                for x in &mut row[first..last] {
-                    *x *= scale;
+struct Fused<'a, R> {
+    q: &'a [R],
+    k: &'a [R],
+    v: &'a [R],
+    out: &'a mut [R],
+    t: usize,
+    s: usize,
+    shape: &'a AttentionShape,
+}
+
+impl<R: Real> Kernel for Fused<'_, R> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let Self { q, k, v, out, t, s, shape } = self;
+        let AttentionShape { heads, kv_heads, head_dim: d, scale, window } = *shape;
+        let (q_width, kv_width) = (heads * d, kv_heads * d);
+        let scale = R::of(scale);
+        let past = s - t;
+        let mut scores = vec![R::of(0.0); QUERY_BLOCK * s];
+        for h in 0..heads {
+            let g = h / (heads / kv_heads) * d;
+            for row0 in (0..t).step_by(QUERY_BLOCK) {
+                let rows = QUERY_BLOCK.min(t - row0);
+                let end = past + row0 + rows;
+                let start = window.map_or(0, |w| (past + row0 + 1).saturating_sub(w));
+                let n = end - start;
+                gemm(
+                    (rows, n, d),
+                    R::of(0.0),
+                    &mut scores,
+                    n,
+                    &q[row0 * q_width + h * d..],
+                    Transpose::No,
+                    q_width,
+                    &k[start * kv_width + g..],
+                    Transpose::Yes,
+                    kv_width,
+                );
+                for r in 0..rows {
+                    let row = &mut scores[r * n..(r + 1) * n];
+                    let position = past + row0 + r;
+                    let first = window.map_or(0, |w| (position + 1).saturating_sub(w)) - start;
+                    let last = position + 1 - start;
+                    for x in &mut row[first..last] {
+                        *x *= scale;
+                    }
+                    softmax_row(&mut row[first..last]);
+                    row[..first].fill(R::of(0.0));
+                    row[last..].fill(R::of(0.0));
                 }
-                softmax_row(&mut row[first..last]);
-                row[..first].fill(R::of(0.0));
-                row[last..].fill(R::of(0.0));
+                gemm(
+                    (rows, d, n),
+                    R::of(0.0),
+                    &mut out[row0 * q_width + h * d..],
+                    q_width,
+                    &scores,
+                    Transpose::No,
+                    n,
+                    &v[start * kv_width + g..],
+                    Transpose::No,
+                    kv_width,
+                );
             }
-            gemm(
-                (rows, d, n),
-                R::of(0.0),
-                &mut out[row0 * q_width + h * d..],
-                q_width,
-                &scores,
-                Transpose::No,
-                n,
-                &v[start * kv_width + g..],
-                Transpose::No,
-                kv_width,
-            );
         }
     }
 }

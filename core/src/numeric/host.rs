@@ -10,8 +10,6 @@ pub trait Real: WithDType + std::ops::Neg<Output = Self> + Copy + Send + Sync + 
     fn exp_fast(self) -> Self;
     /// The Gauss error function.
     fn erf(self) -> Self;
-    /// `tanh(x)`.
-    fn tanh(self) -> Self;
     /// Square root.
     fn root(self) -> Self;
     /// Conversion from `f64`, rounding to nearest.
@@ -46,9 +44,6 @@ impl Real for f32 {
     fn erf(self) -> Self {
         libm::erff(self)
     }
-    fn tanh(self) -> Self {
-        self.tanh()
-    }
     #[inline(always)]
     fn root(self) -> Self {
         self.sqrt()
@@ -73,9 +68,6 @@ impl Real for f64 {
     }
     fn erf(self) -> Self {
         libm::erf(self)
-    }
-    fn tanh(self) -> Self {
-        self.tanh()
     }
     #[inline(always)]
     fn root(self) -> Self {

@@ -20,6 +20,7 @@ mod random;
 mod rope;
 mod softmax;
 mod sweep;
+mod vectorize;
 
 pub use activation::{Activation, activate, activate_gated};
 pub use attention::{AttentionShape, attention, attention_mix, attention_probs, attention_scores};
@@ -36,6 +37,7 @@ pub use pack::{pack_row, packed_row_bytes, unpack_row};
 pub use random::{uniform_below, uniform_u64};
 pub use rope::rotate;
 pub use sweep::{SweepParams, Swept, column_sweep};
+pub(crate) use vectorize::{Kernel, vectorize};
 
 /// The instruction-set level the kernels run at on this machine; results of two levels may differ in their last bits.
 pub fn instructions() -> String {

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use super::codes::{Codes, ROWS_PER_TASK};
 use super::gemm::{Transpose, gemm};
 use super::inverse_factor::InverseFactor;
+use super::vectorize::{Kernel, vectorize};
 use crate::observer::{Observer, ScaleRule};
 use crate::scheme::{Grid, QParams};
 
@@ -81,6 +82,38 @@ pub fn column_sweep(grid: &Grid, source: SweepParams<'_>, factor: &InverseFactor
     Swept { codes, params: fitted, loss: losses.iter().sum::<f64>() / 2.0 }
 }
 
+/// What the rows of a task write.
+struct RowState<'a> {
+    codes: &'a mut [u8],
+    lo: i32,
+    scale: &'a mut [f32],
+    zero: &'a mut [i32],
+}
+
+/// One block of columns of all rows of a task; returns Σ e².
+struct BlockOfRows<'a, 'b> {
+    task: &'a Task<'a>,
+    first_row: usize,
+    columns: std::ops::Range<usize>,
+    w: &'a mut [f32],
+    errors: &'a mut [f32],
+    state: &'a mut RowState<'b>,
+}
+
+impl Kernel for BlockOfRows<'_, '_> {
+    type Output = f64;
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let (n, width) = (self.task.cols, self.columns.len());
+        let mut loss = 0.0;
+        for (r, w) in self.w.chunks_exact_mut(n).enumerate() {
+            let e = &mut self.errors[r * width..(r + 1) * width];
+            loss += self.task.block_of_row(self.first_row + r, r, self.columns.clone(), w, e, self.state);
+        }
+        loss
+    }
+}
+
 /// Padding for [`column_sweep`]'s zip where there are fewer chunks of tiles than tasks.
 fn empty_chunks<'a>(n: usize) -> impl IndexedParallelIterator<Item = (&'a mut [f32], &'a mut [i32])> {
     (0..n).into_par_iter().map(|_| (&mut [][..], &mut [][..]))
@@ -97,13 +130,9 @@ impl Task<'_> {
         while start < n {
             let end = self.block_end(start);
             let width = end - start;
-            pulp::Arch::new().dispatch(|| {
-                for r in 0..rows {
-                    let (w, e) = (&mut w[r * n..(r + 1) * n], &mut errors[r * width..(r + 1) * width]);
-                    let codes = &mut codes[r * n..(r + 1) * n];
-                    loss += self.block_of_row(first_row + r, r, start..end, w, e, codes, lo, scale, zero);
-                }
-            });
+            let mut state = RowState { codes, lo, scale, zero };
+            loss +=
+                vectorize(BlockOfRows { task: self, first_row, columns: start..end, w: &mut w, errors: &mut errors, state: &mut state });
             if end < n {
                 // W_{:, end..} ← W_{:, end..} − E·U_{start..end, end..}; the product is formed on −E.
                 let u = &self.factor.u[start * n + end..];
@@ -116,7 +145,6 @@ impl Task<'_> {
 
     /// Columns of one row in one block. `e` receives `−e_j`.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "the state of one row of the sweep")]
     fn block_of_row(
         &self,
         row: usize,
@@ -124,12 +152,10 @@ impl Task<'_> {
         columns: std::ops::Range<usize>,
         w: &mut [f32],
         e: &mut [f32],
-        codes: &mut [u8],
-        lo: i32,
-        scale: &mut [f32],
-        zero: &mut [i32],
+        state: &mut RowState<'_>,
     ) -> f64 {
         let (n, start, end) = (self.cols, columns.start, columns.end);
+        let codes = &mut state.codes[local * n..(local + 1) * n];
         let mut loss = 0.0;
         for j in columns {
             let column = self.factor.order.as_ref().map_or(j, |o| o[j] as usize);
@@ -142,14 +168,14 @@ impl Task<'_> {
                     let (g, tiles) = (params.layout.tile_cols, params.layout.grid().1);
                     let tile = local * tiles + j / g;
                     if j % g == 0 {
-                        (scale[tile], zero[tile]) = observer.fit(&w[j..n.min(j + g)], rule);
+                        (state.scale[tile], state.zero[tile]) = observer.fit(&w[j..n.min(j + g)], rule);
                     }
-                    (scale[tile], zero[tile])
+                    (state.scale[tile], state.zero[tile])
                 }
             };
             let u = &self.factor.u[j * n + j..j * n + end];
             let code = self.grid.encode(w[j], s, z);
-            codes[column] = (code - lo) as u8;
+            codes[column] = (code - state.lo) as u8;
             let error = (w[j] - self.grid.decode(code, s, z)) / u[0];
             loss += f64::from(error) * f64::from(error);
             e[j - start] = -error;
