@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::algorithm::{AlgorithmRecord, PtqAlgorithm};
+use crate::algorithm::{AlgorithmRecord, BuiltAlgorithm};
 use crate::checkpoint::ContainerRecord;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::format::{self, FormatRecord, QuantFormat};
 use crate::model::{self, Architecture, ArchitectureRecord};
-use crate::observer::{self, Observer, ObserverRecord};
+use crate::observer::{self, BuiltObserver, ObserverRecord};
 
 /// Everything that can be chosen by name.
 #[derive(Default)]
@@ -167,7 +167,7 @@ impl Registry {
     ///
     /// # Errors
     /// If the id or an option is unknown.
-    pub fn build_algorithm(&self, id: &str, options: &Value) -> Result<(Box<dyn PtqAlgorithm>, Value)> {
+    pub fn build_algorithm(&self, id: &str, options: &Value) -> Result<BuiltAlgorithm> {
         (self.algorithm(id)?.build)(options)
     }
 
@@ -183,7 +183,7 @@ impl Registry {
     ///
     /// # Errors
     /// If the id or an option is unknown.
-    pub fn build_observer(&self, id: &str, options: &Value) -> Result<(Box<dyn Observer>, Value)> {
+    pub fn build_observer(&self, id: &str, options: &Value) -> Result<BuiltObserver> {
         (find(&self.observers, "observer", id)?.build)(options)
     }
 

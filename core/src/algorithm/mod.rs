@@ -142,6 +142,9 @@ pub trait Correct: Send + Sync {
     fn correct(&self, cx: &SiteContext<'_>) -> Result<Option<Vec<f32>>>;
 }
 
+/// An algorithm, and its options with defaults filled in.
+pub type BuiltAlgorithm = (Box<dyn PtqAlgorithm>, Value);
+
 /// The record of an algorithm in the registry: data, so that listing runs no algorithm code.
 pub struct AlgorithmRecord {
     /// Its id.
@@ -161,7 +164,7 @@ pub struct AlgorithmRecord {
     /// JSON Schema of its options.
     pub schema: fn() -> Value,
     /// Builds it from its options; an empty object means the defaults. Also returns the options with defaults filled in.
-    pub build: fn(&Value) -> Result<(Box<dyn PtqAlgorithm>, Value)>,
+    pub build: fn(&Value) -> Result<BuiltAlgorithm>,
 }
 
 inventory::collect!(AlgorithmRecord);

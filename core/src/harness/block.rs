@@ -60,6 +60,13 @@ pub(super) struct BlockResult {
     pub(super) sites: Vec<SiteReport>,
 }
 
+/// What rounding a site yields.
+struct RoundedSite {
+    weight: Tensor,
+    tensors: Vec<(TensorDecl, Vec<u8>)>,
+    report: SiteReport,
+}
+
 /// Quantizes block `b`, whose float weights are `original`.
 pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &Streams, control: &Control<'_>) -> Result<BlockResult> {
     let jobs = run.jobs(b);
@@ -120,9 +127,8 @@ fn statistics(
 
 /// Rounds the sites of a group, all at once, and puts what they became into the block.
 pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, result: &mut BlockResult) -> Result<()> {
-    let rounded: Vec<(Tensor, Vec<(TensorDecl, Vec<u8>)>, SiteReport)> =
-        group.par_iter().map(|job| round_site(run, job, stats, &result.weights)).collect::<Result<_>>()?;
-    for (job, (weight, tensors, report)) in group.iter().zip(rounded) {
+    let rounded: Vec<RoundedSite> = group.par_iter().map(|job| round_site(run, job, stats, &result.weights)).collect::<Result<_>>()?;
+    for (job, RoundedSite { weight, tensors, report }) in group.iter().zip(rounded) {
         result.weights.insert(job.linear.site, Part::Weight, weight);
         result.tensors.extend(tensors);
         result.sites.push(report);
@@ -130,12 +136,7 @@ pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, resu
     Ok(())
 }
 
-fn round_site(
-    run: &Run<'_>,
-    job: &Job<'_>,
-    stats: &Stats,
-    weights: &MapWeights,
-) -> Result<(Tensor, Vec<(TensorDecl, Vec<u8>)>, SiteReport)> {
+fn round_site(run: &Run<'_>, job: &Job<'_>, stats: &Stats, weights: &MapWeights) -> Result<RoundedSite> {
     let site = job.linear.site;
     let algorithm = run.algorithm(job.pass);
     let weight = weights.get(site, Part::Weight)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
@@ -163,7 +164,7 @@ fn round_site(
         };
         let tensors = encode_site(job.native, &rounded).tensors;
         let tensor = Tensor::from_vec(decoded, job.linear.shape, &Device::Cpu)?.to_device(run.device())?;
-        Ok((tensor, tensors, report))
+        Ok(RoundedSite { weight: tensor, tensors, report })
     })
 }
 

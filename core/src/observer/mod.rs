@@ -17,6 +17,9 @@ pub trait Observer: Send + Sync {
     fn fit(&self, values: &[f32], rule: &ScaleRule) -> (f32, i32);
 }
 
+/// An observer, and its options with defaults filled in.
+pub type BuiltObserver = (Box<dyn Observer>, Value);
+
 /// The record of an observer in the registry.
 pub struct ObserverRecord {
     /// Its id.
@@ -30,7 +33,7 @@ pub struct ObserverRecord {
     /// JSON Schema of its options.
     pub schema: fn() -> Value,
     /// Builds it from its options; an empty object means the defaults. Also returns the options with defaults filled in.
-    pub build: fn(&Value) -> Result<(Box<dyn Observer>, Value)>,
+    pub build: fn(&Value) -> Result<BuiltObserver>,
 }
 
 inventory::collect!(ObserverRecord);

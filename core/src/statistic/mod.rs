@@ -49,6 +49,9 @@ pub struct StatKey {
     pub stream: Stream,
 }
 
+/// A factor, or why there is none, for every layer that reads the same input.
+type SharedFactor = std::result::Result<Arc<InverseFactor>, Arc<Error>>;
+
 /// A Gram matrix, with the factorizations made from it so far: layers that share it share them.
 pub struct Gram {
     /// Channels.
@@ -57,7 +60,7 @@ pub struct Gram {
     pub lower: Vec<f32>,
     /// Tokens summed over.
     pub tokens: u64,
-    factor: OnceLock<(FactorOptions, std::result::Result<Arc<InverseFactor>, Arc<Error>>)>,
+    factor: OnceLock<(FactorOptions, SharedFactor)>,
 }
 
 impl Gram {

@@ -60,7 +60,7 @@ impl<T> TreeSum<T> {
             return Err(Error::internal(format!("a sum over {n} windows holds {covered}, in {} parts", nodes.len())));
         }
         // Ascending level is right to left in the decomposition of `n`.
-        let mut parts = nodes.into_iter().map(|(_, node)| node);
+        let mut parts = nodes.into_values();
         let Some(mut right) = parts.next() else { return Err(Error::internal("an empty sum")) };
         for mut left in parts {
             (self.add)(&mut left, &right);
