@@ -56,7 +56,8 @@ fn ids(expected: &dyn TensorSource) -> Vec<Vec<u32>> {
 fn distance(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    let farthest = got.iter().zip(expected).map(|(g, e)| (g - e).abs()).fold(0.0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
+    let farthest =
+        got.iter().zip(expected).map(|(g, e)| (g - e).abs()).fold(0.0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
     farthest / largest
 }
 
@@ -97,6 +98,14 @@ fn logits_equal_those_of_transformers() {
         }
     }
     let table = failed.join("\n");
-    assert!(failed.is_empty(), "{} of {} cases fail\n{:<36} {:>10} {:>10}\n{table}", failed.len(), cases.len(), "case", "logits", "block 0");
+    assert!(
+        failed.is_empty(),
+        "{} of {} cases fail\n{:<36} {:>10} {:>10}\n{table}",
+        failed.len(),
+        cases.len(),
+        "case",
+        "logits",
+        "block 0"
+    );
     println!("largest distance: {worst:.2e}");
 }
