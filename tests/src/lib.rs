@@ -1,4 +1,5 @@
 //! What the end-to-end tests and the developers' tasks share.
 
 pub mod features;
+pub mod parity;
 pub mod workspace;

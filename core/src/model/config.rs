@@ -22,6 +22,16 @@ impl<'a> Keys<'a> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether a key is there, if only with the value `null`: for keys where that differs from an absent one.
+    pub(super) fn mentions(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// Whether the object holds nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
     fn typed<T>(&self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         read(value)
@@ -56,6 +66,23 @@ impl<'a> Keys<'a> {
 
     pub(super) fn f64(&self, key: &str) -> Result<f64> {
         self.required(key, self.f64_or_none(key)?)
+    }
+
+    /// A number above zero.
+    pub(super) fn positive(&self, key: &str) -> Result<f64> {
+        let x = self.f64(key)?;
+        if x > 0.0 { Ok(x) } else { Err(self.not_positive(key)) }
+    }
+
+    /// A list of numbers above zero.
+    pub(super) fn positives(&self, key: &str) -> Result<Vec<f64>> {
+        let list = self.required(key, self.array(key)?)?;
+        list.iter().map(|v| v.as_f64().filter(|x| x.is_finite() && *x > 0.0).ok_or_else(|| self.not_positive(key))).collect()
+    }
+
+    fn not_positive(&self, key: &str) -> Error {
+        Error::input("model::config", format!("`{}{key}` in config.json should be above zero", self.path))
+            .hint("it divides or scales frequencies; does config.json belong to these weights?")
     }
 
     pub(super) fn f64_or(&self, key: &str, default: f64) -> Result<f64> {

@@ -21,21 +21,33 @@ use crate::numeric::{
 };
 use crate::topology::{Allows, Axis, Linear, ParamDecl, Part, Port, PortName as P, Region, Role, SiteId, Slot, Space, Tie, Topology};
 
+/// What transformers assumes where a configuration says nothing; it differs between members of the family.
+pub(super) struct Defaults {
+    /// Key and value heads; `None`: as many as query heads, which is also what an explicit `null` means.
+    pub(super) kv_heads: Option<usize>,
+    /// Channels per head; `None`: hidden size over heads.
+    pub(super) head_dim: Option<usize>,
+    /// Longest sequence.
+    pub(super) max_positions: usize,
+}
+
 /// Reads the keys all members of the family share. The caller sets what differs.
-pub(super) fn parse(keys: &Keys<'_>, has_tensor: &dyn Fn(&str) -> bool) -> Result<Dims> {
+pub(super) fn parse(keys: &Keys<'_>, defaults: &Defaults, has_tensor: &dyn Fn(&str) -> bool) -> Result<Dims> {
     let hidden = keys.size("hidden_size")?;
     let heads = keys.size("num_attention_heads")?;
-    let kv_heads = keys.size_or("num_key_value_heads", heads)?;
-    let head_dim = match keys.usize_or_none("head_dim")? {
-        Some(_) => keys.size("head_dim")?,
-        None => {
+    let unsaid = defaults.kv_heads.filter(|_| !keys.mentions("num_key_value_heads")).unwrap_or(heads);
+    let kv_heads = keys.size_or("num_key_value_heads", unsaid)?;
+    let head_dim = match (keys.value("head_dim"), defaults.head_dim) {
+        (Some(_), _) => keys.size("head_dim")?,
+        (None, Some(default)) => default,
+        (None, None) => {
             divides(("num_attention_heads", heads), ("hidden_size", hidden))?;
             hidden / heads
         }
     };
     divides(("num_key_value_heads", kv_heads), ("num_attention_heads", heads))?;
     let blocks = keys.size("num_hidden_layers")?;
-    let max_positions = keys.size_or("max_position_embeddings", 2048)?;
+    let max_positions = keys.size_or("max_position_embeddings", defaults.max_positions)?;
     let prefix = if has_tensor("model.embed_tokens.weight") || !has_tensor("embed_tokens.weight") { "model." } else { "" };
     Ok(Dims {
         blocks,
@@ -60,9 +72,18 @@ pub(super) fn parse(keys: &Keys<'_>, has_tensor: &dyn Fn(&str) -> bool) -> Resul
     })
 }
 
+/// `sliding_window`: 4096 where the key is absent, none where it is `null`.
+pub(super) fn sliding_window(keys: &Keys<'_>) -> Result<Option<usize>> {
+    const DEFAULT: usize = 4096;
+    match keys.value("sliding_window") {
+        Some(_) => keys.size("sliding_window").map(Some),
+        None => Ok((!keys.mentions("sliding_window")).then_some(DEFAULT)),
+    }
+}
+
 /// The sliding window of each block of a Qwen model, from `layer_types` or from `use_sliding_window` and `max_window_layers`.
 pub(super) fn qwen_windows(keys: &Keys<'_>, blocks: usize) -> Result<Vec<Option<usize>>> {
-    let window = if keys.bool_or("use_sliding_window", false)? { keys.usize_or_none("sliding_window")? } else { None };
+    let window = if keys.bool_or("use_sliding_window", false)? { sliding_window(keys)? } else { None };
     if let Some(types) = keys.array("layer_types")? {
         return layer_types(types, window, blocks);
     }
@@ -79,7 +100,11 @@ fn layer_types(types: &[serde_json::Value], window: Option<usize>, blocks: usize
         .iter()
         .map(|t| match t.as_str() {
             Some("full_attention") => Ok(None),
-            Some("sliding_attention") => Ok(window),
+            Some("sliding_attention") if window.is_some() => Ok(window),
+            Some("sliding_attention") => {
+                Err(Error::input("model::unsupported", "`layer_types` in config.json has sliding layers, but there is no sliding window")
+                    .hint("set `use_sliding_window` to true and `sliding_window` to its width, or make the layers `full_attention`"))
+            }
             _ => Err(Error::input("model::unsupported", format!("unknown entry {t} of `layer_types` in config.json"))
                 .hint("known layer types: full_attention, sliding_attention")),
         })

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::config::Keys;
-use super::decoder::{self, DecoderBlock, DecoderEdges};
+use super::decoder::{self, DecoderBlock, DecoderEdges, Defaults};
 use super::weights::WeightSource;
 use super::{Architecture, Block, Dims, Edges};
 use crate::error::Result;
 use crate::topology::Topology;
+
+const DEFAULTS: Defaults = Defaults { kv_heads: None, head_dim: None, max_positions: 2048 };
 
 pub(super) struct Llama;
 
@@ -20,7 +22,7 @@ impl Architecture for Llama {
 
     fn parse(&self, config: &Value, has_tensor: &dyn Fn(&str) -> bool) -> Result<Dims> {
         let keys = Keys::new(config)?;
-        let mut d = decoder::parse(&keys, has_tensor)?;
+        let mut d = decoder::parse(&keys, &DEFAULTS, has_tensor)?;
         let attention = keys.bool_or("attention_bias", false)?;
         (d.qkv_bias, d.o_bias) = (attention, attention);
         d.mlp_bias = keys.bool_or("mlp_bias", false)?;

@@ -10,7 +10,10 @@ use serde_json::Value;
 use super::{Architecture, Block, Dims, Edges, MapWeights, WeightSource};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
-use crate::topology::{ParamDecl, Part, SiteId, Topology};
+use crate::topology::{ParamDecl, Part, Role, SiteId, Topology};
+
+/// Where every family here stores a head of its own.
+const HEAD: &str = "lm_head.weight";
 
 /// A model whose weights stay on disk until a block is asked for.
 #[derive(Clone)]
@@ -38,9 +41,14 @@ impl Model {
     ) -> Result<Self> {
         let has = |name: &str| tensors.info(name).is_some();
         let mut dims = architecture.parse(config, &has)?;
-        // A head of its own in the file counts, whatever the configuration's tie flag says, exactly when the flag is off.
-        if !dims.tied_head && !has("lm_head.weight") {
+        let stored_head = has(HEAD);
+        if !stored_head {
             dims.tied_head = true;
+        } else if dims.tied_head {
+            // transformers uses a head that differs from the embedding although the configuration ties them.
+            let tied = architecture.topology(&dims);
+            let embedding = tied.params.iter().find(|p| p.site == SiteId::global(Role::Embed)).map(|p| p.tensor.as_str());
+            dims.tied_head = embedding.map_or(Ok(true), |embedding| same_values(&*tensors, embedding, HEAD))?;
         }
         let topology = architecture.topology(&dims);
         let weights = StoredWeights::new(tensors, &topology, dtype, device.clone())?;
@@ -92,6 +100,26 @@ impl Model {
     pub fn edges_over(&self, weights: Arc<dyn WeightSource>) -> Result<Box<dyn Edges>> {
         self.architecture.edges(&self.dims, weights)
     }
+}
+
+/// Whether two stored matrices hold the same numbers. Reads them side by side and stops at the first difference.
+fn same_values(tensors: &dyn TensorSource, a: &str, b: &str) -> Result<bool> {
+    const ROWS: usize = 1024;
+    let (Some(first), Some(second)) = (tensors.info(a), tensors.info(b)) else { return Ok(false) };
+    if first.shape != second.shape {
+        return Ok(false);
+    }
+    let rows = first.shape.first().copied().unwrap_or(0);
+    let (mut x, mut y) = (Vec::new(), Vec::new());
+    for start in (0..rows).step_by(ROWS) {
+        let range = start..rows.min(start + ROWS);
+        tensors.read_f32(a, range.clone(), &mut x)?;
+        tensors.read_f32(b, range, &mut y)?;
+        if x != y {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Parameters by role, over stored tensors by name.

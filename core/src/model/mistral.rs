@@ -5,11 +5,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::config::Keys;
-use super::decoder::{self, DecoderBlock, DecoderEdges};
+use super::decoder::{self, DecoderBlock, DecoderEdges, Defaults};
 use super::weights::WeightSource;
 use super::{Architecture, Block, Dims, Edges};
 use crate::error::Result;
 use crate::topology::Topology;
+
+const DEFAULTS: Defaults = Defaults { kv_heads: Some(8), head_dim: None, max_positions: 131_072 };
 
 pub(super) struct Mistral;
 
@@ -20,8 +22,13 @@ impl Architecture for Mistral {
 
     fn parse(&self, config: &Value, has_tensor: &dyn Fn(&str) -> bool) -> Result<Dims> {
         let keys = Keys::new(config)?;
-        let mut d = decoder::parse(&keys, has_tensor)?;
-        d.windows = vec![keys.usize_or_none("sliding_window")?; d.blocks];
+        let mut d = decoder::parse(&keys, &DEFAULTS, has_tensor)?;
+        keys.refuse(
+            "layer_types",
+            |_| false,
+            "in a Mistral model every block slides, or none; models that mix them have another model_type",
+        )?;
+        d.windows = vec![decoder::sliding_window(&keys)?; d.blocks];
         Ok(d)
     }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::config::Keys;
-use super::decoder::{self, DecoderBlock, DecoderEdges};
+use super::decoder::{self, DecoderBlock, DecoderEdges, Defaults};
 use super::weights::WeightSource;
 use super::{Architecture, Block, Dims, Edges};
 use crate::error::Result;
 use crate::topology::Topology;
+
+const DEFAULTS: Defaults = Defaults { kv_heads: Some(32), head_dim: Some(128), max_positions: 32_768 };
 
 pub(super) struct Qwen3;
 
@@ -20,7 +22,7 @@ impl Architecture for Qwen3 {
 
     fn parse(&self, config: &Value, has_tensor: &dyn Fn(&str) -> bool) -> Result<Dims> {
         let keys = Keys::new(config)?;
-        let mut d = decoder::parse(&keys, has_tensor)?;
+        let mut d = decoder::parse(&keys, &DEFAULTS, has_tensor)?;
         let attention = keys.bool_or("attention_bias", false)?;
         (d.qkv_bias, d.o_bias) = (attention, attention);
         d.qk_norm = true;

@@ -5,9 +5,13 @@
 //! * `dynamic`: beyond the trained length `L₀`, at length `L`: `base · (factor·L/L₀ − (factor − 1))^(d/(d−2))`.
 //! * `llama3`: wavelengths longer than `L₀/low` are divided by `factor`, shorter than `L₀/high` are kept, between them interpolated.
 //! * `yarn`: interpolated dimensions blend into extrapolated ones along a ramp, and cos and sin are multiplied by an attention factor.
+//! * `longrope`: every `θ_i` divided by its own number, from one list up to the trained length and another beyond it; cos and sin are
+//!   multiplied by an attention factor.
+//! * `proportional`: only the first share of the frequencies turns, the others are 0; all are divided by `factor`.
+//!
+//! Where transformers and a paper differ, transformers decides: checkpoints are made for it.
 
 use candle_core::{DType, Device, Tensor};
-use serde_json::Value;
 
 use super::config::Keys;
 use crate::error::{Error, Result};
@@ -20,95 +24,160 @@ pub struct Rope {
     base: f64,
     inverse_frequencies: Vec<f64>,
     attention_factor: f64,
-    dynamic: Option<Dynamic>,
+    beyond: Option<Beyond>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Dynamic {
-    factor: f64,
+/// What changes when a sequence is longer than the trained length.
+#[derive(Clone, Debug, PartialEq)]
+struct Beyond {
     trained: f64,
+    rule: Rule,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Rule {
+    /// The base grows with the length.
+    Dynamic { factor: f64 },
+    /// Other frequencies.
+    Frequencies(Vec<f64>),
 }
 
 impl Rope {
     /// Reads `rope_theta` and `rope_scaling`, or the newer `rope_parameters`.
     ///
     /// # Errors
-    /// If a key is malformed or the scaling unknown.
+    /// If a key is malformed, the scaling unknown, or a combination one that has no meaning in transformers.
     pub(super) fn parse(config: &Keys<'_>, head_dim: usize, max_positions: usize) -> Result<Self> {
-        let nested = config.object("rope_parameters")?;
-        let scaling = match nested {
-            Some(_) => nested,
-            None => config.object("rope_scaling")?,
+        // transformers prefers the older key where both are given, unless it is empty.
+        let nested = match config.object("rope_scaling")?.filter(|n| !n.is_empty()) {
+            Some(n) => Some(n),
+            None => config.object("rope_parameters")?,
         };
-        let base = match nested.as_ref().map(|n| n.f64_or_none("rope_theta")).transpose()?.flatten() {
-            Some(base) => base,
-            None => config.f64_or("rope_theta", 10_000.0)?,
+        let either = |key: &str, default: f64| -> Result<f64> {
+            match nested.as_ref().and_then(|n| n.value(key)) {
+                Some(_) => nested.as_ref().map_or(Ok(default), |n| n.positive(key)),
+                None if config.value(key).is_some() => config.positive(key),
+                None => Ok(default),
+            }
         };
-        let partial = match nested.as_ref().map(|n| n.f64_or_none("partial_rotary_factor")).transpose()?.flatten() {
-            Some(p) => p,
-            None => config.f64_or("partial_rotary_factor", 1.0)?,
-        };
-        let dim = (head_dim as f64 * partial) as usize;
-        let mut rope = Self { dim, base, inverse_frequencies: plain(base, dim), attention_factor: 1.0, dynamic: None };
-        if let Some(factors) = config.value("qfw_rope_factors").and_then(Value::as_array) {
+        let base = either("rope_theta", 10_000.0)?;
+        // These families turn whole heads: with the plain embedding transformers ignores the key.
+        let partial = either("partial_rotary_factor", 1.0)?;
+        let dim = head_dim;
+        let mut rope = Self { dim, base, inverse_frequencies: plain(base, dim), attention_factor: 1.0, beyond: None };
+        if let Some(factors) = config.array("qfw_rope_factors")? {
             for (f, divisor) in rope.inverse_frequencies.iter_mut().zip(factors) {
                 *f /= divisor.as_f64().unwrap_or(1.0);
             }
             return Ok(rope);
         }
-        if let Some(scaling) = scaling {
-            rope.scale(&scaling, config, max_positions)?;
+        if let Some(scaling) = nested {
+            rope.scale(&scaling, config, partial, max_positions as f64)?;
         }
         Ok(rope)
     }
 
-    fn scale(&mut self, scaling: &Keys<'_>, config: &Keys<'_>, max_positions: usize) -> Result<()> {
+    fn scale(&mut self, scaling: &Keys<'_>, config: &Keys<'_>, partial: f64, max_positions: f64) -> Result<()> {
+        const KNOWN: [&str; 7] = ["default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional"];
+        for kind in ["full_attention", "sliding_attention"] {
+            scaling.refuse(kind, |_| false, "rotary parameters for each kind of layer are not supported")?;
+        }
         let kind = scaling.str_or_none("rope_type")?.or(scaling.str_or_none("type")?).unwrap_or("default");
-        let trained = |scaling: &Keys<'_>| -> Result<f64> {
-            Ok(match scaling.f64_or_none("original_max_position_embeddings")? {
-                Some(n) => n,
-                None => config.f64_or("original_max_position_embeddings", max_positions as f64)?,
-            })
+        if !KNOWN.contains(&kind) {
+            return Err(
+                Error::input("model::rope", format!("unknown rope scaling `{kind}`")).hint(format!("known scalings: {}", KNOWN.join(", ")))
+            );
+        }
+        if partial != 1.0 && kind != "default" && kind != "proportional" {
+            let message =
+                format!("`partial_rotary_factor` ({partial}) beside rope scaling `{kind}`: this architecture rotates whole heads");
+            return Err(Error::input("model::unsupported", message)
+                .hint("transformers cannot run this combination either; does config.json belong to these weights?"));
+        }
+        // The top-level key wins, as in transformers.
+        let trained = || -> Result<f64> {
+            const KEY: &str = "original_max_position_embeddings";
+            match (config.value(KEY), scaling.value(KEY)) {
+                (Some(_), _) => config.positive(KEY),
+                (None, Some(_)) => scaling.positive(KEY),
+                (None, None) => Ok(max_positions),
+            }
         };
+        let given = |key: &str| scaling.value(key).map(|_| scaling.positive(key)).transpose();
         match kind {
-            "default" => {}
             "linear" => {
-                let factor = scaling.f64("factor")?;
+                let factor = scaling.positive("factor")?;
                 self.inverse_frequencies.iter_mut().for_each(|f| *f /= factor);
             }
-            "dynamic" => self.dynamic = Some(Dynamic { factor: scaling.f64("factor")?, trained: max_positions as f64 }),
-            "llama3" => {
-                let (factor, low, high) = (scaling.f64("factor")?, scaling.f64("low_freq_factor")?, scaling.f64("high_freq_factor")?);
-                let length = trained(scaling)?;
-                for f in &mut self.inverse_frequencies {
-                    let wavelength = std::f64::consts::TAU / *f;
-                    if wavelength > length / low {
-                        *f /= factor;
-                    } else if wavelength >= length / high {
-                        let smooth = (length / wavelength - low) / (high - low);
-                        *f = (1.0 - smooth) * *f / factor + smooth * *f;
-                    }
-                }
+            "dynamic" => {
+                let rule = Rule::Dynamic { factor: scaling.positive("factor")? };
+                self.beyond = Some(Beyond { trained: max_positions, rule });
             }
+            "llama3" => self.llama3(scaling, trained()?)?,
             "yarn" => {
-                let length = trained(scaling)?;
-                let factor = match scaling.f64_or_none("factor")? {
-                    Some(f) => f,
-                    None => max_positions as f64 / length,
-                };
+                let length = trained()?;
+                let factor = given("factor")?.unwrap_or(max_positions / length);
                 self.yarn(scaling, length, factor)?;
             }
-            other => {
-                return Err(Error::input("model::rope", format!("unknown rope scaling `{other}`"))
-                    .hint("known scalings: default, linear, dynamic, llama3, yarn"));
+            "longrope" => {
+                let length = trained()?;
+                let factor = given("factor")?.unwrap_or(max_positions / length);
+                self.longrope(scaling, length, factor)?;
+            }
+            "proportional" => {
+                let factor = given("factor")?.unwrap_or(1.0);
+                let turning = (partial * self.dim as f64 / 2.0) as usize;
+                for (i, f) in self.inverse_frequencies.iter_mut().enumerate() {
+                    *f = if i < turning { *f / factor } else { 0.0 };
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn llama3(&mut self, scaling: &Keys<'_>, length: f64) -> Result<()> {
+        let (factor, low, high) =
+            (scaling.positive("factor")?, scaling.positive("low_freq_factor")?, scaling.positive("high_freq_factor")?);
+        for f in &mut self.inverse_frequencies {
+            let wavelength = std::f64::consts::TAU / *f;
+            if wavelength > length / low {
+                *f /= factor;
+            } else if wavelength >= length / high {
+                let smooth = (length / wavelength - low) / (high - low);
+                *f = (1.0 - smooth) * *f / factor + smooth * *f;
             }
         }
         Ok(())
     }
 
+    /// LongRoPE (Ding et al. 2024): a divisor for every frequency, searched for short and for long sequences.
+    fn longrope(&mut self, scaling: &Keys<'_>, length: f64, factor: f64) -> Result<()> {
+        let divided = |key: &str| -> Result<Vec<f64>> {
+            let divisors = scaling.positives(key)?;
+            if divisors.len() != self.inverse_frequencies.len() {
+                let (got, want) = (divisors.len(), self.inverse_frequencies.len());
+                let message = format!("`{key}` of the rope scaling in config.json has {got} numbers, but a head has {want} frequencies");
+                return Err(Error::input("model::config", message).hint("it lists one number for each pair of channels of a head"));
+            }
+            Ok(self.inverse_frequencies.iter().zip(divisors).map(|(f, d)| f / d).collect())
+        };
+        let (short, long) = (divided("short_factor")?, divided("long_factor")?);
+        self.attention_factor = match scaling.f64_or_none("attention_factor")? {
+            Some(a) => a,
+            None if factor <= 1.0 => 1.0,
+            None => (1.0 + factor.ln() / length.ln()).sqrt(),
+        };
+        self.inverse_frequencies = short;
+        self.beyond = Some(Beyond { trained: length, rule: Rule::Frequencies(long) });
+        Ok(())
+    }
+
     /// YaRN (Peng et al. 2023): a ramp over dimensions between `beta_fast` and `beta_slow` rotations within the trained length.
     fn yarn(&mut self, scaling: &Keys<'_>, length: f64, factor: f64) -> Result<()> {
-        let (fast, slow) = (scaling.f64_or("beta_fast", 32.0)?, scaling.f64_or("beta_slow", 1.0)?);
+        // A zero counts as absent, as in the reference.
+        let rotations = |key: &str, default: f64| Ok::<f64, Error>(scaling.f64_or_none(key)?.filter(|b| *b != 0.0).unwrap_or(default));
+        let (fast, slow) = (rotations("beta_fast", 32.0)?, rotations("beta_slow", 1.0)?);
         let dim = self.dim as f64;
         let turns = |r: f64| dim * (length / (r * std::f64::consts::TAU)).ln() / (2.0 * self.base.ln());
         let (mut low, mut high) = (turns(fast), turns(slow));
@@ -140,15 +209,19 @@ impl Rope {
     /// None on the CPU.
     pub fn angles(&self, position: usize, t: usize, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
         let length = (position + t) as f64;
-        let stretched = match self.dynamic {
-            Some(Dynamic { factor, trained }) if length > trained => {
-                let d = self.dim as f64;
-                let base = self.base * (factor * length / trained - (factor - 1.0)).powf(d / (d - 2.0));
-                Some(plain(base, self.dim))
-            }
-            _ => None,
+        let stretched;
+        let frequencies = match &self.beyond {
+            Some(Beyond { trained, rule }) if length > *trained => match rule {
+                Rule::Frequencies(long) => long,
+                Rule::Dynamic { factor } => {
+                    let d = self.dim as f64;
+                    let base = self.base * (factor * length / trained - (factor - 1.0)).powf(d / (d - 2.0));
+                    stretched = plain(base, self.dim);
+                    &stretched
+                }
+            },
+            _ => &self.inverse_frequencies,
         };
-        let frequencies = stretched.as_ref().unwrap_or(&self.inverse_frequencies);
         let half = frequencies.len();
         let (mut cos, mut sin) = (Vec::with_capacity(t * half), Vec::with_capacity(t * half));
         for p in position..position + t {

@@ -1,6 +1,7 @@
 //! `cargo xtask`: what developers run and users do not. A task is one file (or folder) and one arm of [`Task`].
 
 mod features;
+mod parity;
 mod train_tiny;
 
 use std::process::ExitCode;
@@ -19,6 +20,8 @@ struct Line {
 enum Task {
     /// Count the rows of `tests/features.toml`, and fail if a done one names no test
     Features(features::Args),
+    /// Compare our logits of a model with those of transformers
+    Parity(parity::Args),
     /// Train the tiny models that `qfw quickstart` carries
     TrainTiny(train_tiny::Args),
 }
@@ -27,6 +30,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match &Line::parse().task {
         Task::Features(args) => features::run(args),
+        Task::Parity(args) => parity::run(args),
         Task::TrainTiny(args) => train_tiny::run(args),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
