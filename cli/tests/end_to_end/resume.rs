@@ -83,28 +83,25 @@ fn killed_at_its_borders_and_resumed_gives_the_same_bytes() {
 }
 
 #[test]
-fn every_state_in_which_the_end_of_a_run_may_stop_is_resumed() {
+fn killed_while_it_tidies_up_it_is_finished_and_before_that_it_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
     apply("tiny-llama", &whole, RUN);
     let expected = tree(&whole);
+    // The container stands whole under its final name, and the work directory as well.
     kill(start_until(&out, RUN, "writing compressed-tensors"));
-    // Removing the work directory is not one step: whatever of it is gone already, the checkpoint stands finished.
-    for entry in std::fs::read_dir(&whole).unwrap() {
-        let from = entry.unwrap().path();
-        if from.is_file() {
-            std::fs::copy(&from, out.join(from.file_name().unwrap())).unwrap();
-        }
+    for name in ["model.safetensors", "config.json", "qfw.json"] {
+        std::fs::copy(whole.join(name), out.join(name)).unwrap();
     }
-    std::fs::create_dir_all(out.join("native")).unwrap();
-    for i in 0..6 {
-        let name = format!("native/block-{i:05}.safetensors");
-        std::fs::copy(whole.join(&name), out.join(&name)).unwrap();
-    }
-    let _ = std::fs::remove_file(out.join(".qfw/block-00002.safetensors"));
-    let ran = apply("tiny-llama", &out, &format!("{RUN} --resume"));
-    assert!(ran.stdout.contains("is finished already"), "{}", ran.stdout);
-    same_tree(&expected, &tree(&out), "a work directory half removed");
+    let resumed = apply("tiny-llama", &out, &format!("{RUN} --resume"));
+    assert!(resumed.stderr.contains("resuming: 6 of 6 blocks are done"), "{}", resumed.stderr);
+    same_tree(&expected, &tree(&out), "killed before it tidied up");
+    // The work directory is half removed.
+    std::fs::create_dir(out.join(".qfw-used")).unwrap();
+    std::fs::write(out.join(".qfw-used/block-00003.safetensors"), "").unwrap();
+    let again = apply("tiny-llama", &out, &format!("{RUN} --resume"));
+    assert!(again.stdout.contains("is finished already"), "{}", again.stdout);
+    same_tree(&expected, &tree(&out), "killed while it tidied up");
 }
 
 #[test]
