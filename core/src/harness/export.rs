@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::journal::Journal;
+use super::journal::{self, Journal};
 use super::report::{Progress, SiteReport};
 use super::run::{Control, Mode, Run, same_plan};
 use super::sweep::interrupted;
@@ -19,60 +19,88 @@ use crate::checkpoint::native::NativeReader;
 use crate::checkpoint::{SafetensorsWriter, replace_file};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
+use crate::registry::Registry;
 
-/// Files that a run writes itself; never taken for the user's.
+/// The record of a finished run.
 const RECORD: &str = "qfw.json";
 
+/// The work directory after its last use. Removing a directory is not one step, renaming it is.
+const USED: &str = ".qfw-used";
+
 /// Makes OUT ready. `Some` if it is finished already under this very plan.
-pub(super) fn prepare(out: &Path, mode: Mode, plan: &Plan) -> Result<Option<Vec<SiteReport>>> {
+pub(super) fn prepare(out: &Path, mode: Mode, plan: &Plan, registry: &Registry) -> Result<Option<Vec<SiteReport>>> {
     if out.exists() && !out.is_dir() {
         return Err(Error::config("run::output", format!("`{}` is a file", out.display())).hint("give a directory"));
     }
     let empty = !out.exists() || std::fs::read_dir(out).map_err(|e| Error::io(out, "list", e))?.next().is_none();
-    let finished = out.join("config.json").exists() && !out.join(".qfw").exists();
+    let unfinished = out.join(journal::DIR).exists();
     match mode {
         Mode::Fresh if !empty => {
-            let hint = if out.join(".qfw").exists() { "`--resume` goes on with the unfinished run; " } else { "" };
+            let hint = if unfinished { "`--resume` goes on with the unfinished run; " } else { "" };
             return Err(Error::config("run::output", format!("`{}` is not empty", out.display()))
                 .hint(format!("{hint}`--overwrite` replaces what is there")));
         }
-        Mode::Resume if finished => {
+        Mode::Resume if !empty && !unfinished => {
             let path = out.join(RECORD);
             let unknown = || {
-                Error::config("run::output", format!("`{}` holds a checkpoint that this program did not make", out.display()))
+                Error::config("run::output", format!("`{}` holds something that this program did not make", out.display()))
                     .hint("choose another output directory")
             };
             let text = std::fs::read(&path).map_err(|_| unknown())?;
             let record: Value = serde_json::from_slice(&text).map_err(|_| unknown())?;
             let there: Plan = serde_json::from_value(record["plan"].clone()).map_err(|_| unknown())?;
             same_plan(&there, plan)?;
+            remove_dir(&out.join(USED))?;
             let sites = serde_json::from_value(record["sites"].clone()).map_err(|_| unknown())?;
             return Ok(Some(sites));
         }
-        Mode::Overwrite if !empty => clear(out)?,
+        Mode::Overwrite if !empty => clear(out, registry)?,
         _ => {}
     }
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create", e))?;
     Ok(None)
 }
 
-/// Removes what an earlier run wrote. A directory that no run wrote is not touched.
-fn clear(out: &Path) -> Result<()> {
-    let ours = out.join(RECORD).exists() || out.join(".qfw").exists();
+/// Removes what an earlier run wrote. A directory that no run wrote is not touched, nor one that a run is writing.
+fn clear(out: &Path, registry: &Registry) -> Result<()> {
+    let ours = out.join(RECORD).exists() || out.join(journal::DIR).exists();
     if !ours {
         return Err(Error::config("run::output", format!("`{}` was not written by this program, and is not overwritten", out.display()))
             .hint("empty it yourself, or choose another output directory"));
     }
+    // The work directory stays, without its journal: stopped halfway, what is left counts as unfinished work.
+    let _lock = journal::lock(out)?;
+    let files = [out.join(journal::DIR).join(journal::FILE), out.join("config.json")];
+    files.iter().try_for_each(|f| remove_file(f))?;
+    let written = |name: &str| {
+        name == USED || name == "native" || registry.list().iter().any(|l| l.kind == "output-format" && l.id == name)
+    };
     for entry in std::fs::read_dir(out).map_err(|e| Error::io(out, "list", e))? {
-        let path = entry.map_err(|e| Error::io(out, "list", e))?.path();
-        let removed = if path.is_dir() {
-            if path.ends_with(".qfw") || path.ends_with("native") { std::fs::remove_dir_all(&path) } else { Ok(()) }
-        } else {
-            std::fs::remove_file(&path)
-        };
-        removed.map_err(|e| Error::io(&path, "remove", e))?;
+        let entry = entry.map_err(|e| Error::io(out, "list", e))?;
+        let path = entry.path();
+        if !path.is_dir() {
+            remove_file(&path)?;
+        } else if entry.file_name().to_str().is_some_and(written) {
+            remove_dir(&path)?;
+        }
     }
     Ok(())
+}
+
+/// Removes a file that need not be there.
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "remove", e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory that need not be there.
+fn remove_dir(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "remove", e)),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the containers, the record, the model card and the side files, and removes the work directory.
@@ -97,6 +125,8 @@ pub(super) fn finish(
         control.report(Progress::Export { format: format.clone() });
         let dir = if several { out.join(format) } else { out.to_owned() };
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create", e))?;
+        // There is one if the run was stopped after this very point; its weights are about to be written anew.
+        remove_file(&dir.join("config.json"))?;
         let container = run.registry().container(format)?.container;
         let decls = container.declare(&native)?;
         let mut writer = SafetensorsWriter::create(&dir, "model", &decls, plan.output.max_shard, &provenance)?;
@@ -123,7 +153,10 @@ pub(super) fn finish(
         }
         replace_file(&dir.join("config.json"), config.as_bytes())?;
     }
-    std::fs::remove_dir_all(journal.dir()).map_err(|e| Error::io(journal.dir(), "remove", e))
+    let used = out.join(USED);
+    remove_dir(&used)?;
+    std::fs::rename(journal.dir(), &used).map_err(|e| Error::io(journal.dir(), "rename", e))?;
+    remove_dir(&used)
 }
 
 fn reader(journal: &Journal, run: &Run<'_>) -> NativeReader {

@@ -36,6 +36,28 @@ struct Stored {
     blocks: Vec<BlockEntry>,
 }
 
+/// The work directory below OUT; it is there as long as the run is unfinished.
+pub(super) const DIR: &str = ".qfw";
+
+/// The journal in it.
+pub(super) const FILE: &str = "journal.json";
+
+/// Makes the work directory under `out` and takes its lock, which is held as long as the file is open.
+pub(super) fn lock(out: &Path) -> Result<File> {
+    let dir = out.join(DIR);
+    std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create", e))?;
+    let path = dir.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| Error::io(&path, "open", e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Error::config("run::locked", format!("another run is working on `{}`", out.display()))
+                .hint("wait for it, or choose another output directory"))
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(Error::io(&path, "lock", e)),
+    }
+}
+
 /// The work directory of a run.
 pub(super) struct Journal {
     dir: PathBuf,
@@ -46,20 +68,9 @@ pub(super) struct Journal {
 impl Journal {
     /// Opens or creates the work directory under `out` and takes its lock. With `resume`, work under the same plan goes on.
     pub(super) fn open(out: &Path, plan: &Plan, resume: bool) -> Result<Self> {
-        let dir = out.join(".qfw");
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create", e))?;
-        let lock_path = dir.join("lock");
-        let lock =
-            File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(|e| Error::io(&lock_path, "open", e))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(Error::config("run::locked", format!("another run is working on `{}`", out.display()))
-                    .hint("wait for it, or choose another output directory"));
-            }
-            Err(std::fs::TryLockError::Error(e)) => return Err(Error::io(&lock_path, "lock", e)),
-        }
-        let path = dir.join("journal.json");
+        let lock = lock(out)?;
+        let dir = out.join(DIR);
+        let path = dir.join(FILE);
         let fresh = Stored { signature: plan.signature(), plan: plan.clone(), blocks: Vec::new() };
         let stored = if resume && path.exists() { Self::reread(&path, plan)? } else { fresh };
         let journal = Self { dir, stored, _lock: lock };
@@ -98,7 +109,7 @@ impl Journal {
 
     fn write(&self) -> Result<()> {
         let text = serde_json::to_vec(&self.stored).map_err(|e| Error::internal(e.to_string()))?;
-        replace_file(&self.dir.join("journal.json"), &text)
+        replace_file(&self.dir.join(FILE), &text)
     }
 
     /// The work directory.

@@ -99,7 +99,7 @@ impl<'a> Run<'a> {
     /// Whatever stops it; what was finished stays, and [`Mode::Resume`] goes on from there.
     pub fn execute(&self, out: &Path, mode: Mode, control: &Control<'_>) -> Result<Summary> {
         let start = Instant::now();
-        if let Some(sites) = export::prepare(out, mode, self.plan())? {
+        if let Some(sites) = export::prepare(out, mode, self.plan(), self.registry)? {
             return Ok(Summary { sites, seconds: 0.0, bytes: export::weight_bytes(out)?, already_done: true });
         }
         let mut journal = Journal::open(out, self.plan(), mode == Mode::Resume)?;

@@ -1,0 +1,282 @@
+//! What cannot work is refused before any work: the exit code, the message that names the offender, and the hint are pinned.
+
+use std::path::Path;
+
+use super::{Ran, apply, args, asset, qfw};
+
+const INT4: &str = "--set calibration.samples=4 --set calibration.seq-len=32 --set scheme.weights.format=int4";
+
+fn plan(model: &str, words: &str) -> Ran {
+    let mut all = args("plan", &[model]);
+    all.extend(args(words, &[]));
+    qfw(&all)
+}
+
+/// Refused with exit code `code`, an error of this code name, and all of `says`; nothing on stdout.
+#[track_caller]
+fn refused_with(ran: &Ran, code: i32, name: &str, says: &[&str]) {
+    assert_eq!(ran.code, Some(code), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "", "an error belongs on stderr only");
+    assert!(ran.stderr.contains(&format!("error[qfw::{name}]: ")), "not `{name}`: {}", ran.stderr);
+    for part in says {
+        assert!(ran.stderr.contains(part), "`{part}` is not in\n{}", ran.stderr);
+    }
+}
+
+/// `qfw plan` of the tiny LLaMA in int4 with calibration text is refused as a matter of configuration.
+#[track_caller]
+fn refused(words: &str, name: &str, says: &[&str]) {
+    let data = asset("text/calibration.txt");
+    refused_with(&plan(&asset("tiny-llama"), &format!("{INT4} --data {data} {words}")), 2, name, says);
+}
+
+/// The same for a `run.toml`.
+#[track_caller]
+fn refused_file(text: &str, name: &str, says: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run.toml");
+    std::fs::write(&path, text).unwrap();
+    refused_with(&plan(&asset("tiny-llama"), &format!("--config {}", path.display())), 2, name, says);
+}
+
+#[test]
+fn unknown_names_are_answered_with_the_nearest_and_all_known() {
+    let unknown = "registry::unknown";
+    refused("--algo gptqq", unknown, &["unknown algorithm `gptqq` (did you mean `gptq`?)", "hint: known algorithms: gptq, optq, rtn"]);
+    refused("--preset w4a17", "config::unknown-preset", &["unknown preset `w4a17` (did you mean `w4a16`?)", "known: `w2a16`, `w3a16`"]);
+    refused(
+        "--algo rtn --set scheme.weights.format=int44",
+        unknown,
+        &["unknown format `int44` (did you mean `int4`?)", "hint: known formats: int2, int3,"],
+    );
+    refused(
+        "--algo rtn --set scheme.weights.range=minmaxx",
+        unknown,
+        &["unknown observer `minmaxx` (did you mean `minmax`?)", "hint: known observers: minmax, mse"],
+    );
+    refused(
+        "--algo rtn --format compresed-tensors",
+        unknown,
+        &["unknown output format `compresed-tensors` (did you mean `compressed-tensors`?)", "hint: known output formats: "],
+    );
+    refused_with(
+        &qfw(&args("list-plugins --kind algoritm", &[])),
+        2,
+        unknown,
+        &["unknown kind `algoritm` (did you mean `algorithm`?)", "hint: kinds: algorithm, architecture, format, observer, output-format"],
+    );
+    let (model, data) = (asset("tiny-llama"), asset("text/evaluation.txt"));
+    refused_with(
+        &qfw(&args("eval --protocol gpt --data", &[&data, &model])),
+        2,
+        "eval::protocol",
+        &["unknown protocol `gpt` (did you mean `gptq`?)", "hint: known protocols: gptq, brevitas, hf-stride"],
+    );
+}
+
+#[test]
+fn unknown_and_wrong_options_of_a_pass_are_named() {
+    refused(
+        "--algo gptq --set gptq.dampp=1",
+        "config::invalid",
+        &["options of `gptq`: unknown field `dampp`", "hint: its options: block-size, damp, act-order (off, static, group), static-groups"],
+    );
+    refused("--algo gptq --set gptq.damp=2", "config::invalid", &["option `damp` of `gptq` is 2", "hint: it must be from 0 to 1"]);
+    refused("--algo rtn --set rtn.damp=1", "config::invalid", &["options of `rtn`", "`damp`"]);
+}
+
+#[test]
+fn unknown_keys_and_paths_say_where_they_were_written() {
+    refused_file(
+        "schema = 1\n[scheme.weights]\nformat = \"int4\"\ngranularty = \"channel\"\n[[pass]]\nalgo = \"rtn\"\n",
+        "config::unknown-key",
+        &["`scheme.weights.granularty`", "run.toml line 4: unknown key (did you mean `granularity`?)"],
+    );
+    refused(
+        "--algo rtn --set scheme.wights.format=int4",
+        "config::unknown-key",
+        &["`scheme.wights` from `--set scheme.wights.format=int4`: unknown key (did you mean `weights`?)"],
+    );
+    refused(
+        "--algo rtn --set gtpq.damp=1",
+        "config::set",
+        &["`--set gtpq.damp=1`: `gtpq` is neither a section nor a pass of this run; its passes: `rtn`", "hint: add the pass with `--algo`"],
+    );
+    refused("--algo rtn --set nope", "config::set", &["`--set nope`: no `=`", "hint: write `--set PATH=VALUE`"]);
+}
+
+#[test]
+fn selectors_that_match_nothing_are_named_with_the_roles_there_are() {
+    let (name, roles) = ("config::unmatched-selector", "hint: roles of this model: attn.k, attn.o, attn.q, attn.v, head, mlp.down, mlp.gate, mlp.up");
+    let start = "schema = 1\n[scheme.weights]\nformat = \"int4\"\n";
+    refused(
+        "--algo rtn --set scheme.skip=[\"head\",\"mlp.dwn\"]",
+        name,
+        &["`scheme.skip` entry `mlp.dwn` matches no site of this model (did you mean `mlp.down`?)", roles],
+    );
+    refused_file(
+        &format!("{start}[[override]]\nmatch = \"mlp.dwn\"\nweights = \"keep\"\n[[pass]]\nalgo = \"rtn\"\n"),
+        name,
+        &["override `mlp.dwn` matches no site of this model (did you mean `mlp.down`?)", roles],
+    );
+    refused_file(
+        &format!("{start}[[pass]]\nalgo = \"rtn\"\nmatch = \"attn.qq\"\n"),
+        name,
+        &["pass `rtn`: selector `attn.qq` matches no site of this model (did you mean `attn.q`?)", roles],
+    );
+    refused_file(
+        &format!("{start}[[pass]]\nalgo = \"rtn\"\nskip = [\"attn.qq\"]\n"),
+        name,
+        &["pass `rtn`: selector `attn.qq` matches no site", roles],
+    );
+    refused_file(
+        &format!("{start}[[override]]\nmatch = \"mlp.down\"\nexpect = 7\nweights = \"keep\"\n[[pass]]\nalgo = \"rtn\"\n"),
+        name,
+        &["override `mlp.down` matches 6 sites, not the 7 expected", "hint: change the selector or `expect`"],
+    );
+    refused("--algo rtn --set scheme.skip=[\"attn.(\"]", "config::selector", &["`attn.(` is not a valid selector", "hint: selectors are regular"]);
+}
+
+#[test]
+fn every_quantized_site_is_rounded_once() {
+    refused(
+        "",
+        "plan::no-round",
+        &["`blocks.0.attn.q` is to be quantized, but no pass rounds it", "hint: add a pass such as `--algo rtn` or `--algo gptq`"],
+    );
+    refused(
+        "--algo rtn,gptq",
+        "plan::two-rounds",
+        &["`blocks.0.attn.q` would be rounded by rtn and gptq", "hint: keep one of them, or give each its own sites with `match`"],
+    );
+    let ran = plan(&asset("tiny-llama"), "--algo rtn");
+    refused_with(&ran, 2, "plan::nothing-selected", &["no site is selected to be quantized", "hint: set `scheme.weights`"]);
+}
+
+#[test]
+fn what_this_version_cannot_quantize_is_refused() {
+    refused(
+        "--algo rtn --set scheme.inputs.format=int8",
+        "plan::unsupported",
+        &["`scheme.inputs` asks to quantize activations", "hint: this version quantizes the weights of linear layers"],
+    );
+    refused(
+        "--algo rtn --set scheme.skip=[\"embed\"]",
+        "plan::tied-head",
+        &["`head` shares its tensor with the embedding", "hint: add \"head\" to `scheme.skip`"],
+    );
+    refused("--algo rtn --target vllm", "plan::unsupported", &["`output.target` is `vllm`", "hint: leave `--target` out"]);
+    refused("--algo rtn --device cuda:0", "device::unsupported", &["device `cuda:0` is not available in this build", "hint: use `--device cpu`"]);
+}
+
+#[test]
+fn what_the_container_cannot_hold_is_refused_with_the_nearest_that_works() {
+    let name = "plan::container";
+    refused(
+        "--algo rtn --set scheme.weights.granularity.group=48",
+        name,
+        &[
+            "output format `compressed-tensors`: `blocks.0.attn.q`: group 48 does not divide its 128 input channels",
+            "hint: group 32 divides it; or use `--format qfw`",
+        ],
+    );
+    refused(
+        "--algo gptq --set gptq.act-order=group --set scheme.weights.granularity.group=64",
+        name,
+        &["pass `gptq` makes groups that do not run in storage order", "hint: set `act-order = \"static\"`"],
+    );
+    refused(
+        "--algo rtn --set scheme.weights.format=int3",
+        name,
+        &["readers of different versions pack 3-bit codes differently", "hint: use 2, 4 or 8 bits, or `--format qfw`"],
+    );
+    refused(
+        "--algo rtn --format compressed-tensors-int8",
+        name,
+        &["`blocks.0.attn.q`: it holds 8-bit codes, not int4", "hint: use `--format compressed-tensors`"],
+    );
+    refused_with(
+        &plan(&asset("tiny-gpt2"), &format!("{INT4} --algo rtn")),
+        2,
+        name,
+        &["`blocks.0.attn.qkv`: its weight is stored transposed (`Conv1D`)", "hint: use `--format qfw`"],
+    );
+}
+
+#[test]
+fn data_and_budget_have_to_suffice() {
+    let llama = asset("tiny-llama");
+    let hint = "hint: give a text or token file with `--data FILE`";
+    refused_with(
+        &plan(&llama, &format!("{INT4} --algo gptq")),
+        2,
+        "calibration::no-data",
+        &["and a pass reads activations", hint],
+    );
+    refused_with(
+        &plan(&llama, &format!("{INT4} --algo gptq --data nope.txt")),
+        2,
+        "calibration::no-data",
+        &["there is no calibration file `nope.txt`, and a pass reads activations", hint],
+    );
+    refused(
+        "--algo gptq --budget 10MiB",
+        "plan::budget",
+        &["the run needs ", "= base 60 + blocks 2 + streams on disk", "more than the budget of 10MiB", "hint: raise `--budget`"],
+    );
+    refused("--algo gptq --budget lots", "config::invalid", &["`harness.budget` from `--budget`: `lots` is not a size"]);
+    refused("--algo gptq --threads 0", "config::invalid", &["`harness.threads` from `--threads`: expected a whole number of at least 1"]);
+}
+
+#[test]
+fn the_model_has_to_be_there_known_and_unquantized() {
+    refused_with(
+        &plan("./nope", &format!("{INT4} --algo rtn")),
+        1,
+        "checkpoint::not-found",
+        &["there is no model at `./nope`", "hint: give a directory with config.json"],
+    );
+    refused_with(
+        &qfw(&args(&format!("plan {INT4} --algo rtn"), &[])),
+        2,
+        "config::no-model",
+        &["no model is given", "hint: name it on the command line"],
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let quantized = dir.path().join("quantized");
+    apply("tiny-llama", &quantized, "--algo rtn");
+    let path = quantized.display().to_string();
+    refused_with(
+        &plan(&path, &format!("{INT4} --algo rtn")),
+        2,
+        "plan::already-quantized",
+        &[&format!("`{path}` is quantized already"), "hint: start from the original checkpoint"],
+    );
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    for file in ["model.safetensors", "tokenizer.json"] {
+        std::fs::copy(Path::new(&asset("tiny-llama")).join(file), other.join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(Path::new(&asset("tiny-llama")).join("config.json")).unwrap();
+    std::fs::write(other.join("config.json"), config.replace("\"model_type\": \"llama\"", "\"model_type\": \"lama\"")).unwrap();
+    refused_with(
+        &plan(&other.display().to_string(), &format!("{INT4} --algo gptq --data {}", asset("text/calibration.txt"))),
+        1,
+        "model::unknown-type",
+        &["unknown model_type `lama` (did you mean `llama`?)", "hint: known model types: gpt2, llama, mistral, qwen2, qwen3"],
+    );
+}
+
+#[test]
+fn apply_needs_an_output_and_takes_one_of_resume_and_overwrite() {
+    let llama = asset("tiny-llama");
+    refused_with(
+        &qfw(&args(&format!("apply {INT4} --algo rtn"), &[&llama])),
+        2,
+        "config::missing",
+        &["no output directory was given", "hint: add `-o OUT`"],
+    );
+    let ran = qfw(&args("apply --resume --overwrite -o out", &[&llama]));
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("'--resume' cannot be used with '--overwrite'"), "{}", ran.stderr);
+}

@@ -1,0 +1,111 @@
+//! The binary as its users run it, on the embedded models. One program, so that it is linked once.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod containers;
+mod determinism;
+mod errors;
+mod resume;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What a finished process left.
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ran {
+    /// The process, if it ended well.
+    #[track_caller]
+    fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        self
+    }
+
+    /// Its standard output as JSON.
+    #[track_caller]
+    fn json(self) -> serde_json::Value {
+        let ran = self.ok();
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}", ran.stdout))
+    }
+}
+
+fn command<S: AsRef<str>>(args: &[S]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qfw"));
+    command.args(args.iter().map(AsRef::as_ref)).stdin(Stdio::null());
+    command
+}
+
+fn qfw<S: AsRef<str>>(args: &[S]) -> Ran {
+    let output = command(args).output().unwrap();
+    Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A file or directory of `cli/assets`.
+fn asset(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(name).display().to_string()
+}
+
+/// A command line: `words` separated by blanks, then `more` as they are.
+fn args(words: &str, more: &[&str]) -> Vec<String> {
+    words.split_whitespace().chain(more.iter().copied()).map(ToOwned::to_owned).collect()
+}
+
+/// `qfw apply` of a model with a few short windows of calibration text; `words` say the rest.
+fn apply_args(model: &str, out: &Path, words: &str) -> Vec<String> {
+    let fixed = "--set calibration.samples=8 --set calibration.seq-len=64 --set scheme.weights.format=int4";
+    let mut all = args("apply", &[&asset(model), "--data", &asset("text/calibration.txt"), "-o", &out.display().to_string()]);
+    all.extend(args(&format!("{fixed} {words}"), &[]));
+    all
+}
+
+#[track_caller]
+fn apply(model: &str, out: &Path, words: &str) -> Ran {
+    qfw(&apply_args(model, out, words)).ok()
+}
+
+/// `qfw eval --json` on a few windows of text the model was not calibrated on.
+#[track_caller]
+fn eval(model: &Path) -> String {
+    let model = model.display().to_string();
+    let data = asset("text/evaluation.txt");
+    qfw(&args("eval --seq-len 128 --max-windows 24 --json", &["--data", &data, &model])).ok().stdout
+}
+
+#[track_caller]
+fn perplexity(model: &Path) -> f64 {
+    serde_json::from_str::<serde_json::Value>(&eval(model)).unwrap()["perplexity"].as_f64().unwrap()
+}
+
+/// Every file below `dir` by its path there, except the log that is outside the guarantee.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(root: &Path, dir: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files.insert(path.strip_prefix(root).unwrap().to_owned(), Vec::new());
+                walk(root, &path, files);
+            } else if !path.ends_with("qfw-run.jsonl") {
+                files.insert(path.strip_prefix(root).unwrap().to_owned(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut files = BTreeMap::new();
+    walk(dir, dir, &mut files);
+    files
+}
+
+/// Fails naming the files that differ, not their bytes.
+#[track_caller]
+fn same_tree(a: &BTreeMap<PathBuf, Vec<u8>>, b: &BTreeMap<PathBuf, Vec<u8>>, what: &str) {
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{what}: other files");
+    let different: Vec<_> = a.iter().filter(|(name, bytes)| b[*name] != **bytes).map(|(name, _)| name).collect();
+    assert!(different.is_empty(), "{what}: {different:?} differ");
+}
