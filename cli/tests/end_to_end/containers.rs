@@ -16,7 +16,12 @@ fn json(path: &Path) -> Value {
 #[test]
 fn every_container_holds_the_same_codes() {
     let mut perplexities = Vec::new();
-    for (bits, format) in [("int8", "compressed-tensors"), ("int4", "compressed-tensors"), ("int2", "compressed-tensors"), ("int8", "compressed-tensors-int8")] {
+    for (bits, format) in [
+        ("int8", "compressed-tensors"),
+        ("int4", "compressed-tensors"),
+        ("int2", "compressed-tensors"),
+        ("int8", "compressed-tensors-int8"),
+    ] {
         for symmetric in [true, false] {
             for granularity in ["{group=64}", "\"channel\"", "\"tensor\""] {
                 if format == "compressed-tensors-int8" && granularity == "{group=64}" {
@@ -128,7 +133,8 @@ fn a_plan_writes_nothing_and_its_configuration_repeats_it() {
 fn every_preset_plans() {
     for preset in ["w2a16", "w3a16", "w4a16", "w8a16"] {
         let data = asset("text/calibration.txt");
-        let ran = qfw(&args(&format!("plan --format qfw --preset {preset} --set calibration.samples=2 --data"), &[&data, &asset("tiny-llama")]));
+        let ran =
+            qfw(&args(&format!("plan --format qfw --preset {preset} --set calibration.samples=2 --data"), &[&data, &asset("tiny-llama")]));
         assert!(ran.ok().stdout.contains(&format!("int{} ", &preset[1..2])), "{preset}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{apply, apply_args, asset, args, perplexity, qfw, same_tree, tree};
+use super::{apply, apply_args, args, asset, perplexity, qfw, same_tree, tree};
 
 /// Bytes that the plan says a run of `words` needs on one thread, all in memory, and those of the streams among them.
 fn memory(words: &str) -> (u64, u64) {
@@ -71,7 +71,8 @@ fn gptq_beats_rounding_to_nearest_and_the_choices_of_the_loop_matter() {
         let dir = tempfile::tempdir().unwrap();
         let run = |name: &str, words: &str| {
             let out = dir.path().join(name);
-            let fixed = format!("--format {format} --set calibration.samples=24 --set calibration.seq-len=128 --set scheme.weights.format=int2");
+            let fixed =
+                format!("--format {format} --set calibration.samples=24 --set calibration.seq-len=128 --set scheme.weights.format=int2");
             apply(model, &out, &format!("{fixed} --set scheme.weights.granularity.group=64 {words}"));
             out
         };

@@ -107,7 +107,8 @@ fn unknown_keys_and_paths_say_where_they_were_written() {
 
 #[test]
 fn selectors_that_match_nothing_are_named_with_the_roles_there_are() {
-    let (name, roles) = ("config::unmatched-selector", "hint: roles of this model: attn.k, attn.o, attn.q, attn.v, head, mlp.down, mlp.gate, mlp.up");
+    let (name, roles) =
+        ("config::unmatched-selector", "hint: roles of this model: attn.k, attn.o, attn.q, attn.v, head, mlp.down, mlp.gate, mlp.up");
     let start = "schema = 1\n[scheme.weights]\nformat = \"int4\"\n";
     refused(
         "--algo rtn --set scheme.skip=[\"head\",\"mlp.dwn\"]",
@@ -134,7 +135,11 @@ fn selectors_that_match_nothing_are_named_with_the_roles_there_are() {
         name,
         &["override `mlp.down` matches 6 sites, not the 7 expected", "hint: change the selector or `expect`"],
     );
-    refused("--algo rtn --set scheme.skip=[\"attn.(\"]", "config::selector", &["`attn.(` is not a valid selector", "hint: selectors are regular"]);
+    refused(
+        "--algo rtn --set scheme.skip=[\"attn.(\"]",
+        "config::selector",
+        &["`attn.(` is not a valid selector", "hint: selectors are regular"],
+    );
 }
 
 #[test]
@@ -166,7 +171,11 @@ fn what_this_version_cannot_quantize_is_refused() {
         &["`head` shares its tensor with the embedding", "hint: add \"head\" to `scheme.skip`"],
     );
     refused("--algo rtn --target vllm", "plan::unsupported", &["`output.target` is `vllm`", "hint: leave `--target` out"]);
-    refused("--algo rtn --device cuda:0", "device::unsupported", &["device `cuda:0` is not available in this build", "hint: use `--device cpu`"]);
+    refused(
+        "--algo rtn --device cuda:0",
+        "device::unsupported",
+        &["device `cuda:0` is not available in this build", "hint: use `--device cpu`"],
+    );
 }
 
 #[test]
@@ -207,12 +216,7 @@ fn what_the_container_cannot_hold_is_refused_with_the_nearest_that_works() {
 fn data_and_budget_have_to_suffice() {
     let llama = asset("tiny-llama");
     let hint = "hint: give a text or token file with `--data FILE`";
-    refused_with(
-        &plan(&llama, &format!("{INT4} --algo gptq")),
-        2,
-        "calibration::no-data",
-        &["and a pass reads activations", hint],
-    );
+    refused_with(&plan(&llama, &format!("{INT4} --algo gptq")), 2, "calibration::no-data", &["and a pass reads activations", hint]);
     refused_with(
         &plan(&llama, &format!("{INT4} --algo gptq --data nope.txt")),
         2,

@@ -41,11 +41,7 @@ fn command<S: AsRef<str>>(args: &[S]) -> Command {
 
 fn qfw<S: AsRef<str>>(args: &[S]) -> Ran {
     let output = command(args).output().unwrap();
-    Ran {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    Ran { code: output.status.code(), stdout: String::from_utf8(output.stdout).unwrap(), stderr: String::from_utf8(output.stderr).unwrap() }
 }
 
 /// A file or directory of `cli/assets`.

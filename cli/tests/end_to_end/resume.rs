@@ -25,7 +25,8 @@ fn start_until(out: &Path, words: &str, line: &str) -> Child {
             return child;
         }
     }
-    panic!("the run ended before it said `{line}`: {text}");
+    let status = child.wait().unwrap();
+    panic!("the run ended ({status}) before it said `{line}`: {text}");
 }
 
 fn kill(mut child: Child) {

@@ -72,9 +72,8 @@ fn clear(out: &Path, registry: &Registry) -> Result<()> {
     let _lock = journal::lock(out)?;
     let files = [out.join(journal::DIR).join(journal::FILE), out.join("config.json")];
     files.iter().try_for_each(|f| remove_file(f))?;
-    let written = |name: &str| {
-        name == USED || name == "native" || registry.list().iter().any(|l| l.kind == "output-format" && l.id == name)
-    };
+    let written =
+        |name: &str| name == USED || name == "native" || registry.list().iter().any(|l| l.kind == "output-format" && l.id == name);
     for entry in std::fs::read_dir(out).map_err(|e| Error::io(out, "list", e))? {
         let entry = entry.map_err(|e| Error::io(out, "list", e))?;
         let path = entry.path();
