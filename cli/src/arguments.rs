@@ -15,7 +15,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Quantize two small embedded models several ways and print the table
-    Quickstart,
+    Quickstart(Quickstart),
     /// List everything that can be chosen by name
     ListPlugins(ListPlugins),
     /// Print the resolved plan of a run; writes nothing
@@ -34,6 +34,13 @@ pub(crate) enum Command {
     Schema,
     /// Print shell completions
     Completions(Completions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Quickstart {
+    /// One JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

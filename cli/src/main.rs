@@ -2,6 +2,7 @@
 
 mod allocator;
 mod arguments;
+mod assets;
 mod command;
 mod plugins;
 mod terminal;
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     allocator::tune();
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Quickstart => command::quickstart::run(),
+        Command::Quickstart(a) => command::quickstart::run(&a),
         Command::ListPlugins(a) => command::list_plugins::run(&a),
         Command::Plan(a) => command::plan::run(&a),
         Command::Apply(a) => command::apply::run(&a),
