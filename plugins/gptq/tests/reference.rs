@@ -106,20 +106,22 @@ fn inverse(h: &[f64], n: usize) -> Vec<f64> {
 }
 
 /// Codes (minus the smallest) of the textbook algorithm: after each column `j`, `w ← w − e_j/[H⁻¹]_jj · H⁻¹_j:`, and row and column `j`
-/// leave `H⁻¹`.
-fn textbook(p: &Problem, spec: &QuantSpec, rounded: &Rounded, damp: f64, order: &[usize]) -> Vec<u8> {
+/// leave `H⁻¹`. Also how near each row came to a tie between two codes: there f32 and f64 may part, and the rest of the row with them.
+fn textbook(p: &Problem, spec: &QuantSpec, rounded: &Rounded, damp: f64, order: &[usize]) -> (Vec<u8>, Vec<f64>) {
     let n = COLS;
     let mut h = p.h.clone();
     let mean = (0..n).map(|i| h[i * n + i]).sum::<f64>() / n as f64;
     (0..n).for_each(|i| h[i * n + i] += damp * mean);
     let (lo, hi) = spec.grid.limits();
     let mut codes = vec![0; ROWS * n];
+    let mut nearest_tie = vec![f64::INFINITY; ROWS];
     for r in 0..ROWS {
         let mut w: Vec<f64> = p.weight[r * n..(r + 1) * n].iter().map(|x| f64::from(*x)).collect();
         let mut inv = inverse(&h, n);
         for &j in order {
             let tile = rounded.params.layout.tile(r, j);
             let (s, z) = (f64::from(rounded.params.scale[tile]), f64::from(rounded.params.zero[tile]));
+            nearest_tie[r] = nearest_tie[r].min(((w[j] / s).fract().abs() - 0.5).abs());
             let q = ((w[j] / s).round_ties_even() + z).clamp(f64::from(lo), f64::from(hi));
             codes[r * n + j] = (q as i32 - lo) as u8;
             let e = (w[j] - s * (q - z)) / inv[j * n + j];
@@ -136,12 +138,13 @@ fn textbook(p: &Problem, spec: &QuantSpec, rounded: &Rounded, damp: f64, order: 
             }
         }
     }
-    codes
+    (codes, nearest_tie)
 }
 
 #[test]
 fn codes_are_those_of_the_textbook_in_f64() {
     let registry = Registry::builtin().unwrap();
+    let (mut rows, mut compared) = (0, 0);
     for seed in 0..20 {
         let p = problem(seed, 1.0);
         for (granularity, symmetric) in
@@ -154,12 +157,20 @@ fn codes_are_those_of_the_textbook_in_f64() {
                 for block in [1, 5, 128] {
                     let options = json!({ "act-order": act_order, "block-size": block, "damp": 0.01 });
                     let rounded = run("gptq", &p, &spec, options);
-                    let expected = textbook(&p, &spec, &rounded, 0.01, &order);
-                    assert_eq!(rounded.codes.data, expected, "seed {seed}, {granularity}, act-order {act_order}, block {block}");
+                    let (expected, nearest_tie) = textbook(&p, &spec, &rounded, 0.01, &order);
+                    for (r, (got, want)) in rounded.codes.data.chunks(COLS).zip(expected.chunks(COLS)).enumerate() {
+                        rows += 1;
+                        // f32 carries these values to about 1e-6 of a step times the conditioning of the problem.
+                        if nearest_tie[r] > 1e-5 {
+                            compared += 1;
+                            assert_eq!(got, want, "seed {seed}, {granularity}, act-order {act_order}, block {block}, row {r}");
+                        }
+                    }
                 }
             }
         }
     }
+    assert!(compared * 100 > rows * 98, "{compared} of {rows} rows are away from ties");
 }
 
 #[test]
