@@ -1,5 +1,7 @@
 //! The first thing a new user runs.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::BTreeMap;
 use std::process::Command;
 

@@ -1,6 +1,8 @@
 //! `gptq` against the textbook: the algorithm of arXiv:2210.17323 written out in f64, with the inverse formed explicitly by Gauss-Jordan
 //! elimination and updated by eliminating one column after the other, so that nothing is shared with the library's factor and sweep.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::sync::Arc;
 
 use qfw_core::algorithm::{Rounded, SiteContext, Stage};
@@ -170,7 +172,8 @@ fn codes_are_those_of_the_textbook_in_f64() {
             }
         }
     }
-    assert!(compared * 100 > rows * 98, "{compared} of {rows} rows are away from ties");
+    // Not all are: the half-range convention puts the extreme of a tile exactly between two codes.
+    assert!(compared * 100 > rows * 90, "{compared} of {rows} rows are away from ties");
 }
 
 #[test]
