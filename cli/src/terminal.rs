@@ -143,10 +143,3 @@ impl RunDisplay {
 pub(crate) fn error_of(s: &qfw_core::harness::SiteReport) -> f64 {
     s.output_error.unwrap_or(s.weight_error)
 }
-
-/// Peak resident memory of this process so far (`VmHWM`), in bytes.
-pub(crate) fn peak_rss() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
-}

@@ -39,6 +39,23 @@ impl Opened {
         Ok(Self { checkpoint, model })
     }
 
+    /// Opens the model at `path` for methods that read weights only: one of unknown architecture is taken matrix by matrix, and the
+    /// notes say so and what was left out.
+    ///
+    /// # Errors
+    /// If the checkpoint is not sound.
+    pub fn open_for_weights(path: &Path, registry: &Registry) -> Result<(Self, Vec<String>)> {
+        let checkpoint = Checkpoint::open(path)?;
+        let name = model_type(&checkpoint.config)?;
+        if registry.architecture(name).is_ok() {
+            return Ok((Self::open(path, registry)?, Vec::new()));
+        }
+        let mut notes = vec![format!("model_type `{name}` is unknown: its matrices are taken one by one, as [out, in]")];
+        let (model, skipped) = Model::tensorwise(checkpoint.float_tensors(registry)?)?;
+        notes.extend(skipped.iter().map(|s| format!("left as it is: `{}`, {}", s.tensor, s.reason)));
+        Ok((Self { checkpoint, model }, notes))
+    }
+
     /// The tokenizer beside the weights (or inside a GGUF), if there is one.
     ///
     /// # Errors
@@ -83,12 +100,15 @@ impl Session {
             return Err(Error::config("device::unsupported", format!("device `{}` is not available in this build", raw.harness.device))
                 .hint("use `--device cpu`"));
         }
-        let opened = Opened::open(Path::new(&raw.model.path), registry)?;
+        let calibrated = needs_calibration(&raw, registry)?;
+        let path = Path::new(&raw.model.path);
+        let (opened, opening) =
+            if calibrated { (Opened::open(path, registry)?, Vec::new()) } else { Opened::open_for_weights(path, registry)? };
         if !opened.checkpoint.config.get("quantization_config").is_none_or(serde_json::Value::is_null) {
             return Err(Error::plan("plan::already-quantized", format!("`{}` is quantized already", raw.model.path))
                 .hint("start from the original checkpoint; quantizing twice loses accuracy twice"));
         }
-        let windows = if needs_calibration(&raw, registry)? { calibrate(&raw, &opened)? } else { Windows::new(Vec::new()) };
+        let windows = if calibrated { calibrate(&raw, &opened)? } else { Windows::new(Vec::new()) };
         let calibration = (!windows.ids.is_empty()).then(|| CalibrationPlan {
             samples: windows.ids.len(),
             seq_len: windows.ids.iter().map(Vec::len).max().unwrap_or(0),
@@ -103,12 +123,14 @@ impl Session {
             _ => FloatKind::F32,
         };
         let facts = ModelFacts {
-            model_type: opened.model.architecture_id(),
+            model_type: model_type(&opened.checkpoint.config)?,
+            tensorwise: opened.model.is_tensorwise(),
             topology: &opened.model.topology,
             hash: opened.checkpoint.content_hash()?,
             stored: &stored,
         };
-        let resolved = resolve(&raw, registry, &facts, calibration, sorted)?;
+        let mut resolved = resolve(&raw, registry, &facts, calibration, sorted)?;
+        resolved.notes.splice(0..0, opening);
         let budget = Budget::of(
             &resolved.plan,
             &opened.model.topology,

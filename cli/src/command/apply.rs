@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use qfw_core::algorithm::Event;
-use qfw_core::harness::{Control, Mode, SiteReport, Summary};
+use qfw_core::harness::{Control, Mode, SiteReport, Summary, peak_rss};
+use qfw_core::plan::Plan;
 use qfw_core::registry::Registry;
 use qfw_core::session::Session;
 use qfw_core::{Error, Result};
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use super::{plan, say_json};
 use crate::arguments::RunArgs;
-use crate::terminal::{CANCELLED, RunDisplay, catch_interrupt, duration, error_of, note, peak_rss, say, size};
+use crate::terminal::{CANCELLED, RunDisplay, catch_interrupt, duration, error_of, note, say, size};
 
 pub(crate) fn run(a: &RunArgs) -> Result<()> {
     let registry = Registry::linked()?;
@@ -45,7 +46,10 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
             .iter()
             .map(|s| {
                 let scheme = plan.sites.iter().find(|p| p.site == s.site).and_then(|p| p.weights.as_ref()).map(ToString::to_string);
-                json!({ "name": s.site, "scheme": scheme, "error": error_of(s), "weight_error": s.weight_error, "algo": s.algo, "events": s.events })
+                json!({
+                    "name": s.site, "scheme": scheme, "error": error_of(s), "weight_error": s.weight_error,
+                    "seconds": summary.site_seconds.get(&s.site), "algo": s.algo, "events": s.events,
+                })
             })
             .collect();
         return say_json(&json!({
@@ -65,10 +69,16 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
     let what = if worst.first().is_some_and(|s| s.output_error.is_some()) { "output" } else { "weight" };
     say(&format!("largest relative {what} errors:"));
     for s in worst.iter().take(3) {
-        say(&format!("  {:<24} {:.4}", s.site, error_of(s)));
+        say(&format!("  {:<24} {:.4}", shown(plan, &s.site), error_of(s)));
     }
     say(&format!("next: qfw eval {out} --data FILE"));
     Ok(())
+}
+
+/// What a person knows a site by: its role, or the stored name where the architecture is unknown.
+fn shown<'a>(plan: &'a Plan, site: &'a str) -> &'a str {
+    let module = plan.sites.iter().find(|p| p.site == site && site.ends_with(".linear")).map(|p| p.module.as_str());
+    module.unwrap_or(site)
 }
 
 fn events(sites: &[SiteReport]) {

@@ -155,7 +155,13 @@ fn json_has_the_documented_fields() {
     assert!(applied["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
     assert_eq!(applied["output"], out.display().to_string());
     let again = qfw(&apply_args("tiny-llama", &out, "--algo gptq --json --resume")).json();
-    assert_eq!((&again["already_done"], &again["sites"]), (&Value::Bool(true), &applied["sites"]));
+    // How long a site took is known only to the process that did it.
+    let mut done = applied["sites"].clone();
+    for s in done.as_array_mut().unwrap() {
+        assert!(s["seconds"].as_f64().unwrap() > 0.0, "{s}");
+        s["seconds"] = Value::Null;
+    }
+    assert_eq!((&again["already_done"], &again["sites"]), (&Value::Bool(true), &done));
 
     let evaluated: Value = serde_json::from_str(&eval(&out)).unwrap();
     assert!(evaluated["perplexity"].as_f64().unwrap() > 1.0 && evaluated["perplexity_stderr"].as_f64().unwrap() > 0.0);

@@ -5,6 +5,7 @@ mod containers;
 mod determinism;
 mod errors;
 mod resume;
+mod unknown_model;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

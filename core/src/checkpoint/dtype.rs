@@ -49,6 +49,11 @@ impl StoredDtype {
         ("BOOL", Self::Bool, 1),
     ];
 
+    /// Whether it holds real numbers that can be read as f32.
+    pub fn is_float(&self) -> bool {
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::Ggml(_))
+    }
+
     /// The type of that name in a safetensors header.
     pub fn parse(name: &str) -> Self {
         Self::NAMES.iter().find(|(n, ..)| *n == name).map_or_else(|| Self::Other(name.to_owned()), |(_, d, _)| d.clone())

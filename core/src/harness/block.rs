@@ -1,6 +1,7 @@
 //! The passes over one block.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -15,7 +16,7 @@ use crate::checkpoint::native::{NativeSite, encode_site};
 use crate::error::{Error, Result};
 use crate::harness::report::Progress;
 use crate::model::{MapWeights, WeightSource};
-use crate::numeric::{Transpose, decode, gemm, with_slice};
+use crate::numeric::{Onto, Transpose, decode, gemm, with_slice};
 use crate::observer::Observer;
 use crate::plan::{Failure, Sequence};
 use crate::scheme::QuantSpec;
@@ -138,7 +139,7 @@ pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, resu
 
 fn round_site(run: &Run<'_>, job: &Job<'_>, stats: &Stats, weights: &MapWeights) -> Result<RoundedSite> {
     let site = job.linear.site;
-    let algorithm = run.algorithm(job.pass);
+    let (algorithm, start) = (run.algorithm(job.pass), Instant::now());
     let weight = weights.get(site, Part::Weight)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     with_slice::<f32, _>(&weight, |w| {
         let cx = SiteContext {
@@ -163,6 +164,7 @@ fn round_site(run: &Run<'_>, job: &Job<'_>, stats: &Stats, weights: &MapWeights)
             events: rounded.events.clone(),
         };
         let tensors = encode_site(job.native, &rounded).tensors;
+        run.took(report.site.clone(), start.elapsed().as_secs_f64());
         let tensor = Tensor::from_vec(decoded, job.linear.shape, &Device::Cpu)?.to_device(run.device())?;
         Ok(RoundedSite { weight: tensor, tensors, report })
     })
@@ -208,29 +210,37 @@ fn weight_error(w: &[f32], decoded: &[f32]) -> f64 {
     if norm > 0.0 { (error / norm).sqrt() } else { 0.0 }
 }
 
-/// `√(tr ΔHΔᵀ / tr WHWᵀ)` from the lower triangle `L` (diagonal `D`) of `H`: `tr MHMᵀ = 2·⟨ML, M⟩ − ⟨MD, M⟩`.
+/// `√(tr ΔHΔᵀ / tr WHWᵀ)` from the lower triangle of `H`.
 fn output_error(w: &[f32], decoded: &[f32], gram: &Arc<Gram>) -> f64 {
-    let n = gram.n;
     let delta: Vec<f32> = w.iter().zip(decoded).map(|(a, b)| a - b).collect();
-    let energy = |m: &[f32]| -> f64 {
-        const ROWS: usize = 32;
-        let parts: Vec<f64> = m
-            .par_chunks(ROWS * n)
-            .map(|m| {
-                let mut product = vec![0.0; m.len()];
-                gemm((m.len() / n, n, n), 0.0, &mut product, n, m, Transpose::No, n, &gram.lower, Transpose::No, n);
-                let mut sum = 0.0;
-                for (m, p) in m.chunks_exact(n).zip(product.chunks_exact(n)) {
-                    for (j, (m, p)) in m.iter().zip(p).enumerate() {
-                        let m = f64::from(*m);
-                        sum += m * (2.0 * f64::from(*p) - m * f64::from(gram.lower[j * n + j]));
+    let norm = energy(w, gram);
+    if norm > 0.0 { (energy(&delta, gram).max(0.0) / norm).sqrt() } else { 0.0 }
+}
+
+/// `tr MHMᵀ = 2·⟨ML, M⟩ − ⟨MD, M⟩` with the lower triangle `L` of `H` and its diagonal `D`. Columns of `ML` are formed in blocks, each
+/// from the rows of `L` at and below its diagonal: half of a full product.
+fn energy(m: &[f32], gram: &Gram) -> f64 {
+    const ROWS: usize = 64;
+    const COLUMNS: usize = 192;
+    let (n, h) = (gram.n, &gram.lower);
+    let parts: Vec<f64> = m
+        .par_chunks(ROWS * n)
+        .map(|m| {
+            let (rows, mut sum) = (m.len() / n, 0.0);
+            let mut product = vec![0.0; rows * COLUMNS];
+            for first in (0..n).step_by(COLUMNS) {
+                let (width, below) = (COLUMNS.min(n - first), n - first);
+                let (a, l) = (&m[first..], &h[first * n + first..]);
+                gemm((rows, width, below), Onto::Replace, &mut product, width, a, Transpose::No, n, l, Transpose::No, n);
+                for (m, p) in m.chunks_exact(n).zip(product.chunks_exact(width)) {
+                    for (j, (m, p)) in m[first..].iter().zip(p).enumerate() {
+                        let (m, diagonal) = (f64::from(*m), f64::from(h[(first + j) * n + first + j]));
+                        sum += m * (2.0 * f64::from(*p) - m * diagonal);
                     }
                 }
-                sum
-            })
-            .collect();
-        parts.iter().sum()
-    };
-    let norm = energy(w);
-    if norm > 0.0 { (energy(&delta).max(0.0) / norm).sqrt() } else { 0.0 }
+            }
+            sum
+        })
+        .collect();
+    parts.iter().sum()
 }

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::journal::{self, Journal};
-use super::report::{Progress, SiteReport};
+use super::report::{Progress, SiteReport, peak_rss};
 use super::run::{Control, Mode, Run, same_plan};
 use super::sweep::interrupted;
 use crate::checkpoint::native::NativeReader;
@@ -226,7 +226,8 @@ fn card(run: &Run<'_>, sites: &[SiteReport]) -> String {
 /// What is outside the guarantee: time and machine.
 fn run_log(start: Instant) -> String {
     let date = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    json!({ "unix_time": date, "seconds": start.elapsed().as_secs_f64(), "threads": rayon::current_num_threads() }).to_string() + "\n"
+    let (seconds, threads) = (start.elapsed().as_secs_f64(), rayon::current_num_threads());
+    json!({ "unix_time": date, "seconds": seconds, "threads": threads, "peak_rss_bytes": peak_rss() }).to_string() + "\n"
 }
 
 /// Bytes of all weight files under OUT.

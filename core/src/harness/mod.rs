@@ -6,7 +6,7 @@
 //!   collect what the passes need             every window, in parallel over windows
 //!   condition, round, correct                sites of a parallel group at once
 //!   propagate the streams                    with the weights as rounded
-//!   write shard b, the streams, the journal  each whole or not at all
+//!   write shard b, the streams, the journal  each whole or not at all, while block b + 1 is under work
 //! export from the native shards; config.json is renamed into place last
 //! ```
 
@@ -18,5 +18,5 @@ mod run;
 mod stream;
 mod sweep;
 
-pub use report::{Progress, SiteReport, Summary};
+pub use report::{Progress, SiteReport, Summary, peak_rss};
 pub use run::{Control, Mode, Run};

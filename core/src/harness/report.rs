@@ -1,5 +1,7 @@
 //! What a run tells while it works and when it is done.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::algorithm::Event;
@@ -66,10 +68,19 @@ pub struct SiteReport {
 pub struct Summary {
     /// Every site, in order.
     pub sites: Vec<SiteReport>,
-    /// Seconds per site are not kept; seconds of this process's part of the run.
+    /// Seconds of this process's part of the run.
     pub seconds: f64,
+    /// Seconds spent rounding each site, by name; sites that an earlier process finished have none.
+    pub site_seconds: BTreeMap<String, f64>,
     /// Bytes of the containers' weight files.
     pub bytes: u64,
     /// Nothing had to be done: OUT was finished under the same plan.
     pub already_done: bool,
+}
+
+/// Peak resident memory of this process so far (`VmHWM`), in bytes; 0 where the system does not say.
+pub fn peak_rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
 }

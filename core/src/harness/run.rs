@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -10,12 +12,12 @@ use candle_core::{Device, Tensor};
 use super::block::{BlockResult, Job, Streams, quantize, round_group};
 use super::export;
 use super::journal::{BlockEntry, Journal, different, hash_file};
-use super::report::{Progress, Summary};
+use super::report::{Progress, SiteReport, Summary};
 use super::stream::Stream;
 use super::sweep::{for_each_window, interrupted, propagate};
 use crate::algorithm::{Needs, PtqAlgorithm};
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::native::{NativeSite, write_shard};
+use crate::checkpoint::{Checkpoint, TensorDecl};
 use crate::error::{Error, Result};
 use crate::model::{Flow, MapWeights, Model, Nothing, WeightSource};
 use crate::observer::Observer;
@@ -68,6 +70,7 @@ pub struct Run<'a> {
     spill: bool,
     observers: BTreeMap<String, Box<dyn Observer>>,
     natives: Vec<NativeSite>,
+    site_seconds: Mutex<BTreeMap<String, f64>>,
 }
 
 impl<'a> Run<'a> {
@@ -90,7 +93,7 @@ impl<'a> Run<'a> {
             let (observer, _) = registry.build_observer(&site.spec.observer.id, &site.spec.observer.options)?;
             observers.insert(site.site.clone(), observer);
         }
-        Ok(Self { registry, checkpoint, model, resolved, windows, device, spill, observers, natives })
+        Ok(Self { registry, checkpoint, model, resolved, windows, device, spill, observers, natives, site_seconds: Mutex::default() })
     }
 
     /// Runs it.
@@ -100,13 +103,20 @@ impl<'a> Run<'a> {
     pub fn execute(&self, out: &Path, mode: Mode, control: &Control<'_>) -> Result<Summary> {
         let start = Instant::now();
         if let Some(sites) = export::prepare(out, mode, self.plan(), self.registry)? {
-            return Ok(Summary { sites, seconds: 0.0, bytes: export::weight_bytes(out)?, already_done: true });
+            return Ok(Summary {
+                sites,
+                seconds: 0.0,
+                site_seconds: BTreeMap::new(),
+                bytes: export::weight_bytes(out)?,
+                already_done: true,
+            });
         }
         let mut journal = Journal::open(out, self.plan(), mode == Mode::Resume)?;
         self.blocks(&mut journal, control)?;
         let sites = journal.blocks().iter().flat_map(|b| b.sites.iter().cloned()).collect();
         export::finish(out, &journal, self, start, &sites, control)?;
-        Ok(Summary { sites, seconds: start.elapsed().as_secs_f64(), bytes: export::weight_bytes(out)?, already_done: false })
+        let site_seconds = self.site_seconds.lock().map(|s| s.clone()).unwrap_or_default();
+        Ok(Summary { sites, seconds: start.elapsed().as_secs_f64(), site_seconds, bytes: export::weight_bytes(out)?, already_done: false })
     }
 
     fn blocks(&self, journal: &mut Journal, control: &Control<'_>) -> Result<()> {
@@ -124,57 +134,78 @@ impl<'a> Run<'a> {
         if done > 0 {
             control.report(Progress::Resumed { done: done.min(total), total });
         }
-        if done > total {
+        if done > total || (done == total && self.head_jobs().is_empty()) {
             return Ok(());
         }
         let streams = self.streams(journal, done, control)?;
-        for b in done..total {
-            self.one_block(b, journal, &streams, control)?;
-        }
+        std::thread::scope(|scope| {
+            let mut writer = Writer::Idle(&mut *journal);
+            for b in done..total {
+                if control.cancelled() {
+                    return Err(interrupted());
+                }
+                control.report(Progress::Block { block: b, total });
+                let start = Instant::now();
+                let original = self.model.load_block(b)?;
+                let result = quantize(self, b, &original, &streams, control)?;
+                // Until here the streams were only read, which the writer of the previous block does too.
+                let journal = writer.wait()?;
+                self.propagate(b, &original, &result.weights, &streams, control)?;
+                let BlockResult { tensors, sites, .. } = result;
+                let (streams, seconds) = (&streams, start.elapsed().as_secs_f64());
+                writer = Writer::Busy(scope.spawn(move || {
+                    self.record(b, tensors, &sites, journal, streams)?;
+                    control.report(Progress::BlockDone { done: b + 1, total, seconds, sites });
+                    Ok(journal)
+                }));
+            }
+            writer.wait().map(|_| ())
+        })?;
         self.head(journal, &streams, control)
     }
 
-    fn one_block(&self, b: u32, journal: &mut Journal, streams: &Streams, control: &Control<'_>) -> Result<()> {
-        let (start, total) = (Instant::now(), self.plan().blocks);
-        if control.cancelled() {
-            return Err(interrupted());
+    /// Moves the streams behind block `b`. Nobody reads them behind the last one unless the head is rounded too.
+    fn propagate(&self, b: u32, original: &MapWeights, rounded: &MapWeights, streams: &Streams, control: &Control<'_>) -> Result<()> {
+        if !self.streams_wanted(b + 1) {
+            return Ok(());
         }
-        control.report(Progress::Block { block: b, total });
-        let original = self.model.load_block(b)?;
-        let result = quantize(self, b, &original, streams, control)?;
-        // Nobody reads the streams behind the last block unless the head is rounded too.
-        if b + 1 < total || !self.head_jobs().is_empty() {
-            control.report(Progress::Step { name: "propagate" });
-            for (kind, weights) in [(StreamKind::Reference, &original), (StreamKind::Quantized, &result.weights)] {
-                if let Some(stream) = streams.get(kind) {
-                    propagate(&*self.model.block(b, weights)?, stream, &self.device, control)?;
-                }
+        control.report(Progress::Step { name: "propagate" });
+        for (kind, weights) in [(StreamKind::Reference, original), (StreamKind::Quantized, rounded)] {
+            if let Some(stream) = streams.get(kind) {
+                propagate(&*self.model.block(b, weights)?, stream, &self.device, control)?;
             }
         }
-        drop(original);
-        control.report(Progress::Step { name: "write" });
-        let sites = result.sites.clone();
-        self.record(b, result, journal, streams)?;
-        control.report(Progress::BlockDone { done: b + 1, total, seconds: start.elapsed().as_secs_f64(), sites });
         Ok(())
     }
 
+    /// Whether anything reads the streams behind `blocks` blocks.
+    fn streams_wanted(&self, blocks: u32) -> bool {
+        blocks < self.plan().blocks || (blocks == self.plan().blocks && !self.head_jobs().is_empty())
+    }
+
     /// Shard, streams, journal, in this order, each durable before the next; then what they replace is removed.
-    fn record(&self, b: u32, result: BlockResult, journal: &mut Journal, streams: &Streams) -> Result<()> {
-        let shard = if result.tensors.is_empty() {
+    fn record(
+        &self,
+        b: u32,
+        tensors: Vec<(TensorDecl, Vec<u8>)>,
+        sites: &[SiteReport],
+        journal: &mut Journal,
+        streams: &Streams,
+    ) -> Result<()> {
+        let shard = if tensors.is_empty() {
             None
         } else {
             let path = journal.shard(b);
-            write_shard(&path, result.tensors)?;
+            write_shard(&path, tensors)?;
             Some(hash_file(&path)?)
         };
         let mut hashes = BTreeMap::new();
-        if b < self.plan().blocks {
+        if self.streams_wanted(b + 1) {
             for (name, stream) in streams.named() {
                 hashes.insert(name.to_owned(), stream.save(&journal.stream(name, b + 1))?);
             }
         }
-        journal.finish_block(BlockEntry { block: b, shard, streams: hashes, sites: result.sites })?;
+        journal.finish_block(BlockEntry { block: b, shard, streams: hashes, sites: sites.to_vec() })?;
         for (name, _) in streams.named() {
             let old = journal.stream(name, b);
             if old.exists() {
@@ -244,7 +275,7 @@ impl<'a> Run<'a> {
         weights.insert(job.linear.site, Part::Weight, weight);
         let mut result = BlockResult { weights, tensors: Vec::new(), sites: Vec::new() };
         round_group(self, &jobs.iter().collect::<Vec<_>>(), &stats, &mut result)?;
-        self.record(self.plan().blocks, result, journal, streams)
+        self.record(self.plan().blocks, result.tensors, &result.sites, journal, streams)
     }
 
     fn head_jobs(&self) -> Vec<Job<'_>> {
@@ -270,6 +301,13 @@ impl<'a> Run<'a> {
             }
         }
         jobs
+    }
+
+    /// Notes how long a site took; the deterministic record of the run does not hold it.
+    pub(super) fn took(&self, site: String, seconds: f64) {
+        if let Ok(mut all) = self.site_seconds.lock() {
+            all.insert(site, seconds);
+        }
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -307,6 +345,22 @@ impl<'a> Run<'a> {
     /// The stream statistics are taken on by default.
     pub(super) fn stream(&self) -> StreamKind {
         if self.plan().harness.propagate == Propagate::Reference { StreamKind::Reference } else { StreamKind::Quantized }
+    }
+}
+
+/// Puts finished blocks on disk while the next one is under work; holds the journal meanwhile.
+enum Writer<'scope, 'a> {
+    Idle(&'a mut Journal),
+    Busy(ScopedJoinHandle<'scope, Result<&'a mut Journal>>),
+}
+
+impl<'a> Writer<'_, 'a> {
+    /// The journal, once what was given to write is on disk.
+    fn wait(self) -> Result<&'a mut Journal> {
+        match self {
+            Self::Idle(journal) => Ok(journal),
+            Self::Busy(thread) => thread.join().map_err(|_| Error::internal("the thread that writes blocks panicked"))?,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ const HEAD: &str = "lm_head.weight";
 /// A model whose weights stay on disk until a block is asked for.
 #[derive(Clone)]
 pub struct Model {
-    architecture: &'static dyn Architecture,
+    pub(super) architecture: &'static dyn Architecture,
     /// Its numbers.
     pub dims: Dims,
     /// What it is made of.
@@ -42,9 +42,11 @@ impl Model {
         let has = |name: &str| tensors.info(name).is_some();
         let mut dims = architecture.parse(config, &has)?;
         let stored_head = has(HEAD);
-        if !stored_head {
-            dims.tied_head = true;
-        } else if dims.tied_head {
+        if !stored_head && !dims.tied_head {
+            return Err(Error::input("checkpoint::no-head", format!("config.json does not tie the head, and there is no `{HEAD}`"))
+                .hint("is every shard there? If the head is the embedding, say `\"tie_word_embeddings\": true` in config.json"));
+        }
+        if stored_head && dims.tied_head {
             // transformers uses a head that differs from the embedding although the configuration ties them.
             let tied = architecture.topology(&dims);
             let embedding = tied.params.iter().find(|p| p.site == SiteId::global(Role::Embed)).map(|p| p.tensor.as_str());
@@ -131,7 +133,7 @@ pub struct StoredWeights {
 }
 
 impl StoredWeights {
-    fn new(tensors: Arc<dyn TensorSource>, topology: &Topology, dtype: DType, device: Device) -> Result<Self> {
+    pub(super) fn new(tensors: Arc<dyn TensorSource>, topology: &Topology, dtype: DType, device: Device) -> Result<Self> {
         let mut params = BTreeMap::new();
         for p in &topology.params {
             let info = tensors.info(&p.tensor).ok_or_else(|| {

@@ -13,6 +13,7 @@ mod qwen2;
 mod qwen3;
 mod rope;
 mod tap;
+mod tensorwise;
 mod weights;
 
 use candle_core::Tensor;
@@ -21,6 +22,7 @@ use serde_json::Value;
 pub use loaded::{Model, StoredWeights, transpose};
 pub use rope::Rope;
 pub use tap::{Nothing, Tap};
+pub use tensorwise::Skipped;
 pub use weights::{MapWeights, WeightSource};
 
 use crate::error::{Error, Result, did_you_mean};
@@ -224,5 +226,5 @@ pub fn model_type(config: &Value) -> Result<&str> {
 /// The error for a `model_type` nobody answers to.
 pub fn unknown_architecture(model_type: &str, known: &[&str]) -> Error {
     Error::input("model::unknown-type", format!("unknown model_type `{model_type}`{}", did_you_mean(model_type, known.iter().copied())))
-        .hint(format!("known model types: {}; weight-only `rtn` runs on any checkpoint with 2-D linear weights", known.join(", ")))
+        .hint(format!("known model types: {}; methods that read weights only, such as `rtn`, need none of them", known.join(", ")))
 }

@@ -6,7 +6,7 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::gemm::{Transpose, gemm};
+use super::gemm::{Onto, Transpose, gemm};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
 use super::softmax::softmax_row;
 use super::vectorize::{Kernel, vectorize};
@@ -75,7 +75,7 @@ impl<R: Real> Kernel for Fused<'_, R> {
                 let n = end - start;
                 gemm(
                     (rows, n, d),
-                    R::of(0.0),
+                    Onto::Replace,
                     &mut scores,
                     n,
                     &q[row0 * q_width + h * d..],
@@ -99,7 +99,7 @@ impl<R: Real> Kernel for Fused<'_, R> {
                 }
                 gemm(
                     (rows, d, n),
-                    R::of(0.0),
+                    Onto::Replace,
                     &mut out[row0 * q_width + h * d..],
                     q_width,
                     &scores,

@@ -1,7 +1,10 @@
 //! Matrix product on host slices, single-threaded.
 //!
-//! `C ← β·C + A·B` with A `[m, k]` and B `[k, n]`. One thread on purpose: the sum over `k` then has one order, whatever the machine's
+//! `C ← A·B`, or added to C, with A `[m, k]` and B `[k, n]`. One thread on purpose: the sum over `k` then has one order, whatever the machine's
 //! thread count, and two windows on two threads are faster than one window split in two.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 
 use super::host::Real;
 
@@ -14,7 +17,16 @@ pub enum Transpose {
     Yes,
 }
 
-/// `C ← beta·C + A·B`, all row-major with the given row strides (elements).
+/// What becomes of what the result holds already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Onto {
+    /// It is replaced, and need not be defined.
+    Replace,
+    /// The product is added to it.
+    Add,
+}
+
+/// `C ← A·B` or `C ← C + A·B`, all row-major with the given row strides (elements).
 ///
 /// `a` is `[m, k]` (or `[k, m]` with [`Transpose::Yes`]), `b` is `[k, n]` (or `[n, k]`), `c` is `[m, n]`.
 ///
@@ -23,7 +35,7 @@ pub enum Transpose {
 #[allow(clippy::too_many_arguments, reason = "the classic signature of this operation")]
 pub fn gemm<T: Real>(
     (m, n, k): (usize, usize, usize),
-    beta: T,
+    onto: Onto,
     c: &mut [T],
     c_stride: usize,
     a: &[T],
@@ -36,39 +48,19 @@ pub fn gemm<T: Real>(
     if m == 0 || n == 0 {
         return;
     }
-    let span = |rows: usize, cols: usize, stride: usize| if rows == 0 || cols == 0 { 0 } else { (rows - 1) * stride + cols };
-    let (a_rows, a_cols) = if a_transpose == Transpose::No { (m, k) } else { (k, m) };
-    let (b_rows, b_cols) = if b_transpose == Transpose::No { (k, n) } else { (n, k) };
-    assert!(a.len() >= span(a_rows, a_cols, a_stride), "left operand: {} < {a_rows}x{a_cols}", a.len());
-    assert!(b.len() >= span(b_rows, b_cols, b_stride), "right operand: {} < {b_rows}x{b_cols}", b.len());
-    assert!(c.len() >= span(m, n, c_stride), "result: {} < {m}x{n}", c.len());
-    let (a_rs, a_cs) = if a_transpose == Transpose::No { (a_stride as isize, 1) } else { (1, a_stride as isize) };
-    let (b_rs, b_cs) = if b_transpose == Transpose::No { (b_stride as isize, 1) } else { (1, b_stride as isize) };
-    let zero = T::of(0.0);
-    #[allow(unsafe_code, reason = "the gemm crate takes raw pointers; lengths are checked above")]
-    // SAFETY: the three assertions above prove that each pointer covers its matrix under its strides, and `c` is exclusively borrowed.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            c_stride as isize,
-            beta != zero,
-            a.as_ptr(),
-            a_cs,
-            a_rs,
-            b.as_ptr(),
-            b_cs,
-            b_rs,
-            beta,
-            T::of(1.0),
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+    let a = operand(a, (m, k), a_transpose, a_stride);
+    let b = operand(b, (k, n), b_transpose, b_stride);
+    // Row-major is the transpose of column-major; faer 0.24's own row-major constructor of a mutable matrix swaps the strides.
+    let c = MatMut::from_column_major_slice_with_stride_mut(c, n, m, c_stride).transpose_mut();
+    let accum = if onto == Onto::Replace { Accum::Replace } else { Accum::Add };
+    matmul(c, accum, a, b, T::of(1.0), Par::Seq);
+}
+
+/// A `[rows, cols]` operand, whichever way it lies in memory.
+fn operand<T>(data: &[T], (rows, cols): (usize, usize), transpose: Transpose, stride: usize) -> MatRef<'_, T> {
+    match transpose {
+        Transpose::No => MatRef::from_row_major_slice_with_stride(data, rows, cols, stride),
+        Transpose::Yes => MatRef::from_row_major_slice_with_stride(data, cols, rows, stride).transpose(),
     }
 }
 
@@ -97,7 +89,7 @@ mod tests {
         for (ta, a, sa) in [(Transpose::No, &a, k), (Transpose::Yes, &at, m)] {
             for (tb, b, sb) in [(Transpose::No, &b, n), (Transpose::Yes, &bt, k)] {
                 let mut c = vec![1.0; m * n];
-                gemm((m, n, k), 1.0, &mut c, n, a, ta, sa, b, tb, sb);
+                gemm((m, n, k), Onto::Add, &mut c, n, a, ta, sa, b, tb, sb);
                 for (got, want) in c.iter().zip(&expected) {
                     assert!((got - 1.0 - want).abs() < 1e-12);
                 }

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, DType, Device, Shape, Storage, Tensor, WithDType};
 use crate::error::{Error, Result};
 
 /// The float types our kernels run in: `f32` for work, `f64` for checks of exactness.
-pub trait Real: WithDType + std::ops::Neg<Output = Self> + Copy + Send + Sync + 'static {
+pub trait Real: WithDType + faer::traits::RealField + std::ops::Neg<Output = Self> + Copy + Send + Sync + 'static {
     /// `exp(x)`, to about one unit in the last place, in a form that vectorizes.
     fn exp_fast(self) -> Self;
     /// The Gauss error function.

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::gemm::{Transpose, gemm};
+use super::gemm::{Onto, Transpose, gemm};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
 use crate::error::{Error, Result};
 
@@ -31,7 +31,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 
 fn product<R: Real>(x: &[R], w: &[R], (t, o, i): (usize, usize, usize)) -> Vec<R> {
     let mut y = vec![R::of(0.0); t * o];
-    gemm((t, o, i), R::of(0.0), &mut y, o, x, Transpose::No, i, w, Transpose::Yes, i);
+    gemm((t, o, i), Onto::Replace, &mut y, o, x, Transpose::No, i, w, Transpose::Yes, i);
     y
 }
 

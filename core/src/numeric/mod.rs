@@ -26,7 +26,7 @@ pub use activation::{Activation, activate, activate_gated};
 pub use attention::{AttentionShape, attention, attention_mix, attention_probs, attention_scores};
 pub use codes::{Codes, decode, encode};
 pub use elementwise::add;
-pub use gemm::{Transpose, gemm};
+pub use gemm::{Onto, Transpose, gemm};
 pub use gram::{add_lower, gram};
 pub use host::Real;
 pub(crate) use host::with_slice;

@@ -12,7 +12,7 @@
 use rayon::prelude::*;
 
 use super::codes::{Codes, ROWS_PER_TASK};
-use super::gemm::{Transpose, gemm};
+use super::gemm::{Onto, Transpose, gemm};
 use super::inverse_factor::InverseFactor;
 use super::vectorize::{Kernel, vectorize};
 use crate::observer::{Observer, ScaleRule};
@@ -136,7 +136,7 @@ impl Task<'_> {
             if end < n {
                 // W_{:, end..} ← W_{:, end..} − E·U_{start..end, end..}; the product is formed on −E.
                 let u = &self.factor.u[start * n + end..];
-                gemm((rows, n - end, width), 1.0, &mut w[end..], n, &errors, Transpose::No, width, u, Transpose::No, n);
+                gemm((rows, n - end, width), Onto::Add, &mut w[end..], n, &errors, Transpose::No, width, u, Transpose::No, n);
             }
             start = end;
         }

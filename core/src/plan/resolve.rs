@@ -18,6 +18,8 @@ pub struct ModelFacts<'a> {
     pub model_type: &'a str,
     /// What it is made of.
     pub topology: &'a Topology,
+    /// Its architecture is unknown, and its matrices are taken one by one.
+    pub tensorwise: bool,
     /// Hash of configuration and headers.
     pub hash: String,
     /// The float type in which a module's weight is stored; scales are stored in it too.
@@ -94,6 +96,7 @@ pub fn resolve(
         version: 1,
         qfw: env!("CARGO_PKG_VERSION").to_owned(),
         model_type: model.model_type.to_owned(),
+        tensorwise: model.tensorwise,
         model_hash: model.hash.clone(),
         blocks: model.topology.blocks,
         sites,
@@ -176,7 +179,7 @@ fn site_specs(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>, linears
         .collect();
     for text in &raw.scheme.skip {
         let selector = Selector::new(text)?;
-        let mut hits = usize::from(selector.matches_embedding());
+        let mut hits = usize::from(selector.matches_unlisted());
         for (raw, l) in raws.iter_mut().zip(linears) {
             if selector.matches(l) {
                 hits += 1;

@@ -131,6 +131,8 @@ pub struct Plan {
     pub qfw: String,
     /// `model_type`.
     pub model_type: String,
+    /// Its architecture is unknown: `sites` are the matrices found, and may not be all linears that a reader would see.
+    pub tensorwise: bool,
     /// Hash of the source checkpoint's configuration and headers.
     pub model_hash: String,
     /// Decoder blocks.
@@ -222,7 +224,12 @@ impl fmt::Display for Plan {
         writeln!(f, "sites")?;
         let mut rows: Vec<(String, String, usize, String)> = Vec::new();
         for s in &self.sites {
-            let role = s.site.splitn(3, '.').nth(2).filter(|_| s.site.starts_with("blocks.")).unwrap_or(&s.site).to_owned();
+            let role = match s.site.splitn(3, '.').nth(2).filter(|_| s.site.starts_with("blocks.")) {
+                // Without an architecture the stored name is all there is to know a matrix by.
+                Some("linear") => numbered(&s.module),
+                Some(role) => role.to_owned(),
+                None => s.site.clone(),
+            };
             let what = s.weights.as_ref().map_or_else(|| "keep".to_owned(), ToString::to_string);
             let shape = format!("{}x{}", s.shape.0, s.shape.1);
             match rows.iter_mut().find(|r| r.0 == role && r.1 == shape && r.3 == what) {
@@ -230,8 +237,9 @@ impl fmt::Display for Plan {
                 None => rows.push((role, shape, 1, what)),
             }
         }
+        let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0).max(12);
         for (role, shape, count, what) in rows {
-            writeln!(f, "  {role:<12} {shape:>12}  ×{count:<4} {what}")?;
+            writeln!(f, "  {role:<width$} {shape:>12}  ×{count:<4} {what}")?;
         }
         for (i, p) in self.passes.iter().enumerate() {
             writeln!(
@@ -254,6 +262,12 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "output        {}", self.output.formats.join(", "))
     }
+}
+
+/// A module's name with its numbers left open: `layer.7.key` is `layer.N.key`.
+fn numbered(module: &str) -> String {
+    let part = |p: &str| if p.bytes().all(|b| b.is_ascii_digit()) { "N".to_owned() } else { p.to_owned() };
+    module.split('.').map(part).collect::<Vec<_>>().join(".")
 }
 
 fn serde_plain<T: Serialize>(x: &T) -> String {

@@ -28,9 +28,9 @@ impl Selector {
         self.regex.is_match(&linear.site.to_string()) || self.regex.is_match(linear.site.role.name()) || self.regex.is_match(&linear.module)
     }
 
-    /// Embeddings are not linears, but may be named.
-    pub(super) fn matches_embedding(&self) -> bool {
-        [Role::Embed, Role::PositionEmbed].iter().any(|r| self.regex.is_match(r.name()))
+    /// Embeddings are not linears, and a model taken matrix by matrix has no head, but all of them may be named.
+    pub(super) fn matches_unlisted(&self) -> bool {
+        [Role::Embed, Role::PositionEmbed, Role::Head].iter().any(|r| self.regex.is_match(r.name()))
     }
 
     /// The error for a selector that matches nothing.

@@ -56,7 +56,7 @@ type SharedFactor = std::result::Result<Arc<InverseFactor>, Arc<Error>>;
 pub struct Gram {
     /// Channels.
     pub n: usize,
-    /// Row-major `[n, n]`; the lower triangle holds the sums.
+    /// Row-major `[n, n]`; the lower triangle holds the sums, above it are zeros.
     pub lower: Vec<f32>,
     /// Tokens summed over.
     pub tokens: u64,

@@ -19,7 +19,7 @@ use super::symmetry::host;
 use super::{Axis, Part, Region, Slot, Space, Symmetry, Topology};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::MapWeights;
-use crate::numeric::{Transpose, gemm};
+use crate::numeric::{Onto, Transpose, gemm};
 
 /// Transforms every producer, consumer and companion of `region` that is in `weights` (a block's, or a whole model's) by `symmetry`.
 ///
@@ -156,7 +156,7 @@ impl Change {
                 for ((new, old), r) in heads {
                     new.par_chunks_mut(STRIPE * columns).enumerate().for_each(|(i, new)| {
                         let (first, m) = (i * STRIPE, new.len() / columns);
-                        gemm((m, columns, n), 0.0, new, columns, &r[first..], Transpose::Yes, n, old, Transpose::No, columns);
+                        gemm((m, columns, n), Onto::Replace, new, columns, &r[first..], Transpose::Yes, n, old, Transpose::No, columns);
                     });
                 }
             }
@@ -180,7 +180,7 @@ impl Change {
                 stripes.for_each(|(new, old)| {
                     for (i, r) in data.chunks_exact(n * n).enumerate() {
                         let (at, m) = (first + i * n, old.len() / columns);
-                        gemm((m, n, n), 0.0, &mut new[at..], columns, &old[at..], Transpose::No, columns, r, Transpose::No, n);
+                        gemm((m, n, n), Onto::Replace, &mut new[at..], columns, &old[at..], Transpose::No, columns, r, Transpose::No, n);
                     }
                 });
             }

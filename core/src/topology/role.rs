@@ -37,10 +37,12 @@ pub enum Role {
     FinalNorm,
     /// Projection to the vocabulary.
     Head,
+    /// A matrix of a model whose architecture is unknown.
+    Linear,
 }
 
 impl Role {
-    const NAMES: [(Self, &'static str); 16] = [
+    const NAMES: [(Self, &'static str); 17] = [
         (Self::Embed, "embed"),
         (Self::PositionEmbed, "position-embed"),
         (Self::AttnNorm, "attn.norm"),
@@ -57,6 +59,7 @@ impl Role {
         (Self::MlpDown, "mlp.down"),
         (Self::FinalNorm, "final-norm"),
         (Self::Head, "head"),
+        (Self::Linear, "linear"),
     ];
 
     /// The name used in selectors and reports.

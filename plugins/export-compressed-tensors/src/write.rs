@@ -154,7 +154,8 @@ pub(crate) fn config(layout: Layout, plan: &Plan) -> Result<Value> {
     }
     let ignore: Vec<&str> = plan.sites.iter().filter(|s| s.weights.is_none()).map(|s| s.module.as_str()).collect();
     let mut groups = serde_json::Map::new();
-    let one = specs.len() == 1;
+    // Where the architecture is unknown there may be linears (a tied head) that no list here names.
+    let one = specs.len() == 1 && !plan.tensorwise;
     for (i, (spec, modules)) in specs.into_iter().enumerate() {
         let targets = if one { json!(["Linear"]) } else { json!(modules) };
         let group = json!({

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what developers run and users do not. A task is one file (or folder) and one arm of [`Task`].
 
+mod compare;
 mod features;
 mod parity;
 mod train_tiny;
@@ -18,6 +19,8 @@ struct Line {
 
 #[derive(clap::Subcommand)]
 enum Task {
+    /// Time qfw and llm-compressor side by side, with the same recipe on the same ids
+    Compare(compare::Args),
     /// Count the rows of `tests/features.toml`, and fail if a done one names no test
     Features(features::Args),
     /// Compare our logits of a model with those of transformers
@@ -29,6 +32,7 @@ enum Task {
 #[allow(clippy::print_stderr, reason = "a developer's task reports failure on stderr")]
 fn main() -> ExitCode {
     let done = match &Line::parse().task {
+        Task::Compare(args) => compare::run(args),
         Task::Features(args) => features::run(args),
         Task::Parity(args) => parity::run(args),
         Task::TrainTiny(args) => train_tiny::run(args),

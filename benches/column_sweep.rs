@@ -1,0 +1,47 @@
+//! Rounding with error feedback, int4 in groups of 64: `rows·cols·(cols−1)` flops of updates, on one thread.
+#![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
+
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+use qfw_benches::{gram_matrix, numbers};
+use qfw_core::numeric::{FactorOptions, SweepParams, column_sweep, inverse_factor};
+use qfw_core::registry::Registry;
+use qfw_core::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, Timing, Zero};
+
+fn bench(c: &mut Criterion) {
+    let Ok((observer, options)) = Registry::builtin().and_then(|r| r.build_observer("minmax", &serde_json::json!({}))) else { return };
+    let grid = Grid::Int { lo: -8, hi: 7, zero: Zero::None };
+    let spec = QuantSpec {
+        format: "int4".to_owned(),
+        bits: 4,
+        grid,
+        granularity: Granularity::Group(64),
+        symmetric: true,
+        convention: Convention::HalfRange,
+        observer: ObserverChoice { id: "minmax".to_owned(), options },
+        timing: Timing::Static,
+        min_threshold: 0.0,
+        scale_kind: FloatKind::F32,
+    };
+    // One thread, so that the rate compares with that of one matrix product.
+    let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(1).build() else { return };
+    let mut group = c.benchmark_group("column_sweep");
+    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (2048, 2048)] {
+        let weight = numbers(rows * cols);
+        let Ok(factor) = inverse_factor(&gram_matrix(cols), cols, &FactorOptions { damp: 0.01, by_diagonal: true }) else { continue };
+        let Ok(params) = qfw_core::observer::fit(&*observer, &spec, &weight, spec.granularity.layout(rows, cols)) else { continue };
+        group.throughput(Throughput::Elements((rows * cols * (cols - 1)) as u64));
+        for block in [32, 64, 128] {
+            group.bench_function(BenchmarkId::new(format!("block{block}"), format!("{rows}x{cols}")), |b| {
+                b.iter(|| pool.install(|| column_sweep(&grid, SweepParams::Fixed(&params), &factor, &weight, block).loss));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

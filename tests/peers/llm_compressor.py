@@ -1,0 +1,69 @@
+"""llm-compressor's side of `cargo xtask compare`: the same recipe on the same ids, and what it took.
+
+    python llm_compressor.py MODEL IDS OUT METHOD GROUP
+
+METHOD is `rtn` or `gptq`: int4 weights, symmetric, groups of GROUP input channels, everything but the head; gptq with columns
+ordered by activation (static groups), blocks of 128 and damping 0.01. IDS is a safetensors file with `input_ids` [samples, length].
+OUT receives the compressed checkpoint. The last line printed is one JSON object; its times cover the quantization step alone,
+not imports, loading or saving.
+"""
+
+import json
+import resource
+import sys
+import time
+
+import llmcompressor
+import torch
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from datasets import Dataset
+from llmcompressor import oneshot
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+try:
+    from llmcompressor.modifiers.gptq import GPTQModifier
+except ImportError:  # before 0.10 or so it lived here
+    from llmcompressor.modifiers.quantization import GPTQModifier
+
+
+def recipe(method, group):
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
+    if method == "gptq":
+        weights["actorder"] = "static"
+    groups = {"linears": QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))}
+    if method == "gptq":
+        return GPTQModifier(config_groups=groups, ignore=["lm_head"], dampening_frac=0.01, block_size=128)
+    return QuantizationModifier(config_groups=groups, ignore=["lm_head"])
+
+
+def cpu_seconds():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def main():
+    model_path, ids_path, out, method, group = sys.argv[1:6]
+    ids = load_file(ids_path)["input_ids"]
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    data = Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist()})
+    calibration = {"dataset": data, "max_seq_length": ids.shape[1], "num_calibration_samples": ids.shape[0]}
+    calibrated = {**calibration, "shuffle_calibration_samples": False} if method == "gptq" else {}
+    started, used = time.monotonic(), cpu_seconds()
+    oneshot(model=model, recipe=recipe(method, int(group)), **calibrated)
+    took, used = time.monotonic() - started, cpu_seconds() - used
+    model.save_pretrained(out, save_compressed=True)
+    print(
+        json.dumps(
+            {
+                "peer": f"llm-compressor {llmcompressor.__version__}",
+                "wall_seconds": took,
+                "cpu_seconds": used,
+                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
+        )
+    )
+
+
+main()

@@ -1,0 +1,178 @@
+//! `xtask compare`: qfw and llm-compressor side by side, with the same recipe on the same token ids.
+//!
+//! The peer is timed over its quantization step alone; qfw is timed as a whole process, from start to the finished checkpoint. Both
+//! results are measured by `qfw eval`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the table is this task's output, the progress a developer's")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use qfw_core::{Error, Result};
+use qfw_tests::workspace;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// What to compare.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory with config.json and *.safetensors
+    model: PathBuf,
+    /// Safetensors file with `input_ids` [samples, length] to calibrate on
+    #[arg(long)]
+    ids: PathBuf,
+    /// Data to measure perplexity on, as for `qfw eval`; left out, perplexity is not measured
+    #[arg(long)]
+    eval: Option<PathBuf>,
+    /// Tokens per window of the evaluation
+    #[arg(long, default_value_t = 512)]
+    seq_len: usize,
+    /// Windows of the evaluation
+    #[arg(long, default_value_t = 64)]
+    max_windows: usize,
+    /// rtn or gptq
+    #[arg(long, default_value = "gptq")]
+    method: String,
+    /// Input channels per group
+    #[arg(long, default_value_t = 64)]
+    group: u32,
+    /// A Python that has llmcompressor
+    #[arg(long, default_value = "python3")]
+    python: PathBuf,
+    /// Run qfw alone
+    #[arg(long)]
+    no_peer: bool,
+}
+
+/// What one side took.
+#[derive(Deserialize)]
+struct Cost {
+    peer: String,
+    wall_seconds: f64,
+    cpu_seconds: f64,
+    peak_rss_bytes: u64,
+}
+
+/// Runs both and prints the table.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !["rtn", "gptq"].contains(&args.method.as_str()) {
+        return Err(Error::config("compare::method", format!("unknown method `{}`", args.method)).hint("methods: rtn, gptq"));
+    }
+    let qfw = build()?;
+    let dir = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), "write in", e))?;
+    let mut rows = Vec::new();
+    if !args.no_peer {
+        eprintln!("running llm-compressor");
+        let out = dir.path().join("peer");
+        rows.push((peer(args, &out)?, perplexity(args, &qfw, &out)?));
+    }
+    eprintln!("running qfw");
+    let out = dir.path().join("qfw");
+    rows.push((ours(args, &qfw, dir.path(), &out)?, perplexity(args, &qfw, &out)?));
+    print(args, &rows);
+    Ok(())
+}
+
+/// The release build of the program, which lies beside this one.
+fn build() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let done = Command::new(&cargo).current_dir(workspace::root()).args(["build", "--release", "--quiet", "-p", "qfw"]).status();
+    let xtask = std::env::current_exe().map_err(|e| Error::io(Path::new("xtask"), "find", e))?;
+    let qfw = xtask.with_file_name(format!("qfw{}", std::env::consts::EXE_SUFFIX));
+    match done {
+        Ok(status) if status.success() && qfw.exists() => Ok(qfw),
+        Ok(status) => Err(Error::input("compare::build", format!("`cargo build --release` left no `{}`: {status}", qfw.display()))
+            .hint("run this task as `cargo xtask compare`, which builds for release too")),
+        Err(e) => Err(Error::io(Path::new(&cargo), "run", e)),
+    }
+}
+
+fn peer(args: &Args, out: &Path) -> Result<Cost> {
+    let script = workspace::root().join("tests/peers/llm_compressor.py");
+    let mut command = Command::new(&args.python);
+    command.arg(script).arg(&args.model).arg(&args.ids).arg(out).arg(&args.method).arg(args.group.to_string());
+    let output = command.stderr(Stdio::null()).output().map_err(|e| Error::io(&args.python, "run", e))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let cost = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+    cost.filter(|_| output.status.success()).ok_or_else(|| {
+        Error::input("compare::peer", format!("`{}` could not run llm-compressor: {}", args.python.display(), output.status))
+            .hint("it needs the package llmcompressor (`--python PATH` names another Python), or give `--no-peer`")
+    })
+}
+
+fn ours(args: &Args, qfw: &Path, dir: &Path, out: &Path) -> Result<Cost> {
+    let options = if args.method == "gptq" { "options = { act-order = \"static\", damp = 0.01 }\n" } else { "" };
+    let recipe = format!(
+        "schema = 1\n[scheme]\nweights = {{ format = \"int4\", granularity = {{ group = {} }}, symmetric = true, \
+         convention = \"half-range\", range = \"minmax\" }}\n[[pass]]\nalgo = \"{}\"\n{options}",
+        args.group, args.method
+    );
+    let config = dir.join("run.toml");
+    std::fs::write(&config, recipe).map_err(|e| Error::io(&config, "write", e))?;
+    let mut command = Command::new(qfw);
+    command.arg("apply").arg(&args.model).arg("--config").arg(&config).arg("--data").arg(&args.ids).arg("-o").arg(out);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let (before, start) = (children(), Instant::now());
+    let status = command.status().map_err(|e| Error::io(qfw, "run", e))?;
+    let (wall_seconds, after) = (start.elapsed().as_secs_f64(), children());
+    if !status.success() {
+        return Err(Error::input("compare::qfw", format!("`qfw apply` failed: {status}")).hint("run the same recipe by hand to see why"));
+    }
+    // The largest child so far is this one, unless the peer (or a compiler) was larger: the run's own report says it exactly.
+    let peer = format!("qfw {}", env!("CARGO_PKG_VERSION"));
+    Ok(Cost { peer, wall_seconds, cpu_seconds: after.0 - before.0, peak_rss_bytes: logged_peak(out).unwrap_or(after.1) })
+}
+
+/// Peak memory as the run itself logged it.
+fn logged_peak(out: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(out.join("qfw-run.jsonl")).ok()?;
+    text.lines().find_map(|line| serde_json::from_str::<Value>(line).ok()?["peak_rss_bytes"].as_u64())
+}
+
+/// CPU seconds of all finished children, and the peak memory of the largest.
+#[allow(unsafe_code, reason = "a system call that std does not offer")]
+fn children() -> (f64, u64) {
+    // SAFETY: `rusage` is plain data for which zeros are valid, and the call writes nothing but it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    (seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss as u64 * 1024)
+}
+
+/// Perplexity and its standard error.
+fn perplexity(args: &Args, qfw: &Path, model: &Path) -> Result<Option<(f64, f64)>> {
+    let Some(data) = &args.eval else { return Ok(None) };
+    let mut command = Command::new(qfw);
+    command.arg("eval").arg(model).arg("--data").arg(data).arg("--json");
+    command.args(["--seq-len", &args.seq_len.to_string(), "--max-windows", &args.max_windows.to_string()]);
+    let output = command.output().map_err(|e| Error::io(qfw, "run", e))?;
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    match (value["perplexity"].as_f64(), value["perplexity_stderr"].as_f64()) {
+        (Some(p), Some(s)) if output.status.success() => Ok(Some((p, s))),
+        _ => Err(Error::input("compare::eval", format!("`qfw eval` of {} failed", model.display()))
+            .hint(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
+}
+
+fn print(args: &Args, rows: &[(Cost, Option<(f64, f64)>)]) {
+    println!("{} int4, groups of {}, symmetric, on {}", args.method, args.group, args.model.display());
+    println!("{:<28} {:>9} {:>9} {:>11}  perplexity", "", "wall s", "CPU s", "peak MB");
+    for (cost, perplexity) in rows {
+        let perplexity = perplexity.map_or_else(|| "not measured".to_owned(), |(p, s)| format!("{p:.3} ± {s:.3}"));
+        let megabytes = cost.peak_rss_bytes as f64 / 1e6;
+        println!("{:<28} {:>9.1} {:>9.1} {megabytes:>11.0}  {perplexity}", cost.peer, cost.wall_seconds, cost.cpu_seconds);
+    }
+    if let [(peer, _), (ours, _)] = rows {
+        let ratio = |a: f64, b: f64| a / b;
+        println!(
+            "qfw / peer                   {:>9.2} {:>9.2} {:>11.2}",
+            ratio(ours.wall_seconds, peer.wall_seconds),
+            ratio(ours.cpu_seconds, peer.cpu_seconds),
+            ratio(ours.peak_rss_bytes as f64, peer.peak_rss_bytes as f64)
+        );
+    }
+}
