@@ -78,7 +78,7 @@ fn the_head_is_quantized_where_it_is_asked_for() {
     .map(|m| perplexity(&m));
     assert!(float < gptq && gptq < rtn, "float {float}, gptq {gptq}, rtn {rtn}");
 
-    // It comes after the last block, and is not forgotten by a run that was stopped there.
+    // It comes after the last block, and is not forgotten by a run that was stopped in that.
     let out = dir.path().join("resumed");
     let words = format!("--set scheme.weights.granularity.group=64 {all}");
     let mut child = command(&apply_args(&model, &out, &words)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -185,6 +185,53 @@ fn without_quantization_the_model_comes_out_as_it_went_in() {
         assert_eq!(config(&out), config(&source));
         assert_eq!(perplexity(&out).to_bits(), perplexity(&source).to_bits());
     }
+}
+
+#[test]
+fn skipped_layers_keep_their_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = tensors(Path::new(&asset("tiny-llama")));
+    // By role, and by a regular expression over stored names; a name that is only contained does not count.
+    for (skip, keeps) in [
+        ("'mlp.down'", Box::new(|module: &str| module.ends_with("mlp.down_proj")) as Box<dyn Fn(&str) -> bool>),
+        (r"'model\.layers\.[01]\..*'", Box::new(|module: &str| module.contains(".0.") || module.contains(".1."))),
+        (
+            "'attn.[qk]','blocks.5.mlp.up'",
+            Box::new(|m: &str| m.contains("q_proj") || m.contains("k_proj") || m == "model.layers.5.mlp.up_proj"),
+        ),
+    ] {
+        let out = dir.path().join(skip.replace(['\'', '\\', '*'], ""));
+        apply("tiny-llama", &out, &format!("--algo rtn --set scheme.skip=['head','embed',{skip}]"));
+        let written = tensors(&out);
+        for (name, tensor) in source.iter().filter(|(name, _)| name.contains("_proj")) {
+            let module = name.strip_suffix(".weight").unwrap();
+            assert_eq!(written.get(name) == Some(tensor), keeps(module), "{skip}: {name}");
+            assert_eq!(written.contains_key(&format!("{module}.weight_packed")), !keeps(module), "{skip}: {name}");
+        }
+    }
+}
+
+#[test]
+fn only_affine_weights_have_zero_points() {
+    let dir = tempfile::tempdir().unwrap();
+    for (symmetric, points) in [(true, 0), (false, 42)] {
+        let out = dir.path().join(symmetric.to_string());
+        apply("tiny-llama", &out, &format!("--algo rtn --set scheme.weights.symmetric={symmetric}"));
+        assert_eq!(tensors(&out).keys().filter(|name| name.ends_with("weight_zero_point")).count(), points);
+    }
+}
+
+/// It reads no activations, so that the order in which they would be taken changes nothing.
+#[test]
+fn rounding_to_nearest_is_the_same_in_every_sequence() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = ["block", "layer"].map(|sequence| {
+        let out = dir.path().join(sequence);
+        let ran = apply("tiny-llama", &out, &format!("--algo rtn --set harness.sequence={sequence}"));
+        assert!(ran.stderr.contains(&format!("sequence {sequence}")), "{}", ran.stderr);
+        tensors(&out)
+    });
+    assert!(runs[0] == runs[1]);
 }
 
 #[test]
