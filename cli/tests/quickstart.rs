@@ -23,6 +23,13 @@ fn quickstart() -> BTreeMap<(String, String), f64> {
 }
 
 #[test]
+fn the_binary_stays_below_60_megabytes() {
+    let size = std::fs::metadata(env!("CARGO_BIN_EXE_qfw")).unwrap().len();
+    // What is built for debugging carries its symbols.
+    assert!(cfg!(debug_assertions) || size < 60_000_000, "{size} bytes");
+}
+
+#[test]
 fn gptq_beats_rounding_to_nearest_and_fewer_bits_cost_more() {
     let table = quickstart();
     for model in ["tiny-llama", "tiny-gpt2"] {

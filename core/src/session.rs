@@ -8,15 +8,15 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 
 use crate::calibration::{Bos, SampleSpec, Tokenizer, Windows, read_corpus, sample_windows};
-use crate::checkpoint::{Checkpoint, StoredDtype};
+use crate::checkpoint::{Adapted, Checkpoint, StoredDtype};
 use crate::error::{Error, Result};
 use crate::harness::{Control, Mode, Run, Summary};
 use crate::model::{Model, model_type};
-use crate::plan::raw::{RawBos, RawRun};
+use crate::plan::raw::{RawBos, RawDtype, RawModel, RawRun, RawTiePolicy};
 use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, resolve};
 use crate::registry::Registry;
 use crate::scheme::FloatKind;
-use crate::topology::Linear;
+use crate::topology::{Linear, Part, Role, SiteId};
 
 /// A checkpoint and the model in it.
 pub struct Opened {
@@ -32,23 +32,29 @@ impl Opened {
     /// # Errors
     /// If the checkpoint is not sound or its architecture unknown.
     pub fn open(path: &Path, registry: &Registry) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
+        Self::of(Checkpoint::open(path)?, registry)
+    }
+
+    /// The model in an open checkpoint.
+    ///
+    /// # Errors
+    /// If its architecture is unknown, or its tensors are not what that asks for.
+    pub fn of(checkpoint: Checkpoint, registry: &Registry) -> Result<Self> {
         let architecture = registry.architecture(model_type(&checkpoint.config)?)?;
         let tensors = checkpoint.float_tensors(registry)?;
         let model = Model::new(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu)?;
         Ok(Self { checkpoint, model })
     }
 
-    /// Opens the model at `path` for methods that read weights only: one of unknown architecture is taken matrix by matrix, and the
-    /// notes say so and what was left out.
+    /// The model in an open checkpoint for methods that read weights only: one of unknown architecture is taken matrix by matrix, and
+    /// the notes say so and what was left out.
     ///
     /// # Errors
-    /// If the checkpoint is not sound.
-    pub fn open_for_weights(path: &Path, registry: &Registry) -> Result<(Self, Vec<String>)> {
-        let checkpoint = Checkpoint::open(path)?;
+    /// If its tensors are not what its architecture asks for, or nothing in it is a matrix.
+    pub fn for_weights(checkpoint: Checkpoint, registry: &Registry) -> Result<(Self, Vec<String>)> {
         let name = model_type(&checkpoint.config)?;
         if registry.architecture(name).is_ok() {
-            return Ok((Self::open(path, registry)?, Vec::new()));
+            return Ok((Self::of(checkpoint, registry)?, Vec::new()));
         }
         let mut notes = vec![format!("model_type `{name}` is unknown: its matrices are taken one by one, as [out, in]")];
         let (model, skipped) = Model::tensorwise(checkpoint.float_tensors(registry)?)?;
@@ -100,10 +106,11 @@ impl Session {
             return Err(Error::config("device::unsupported", format!("device `{}` is not available in this build", raw.harness.device))
                 .hint("use `--device cpu`"));
         }
+        let mut checkpoint = Checkpoint::open(Path::new(&raw.model.path))?;
+        adapt(&mut checkpoint, &raw.model, registry)?;
         let calibrated = needs_calibration(&raw, registry)?;
-        let path = Path::new(&raw.model.path);
         let (opened, opening) =
-            if calibrated { (Opened::open(path, registry)?, Vec::new()) } else { Opened::open_for_weights(path, registry)? };
+            if calibrated { (Opened::of(checkpoint, registry)?, Vec::new()) } else { Opened::for_weights(checkpoint, registry)? };
         if !opened.checkpoint.config.get("quantization_config").is_none_or(serde_json::Value::is_null) {
             return Err(Error::plan("plan::already-quantized", format!("`{}` is quantized already", raw.model.path))
                 .hint("start from the original checkpoint; quantizing twice loses accuracy twice"));
@@ -183,6 +190,41 @@ fn calibrate(raw: &RawRun, opened: &Opened) -> Result<Windows> {
     let windows = sample_windows(&corpus, tokenizer.as_ref(), &spec)?;
     windows.check_vocab(dims.vocab)?;
     Ok(windows)
+}
+
+/// Shows the checkpoint as `[model]` asks for it: of another architecture, in another float type, with a head of its own. The result
+/// is written like this too, since its tensors and configuration are taken from here.
+fn adapt(checkpoint: &mut Checkpoint, model: &RawModel, registry: &Registry) -> Result<()> {
+    if let Some(name) = &model.model_type {
+        checkpoint.config["model_type"] = name.as_str().into();
+    }
+    let (dtype, name) = match model.dtype {
+        RawDtype::Auto => (None, ""),
+        RawDtype::Float32 => (Some(FloatKind::F32), "float32"),
+        RawDtype::Float16 => (Some(FloatKind::F16), "float16"),
+        RawDtype::Bfloat16 => (Some(FloatKind::Bf16), "bfloat16"),
+    };
+    if let Some(dtype) = dtype {
+        checkpoint.tensors = Arc::new(Adapted::cast(Arc::clone(&checkpoint.tensors), dtype));
+        // The newer spelling, if that is what the configuration uses.
+        let key = if checkpoint.config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+        checkpoint.config[key] = name.into();
+    }
+    if model.tie_policy == RawTiePolicy::Untie {
+        let architecture = registry.architecture(model_type(&checkpoint.config)?)?;
+        let tensors = Arc::clone(&checkpoint.tensors);
+        let dims = architecture.parse(&checkpoint.config, &|n| tensors.info(n).is_some())?;
+        let topology = architecture.topology(&dims);
+        let embedding = topology.param(SiteId::global(Role::Embed), Part::Weight).map(|p| p.tensor.as_str());
+        let head = topology.linear(SiteId::global(Role::Head)).map(|l| format!("{}.weight", l.module));
+        if let (Some(embedding), Some(head)) = (embedding, head)
+            && tensors.info(&head).is_none()
+        {
+            checkpoint.tensors = Arc::new(Adapted::copy(tensors, embedding, &head)?);
+        }
+        checkpoint.config["tie_word_embeddings"] = false.into();
+    }
+    Ok(())
 }
 
 /// The placement of BOS that the configuration names.

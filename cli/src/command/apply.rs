@@ -61,6 +61,11 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
         say(&format!("`{out}` is finished already, under this very plan"));
         return Ok(());
     }
+    if summary.sites.is_empty() {
+        say(&format!("`{out}`: {}, nothing quantized", size(summary.bytes)));
+        say(&format!("next: qfw eval {out} --data FILE"));
+        return Ok(());
+    }
     say(&format!("{} layers quantized in {}, peak memory {}", summary.sites.len(), duration(summary.seconds), size(peak_rss())));
     say(&format!("`{out}`: {}, {:.2} bits per quantized weight with scales", size(summary.bytes), plan.bits_per_weight().unwrap_or(0.0)));
     events(&summary.sites);

@@ -43,7 +43,11 @@ fn refused_file(text: &str, name: &str, says: &[&str]) {
 fn unknown_names_are_answered_with_the_nearest_and_all_known() {
     let unknown = "registry::unknown";
     refused("--algo gptqq", unknown, &["unknown algorithm `gptqq` (did you mean `gptq`?)", "hint: known algorithms: gptq, optq, rtn"]);
-    refused("--preset w4a17", "config::unknown-preset", &["unknown preset `w4a17` (did you mean `w4a16`?)", "known: `w2a16`, `w3a16`"]);
+    refused(
+        "--preset w4a17",
+        "config::unknown-preset",
+        &["unknown preset `w4a17` (did you mean `w4a16`?)", "hint: known presets: w2a16, w3a16, w4a16, w8a16; `--config FILE`"],
+    );
     refused(
         "--algo rtn --set scheme.weights.format=int44",
         unknown,
@@ -87,15 +91,16 @@ fn unknown_and_wrong_options_of_a_pass_are_named() {
 
 #[test]
 fn unknown_keys_and_paths_say_where_they_were_written() {
+    let hint = "hint: `qfw schema` describes every key and its values";
     refused_file(
         "schema = 1\n[scheme.weights]\nformat = \"int4\"\ngranularty = \"channel\"\n[[pass]]\nalgo = \"rtn\"\n",
         "config::unknown-key",
-        &["`scheme.weights.granularty`", "run.toml line 4: unknown key (did you mean `granularity`?)"],
+        &["`scheme.weights.granularty`", "run.toml line 4: unknown key (did you mean `granularity`?)", hint],
     );
     refused(
         "--algo rtn --set scheme.wights.format=int4",
         "config::unknown-key",
-        &["`scheme.wights` from `--set scheme.wights.format=int4`: unknown key (did you mean `weights`?)"],
+        &["`scheme.wights` from `--set scheme.wights.format=int4`: unknown key (did you mean `weights`?)", hint],
     );
     refused(
         "--algo rtn --set gtpq.damp=1",
@@ -168,7 +173,12 @@ fn what_this_version_cannot_quantize_is_refused() {
     refused(
         "--algo rtn --set scheme.skip=[\"embed\"]",
         "plan::tied-head",
-        &["`head` shares its tensor with the embedding", "hint: add \"head\" to `scheme.skip`"],
+        &["`head` shares its tensor with the embedding", "hint: add \"head\" to `scheme.skip`, or set `model.tie-policy"],
+    );
+    refused(
+        "--algo rtn --set harness.block-name=model.layer",
+        "config::block-name",
+        &["`harness.block-name` is `model.layer`, but this model stores its blocks under `model.layers`", "hint: write `model.layers`"],
     );
     refused("--algo rtn --target vllm", "plan::unsupported", &["`output.target` is `vllm`", "hint: leave `--target` out"]);
     refused(
@@ -228,8 +238,16 @@ fn data_and_budget_have_to_suffice() {
         "plan::budget",
         &["the run needs ", "= base 60 + blocks 2 + streams on disk", "more than the budget of 10MiB", "hint: raise `--budget`"],
     );
-    refused("--algo gptq --budget lots", "config::invalid", &["`harness.budget` from `--budget`: `lots` is not a size"]);
-    refused("--algo gptq --threads 0", "config::invalid", &["`harness.threads` from `--threads`: expected a whole number of at least 1"]);
+    refused(
+        "--algo gptq --budget lots",
+        "config::invalid",
+        &["`harness.budget` from `--budget`: `lots` is not a size", "hint: write a number and a unit, such as `8GiB` or `1.5GB`"],
+    );
+    refused(
+        "--algo gptq --threads 0",
+        "config::invalid",
+        &["`harness.threads` from `--threads`: expected a whole number of at least 1", "hint: leave it out for one thread per core"],
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod containers;
 mod determinism;
 mod errors;
+mod options;
 mod resume;
 mod unknown_model;
 

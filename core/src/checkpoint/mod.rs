@@ -2,6 +2,7 @@
 //!
 //! Tensors are read one at a time by position, so that resident memory never holds more of a file than the caller asked for.
 
+mod adapted;
 mod dtype;
 mod files;
 pub mod formats;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use adapted::Adapted;
 pub use dtype::StoredDtype;
 pub use files::{replace_file, write_small};
 pub use formats::{Container, ContainerRecord, Verdict};

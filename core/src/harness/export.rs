@@ -132,7 +132,9 @@ pub(super) fn finish(
         container.write(&native, &mut writer)?;
         let (_, index) = writer.finish()?;
         copy_side_files(run, &dir)?;
-        let config = with_quantization(&run.checkpoint().config, container.quantization_config(plan)?)?;
+        // A reader would look for codes that are not there.
+        let quantization = if native.sites.is_empty() { None } else { Some(container.quantization_config(plan)?) };
+        let config = with_quantization(&run.checkpoint().config, quantization)?;
         last.push((dir, index, config));
     }
     replace_file(&out.join(RECORD), &record(run, sites)?)?;
@@ -187,11 +189,13 @@ fn copy_side_files(run: &Run<'_>, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The source's configuration with every key, order and spelling kept, and `quantization_config` added or replaced.
-fn with_quantization(config: &Value, quantization: Value) -> Result<String> {
+/// The source's configuration with every key, order and spelling kept, and `quantization_config` added or replaced where there is one.
+fn with_quantization(config: &Value, quantization: Option<Value>) -> Result<String> {
     let mut config = config.clone();
     let map = config.as_object_mut().ok_or_else(|| Error::input("checkpoint::bad-config", "config.json is not an object"))?;
-    map.insert("quantization_config".to_owned(), quantization);
+    if let Some(quantization) = quantization {
+        map.insert("quantization_config".to_owned(), quantization);
+    }
     Ok(serde_json::to_string_pretty(&config).map_err(|e| Error::internal(e.to_string()))? + "\n")
 }
 
@@ -206,8 +210,16 @@ fn record(run: &Run<'_>, sites: &Vec<SiteReport>) -> Result<Vec<u8>> {
 
 /// The model card: deterministic too.
 fn card(run: &Run<'_>, sites: &[SiteReport]) -> String {
-    let plan = run.plan();
-    let mut text = String::from("---\ntags:\n- quantized\n- qfw\n---\n\n# Quantized checkpoint\n\n");
+    let (plan, mut text) = (run.plan(), String::new());
+    if sites.is_empty() {
+        let _ = writeln!(
+            text,
+            "---\ntags:\n- qfw\n---\n\nWritten by qfw {} from a `{}` model; nothing is quantized.",
+            plan.qfw, plan.model_type
+        );
+        return text;
+    }
+    text.push_str("---\ntags:\n- quantized\n- qfw\n---\n\n# Quantized checkpoint\n\n");
     let bits = plan.bits_per_weight().unwrap_or(0.0);
     let passes: Vec<&str> = plan.passes.iter().map(|p| p.algo.as_str()).collect();
     let _ = writeln!(

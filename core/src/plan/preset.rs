@@ -2,8 +2,6 @@
 
 use crate::error::{Error, Result, did_you_mean};
 
-use super::read::list;
-
 /// A preset as it is listed.
 #[derive(Clone, Copy, Debug)]
 pub struct Preset {
@@ -40,6 +38,7 @@ pub fn presets() -> &'static [Preset] {
 pub fn preset(name: &str) -> Result<&'static Preset> {
     PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
         let names = PRESETS.map(|preset| preset.name);
-        Error::config("config::unknown-preset", format!("unknown preset `{name}`{}; known: {}", did_you_mean(name, names), list(&names)))
+        Error::config("config::unknown-preset", format!("unknown preset `{name}`{}", did_you_mean(name, names)))
+            .hint(format!("known presets: {}; `--config FILE` takes one of your own", names.join(", ")))
     })
 }

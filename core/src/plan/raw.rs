@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::section::{
     RawBos, RawCalibration, RawDtype, RawEval, RawHarness, RawModel, RawOnFailure, RawOutput, RawPlugins, RawPropagate, RawSequence,
+    RawTiePolicy,
 };
 pub use super::size::ByteSize;
 pub use super::spec::{RawConvention, RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRange, RawSpec, RawSpecChange, RawTiming};

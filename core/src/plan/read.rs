@@ -341,8 +341,22 @@ fn report(problems: &[Problem]) -> Error {
     let lines = lines.collect::<Vec<_>>();
     let only_unknown = problems.iter().all(|p| p.message.starts_with("unknown key"));
     let code = if only_unknown { "config::unknown-key" } else { "config::invalid" };
-    match lines.as_slice() {
-        [one] => Error::config(code, one.clone()),
-        many => Error::config(code, format!("{} problems in the configuration:\n  {}", many.len(), many.join("\n  "))),
+    match (lines.as_slice(), problems) {
+        ([one], [problem]) => Error::config(code, one.clone()).hint(hint(problem)),
+        (many, _) => Error::config(code, format!("{} problems in the configuration:\n  {}", many.len(), many.join("\n  "))).hint(SCHEMA),
+    }
+}
+
+const SCHEMA: &str = "`qfw schema` describes every key and its values";
+
+/// What to do about one problem.
+fn hint(problem: &Problem) -> &'static str {
+    if problem.message.starts_with("unknown key") {
+        return SCHEMA;
+    }
+    match problem.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["harness", "budget"] | ["output", "max-shard"] => "write a number and a unit, such as `8GiB` or `1.5GB`",
+        ["harness", "threads"] => "leave it out for one thread per core; the result does not depend on it",
+        _ => SCHEMA,
     }
 }

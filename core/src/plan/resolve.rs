@@ -52,7 +52,8 @@ pub fn resolve(
 ) -> Result<Resolved> {
     refuse_unsupported(raw)?;
     let linears: Vec<&Linear> = model.topology.linears.iter().collect();
-    let specs = site_specs(raw, registry, model, &linears)?;
+    same_blocks(raw, &linears)?;
+    let specs = if raw.harness.no_quantize { vec![None; linears.len()] } else { site_specs(raw, registry, model, &linears)? };
     let mut notes = Vec::new();
     let order = pass_order(raw, registry, sorted, &mut notes)?;
     let sites: Vec<PlannedSite> = linears
@@ -126,12 +127,34 @@ pub fn resolve(
     Ok(Resolved { plan, algorithms, needs, notes })
 }
 
-/// Whether any pass of `raw` reads activations.
+/// Whether any pass that `raw` runs reads activations.
 ///
 /// # Errors
 /// If an algorithm is unknown.
 pub fn needs_calibration(raw: &RawRun, registry: &Registry) -> Result<bool> {
-    raw.passes.iter().try_fold(false, |any, p| Ok(any || !registry.algorithm(&p.algo)?.weight_only))
+    raw.passes.iter().try_fold(false, |any, p| {
+        let record = registry.algorithm(&p.algo)?;
+        Ok(any || !record.weight_only && !left_out(raw, record.phase))
+    })
+}
+
+/// Without quantization there is nothing to round.
+fn left_out(raw: &RawRun, phase: Phase) -> bool {
+    raw.harness.no_quantize && phase == Phase::Round
+}
+
+/// The list of blocks that a run may name is a check, not a choice: what is run one at a time is what the architecture says.
+fn same_blocks(raw: &RawRun, linears: &[&Linear]) -> Result<()> {
+    let first = linears.iter().find(|l| l.site.block == Some(0));
+    let list = first.and_then(|l| l.module.split_once(".0.")).map_or("", |(list, _)| list);
+    match &raw.harness.block_name {
+        Some(name) if name != list => Err(Error::config(
+            "config::block-name",
+            format!("`harness.block-name` is `{name}`, but this model stores its blocks under `{list}`"),
+        )
+        .hint(format!("write `{list}`, or leave the key out"))),
+        _ => Ok(()),
+    }
 }
 
 fn refuse_unsupported(raw: &RawRun) -> Result<()> {
@@ -222,7 +245,7 @@ fn site_specs(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>, linears
             "plan::tied-head",
             format!("`{}` shares its tensor with the embedding, and cannot be quantized alone", l.site),
         )
-        .hint("add \"head\" to `scheme.skip`"));
+        .hint("add \"head\" to `scheme.skip`, or set `model.tie-policy = \"untie\"`"));
     }
     let auto: Vec<(usize, u32)> = raws
         .iter()
@@ -317,6 +340,10 @@ fn pass_order<'a>(raw: &'a RawRun, registry: &Registry, sorted: bool, notes: &mu
         order.sort_by_key(|(phase, _)| *phase);
         notes.push(format!("passes sorted by phase: {}", order.iter().map(|(_, p)| p.algo.as_str()).collect::<Vec<_>>().join(", ")));
     }
+    for (_, p) in order.iter().filter(|(phase, _)| left_out(raw, *phase)) {
+        notes.push(format!("`harness.no-quantize` leaves out the pass `{}`", p.algo));
+    }
+    order.retain(|(phase, _)| !left_out(raw, *phase));
     Ok(order.into_iter().map(|(_, p)| p).collect())
 }
 

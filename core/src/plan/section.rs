@@ -22,6 +22,20 @@ pub struct RawModel {
     /// Architecture, where `model_type` of the checkpoint's `config.json` is missing or wrong.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none", default)]
     pub model_type: Option<String>,
+    /// What becomes of a head that is the embedding's own tensor.
+    #[serde(default)]
+    pub tie_policy: RawTiePolicy,
+}
+
+/// What becomes of a head that is the embedding's own tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawTiePolicy {
+    /// It stays one tensor, which no pass can change for one of the two alone.
+    #[default]
+    Keep,
+    /// The head gets a copy of its own.
+    Untie,
 }
 
 /// Type of the weights that are not quantized.
@@ -96,6 +110,11 @@ pub struct RawHarness {
     pub on_failure: RawOnFailure,
     /// `cpu` or `cuda:N`.
     pub device: String,
+    /// Stored name of the list of decoder blocks, such as `model.layers`. The architecture knows it; if given, it has to be that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_name: Option<String>,
+    /// Run everything but the quantization: weights stay in high precision, and passes that round are left out.
+    pub no_quantize: bool,
 }
 
 /// What is quantized between two propagations.
@@ -201,6 +220,8 @@ impl Default for RawHarness {
             resume: false,
             on_failure: RawOnFailure::Rtn,
             device: "cpu".to_owned(),
+            block_name: None,
+            no_quantize: false,
         }
     }
 }

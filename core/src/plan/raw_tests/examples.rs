@@ -67,7 +67,8 @@ fn presets_are_complete_runs_but_for_the_model() {
         assert!(run.scheme.weights.is_some() && run.passes.len() == 1 && notes.is_empty() && !preset.summary().is_empty());
     }
     let error = preset("w4a61").unwrap_err();
-    assert_eq!(error.to_string(), "unknown preset `w4a61` (did you mean `w4a16`?); known: `w2a16`, `w3a16`, `w4a16`, `w8a16`");
+    assert_eq!(error.to_string(), "unknown preset `w4a61` (did you mean `w4a16`?)");
+    assert_eq!(error.hint_text(), Some("known presets: w2a16, w3a16, w4a16, w8a16; `--config FILE` takes one of your own"));
 }
 
 #[test]

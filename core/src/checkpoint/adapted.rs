@@ -1,0 +1,151 @@
+//! A checkpoint's tensors as a run wants them: in another float type, or with one of them under a second name.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{StoredDtype, TensorInfo, TensorSource};
+use crate::error::{Error, Result};
+use crate::scheme::FloatKind;
+
+/// Rows converted at a time.
+const ROWS: usize = 1024;
+
+/// Tensors over others.
+pub struct Adapted {
+    inner: Arc<dyn TensorSource>,
+    /// What differs: how it appears, the tensor behind it, and the type its numbers are rounded to.
+    changed: BTreeMap<String, (TensorInfo, String, Option<FloatKind>)>,
+}
+
+impl Adapted {
+    /// Every float tensor of `inner` in the type `kind`. Others, and those that have the type, stay.
+    pub fn cast(inner: Arc<dyn TensorSource>, kind: FloatKind) -> Self {
+        let dtype = match kind {
+            FloatKind::F32 => StoredDtype::F32,
+            FloatKind::F16 => StoredDtype::F16,
+            FloatKind::Bf16 => StoredDtype::BF16,
+        };
+        let mut changed = BTreeMap::new();
+        for name in inner.names() {
+            let Some(info) = inner.info(&name) else { continue };
+            let float =
+                matches!(info.dtype, StoredDtype::F64 | StoredDtype::F32 | StoredDtype::F16 | StoredDtype::BF16 | StoredDtype::Ggml(_));
+            if float && info.dtype != dtype {
+                let bytes = info.shape.iter().product::<usize>() as u64 * dtype.size().unwrap_or(0);
+                let info = TensorInfo { dtype: dtype.clone(), bytes: 0..bytes, ..info.clone() };
+                changed.insert(name.clone(), (info, name, Some(kind)));
+            }
+        }
+        Self { inner, changed }
+    }
+
+    /// The tensors of `inner`, and `from` once more as `to`.
+    ///
+    /// # Errors
+    /// If there is no `from`.
+    pub fn copy(inner: Arc<dyn TensorSource>, from: &str, to: &str) -> Result<Self> {
+        let info = TensorInfo { name: to.to_owned(), ..inner.require(from)?.clone() };
+        let changed = BTreeMap::from([(to.to_owned(), (info, from.to_owned(), None))]);
+        Ok(Self { inner, changed })
+    }
+}
+
+impl TensorSource for Adapted {
+    fn names(&self) -> Vec<String> {
+        let mut names = self.inner.names();
+        names.extend(self.changed.keys().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.changed.get(name).map_or_else(|| self.inner.info(name), |(info, ..)| Some(info))
+    }
+
+    fn read_f32(&self, name: &str, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
+        let Some((_, behind, kind)) = self.changed.get(name) else { return self.inner.read_f32(name, rows, out) };
+        self.inner.read_f32(behind, rows, out)?;
+        if let Some(kind) = kind {
+            for x in out {
+                *x = rounded(name, *kind, *x)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let Some((info, behind, kind)) = self.changed.get(name) else { return self.inner.read_bytes(name) };
+        let Some(kind) = kind else { return self.inner.read_bytes(behind) };
+        let rows = info.shape.first().copied().unwrap_or(1);
+        let (mut bytes, mut values) = (Vec::new(), Vec::new());
+        for start in (0..rows).step_by(ROWS) {
+            self.read_f32(name, start..rows.min(start + ROWS), &mut values)?;
+            bytes.extend(kind.bytes(&values));
+        }
+        Ok(bytes)
+    }
+}
+
+/// The nearest number of the type; what it is too small for is an error rather than an infinity.
+fn rounded(name: &str, kind: FloatKind, x: f32) -> Result<f32> {
+    let y = match kind {
+        FloatKind::F32 => x,
+        FloatKind::F16 => half::f16::from_f32(x).to_f32(),
+        FloatKind::Bf16 => half::bf16::from_f32(x).to_f32(),
+    };
+    if y.is_finite() || !x.is_finite() {
+        return Ok(y);
+    }
+    Err(Error::numeric("checkpoint::overflow", format!("tensor `{name}` holds {x}, which the type of `model.dtype` cannot hold"))
+        .hint("set `model.dtype` to \"bfloat16\", \"float32\" or \"auto\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{TensorDecl, open_tensors, write_small};
+    use super::*;
+
+    fn stored(values: &[f32]) -> (tempfile::TempDir, Arc<dyn TensorSource>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let floats = TensorDecl { name: "w".to_owned(), dtype: StoredDtype::F32, shape: vec![values.len() / 2, 2] };
+        let integers = TensorDecl { name: "i".to_owned(), dtype: StoredDtype::I32, shape: vec![1] };
+        write_small(&path, vec![(floats, FloatKind::F32.bytes(values)), (integers, vec![1, 2, 3, 4])]).unwrap();
+        (dir, open_tensors(&path).unwrap())
+    }
+
+    #[test]
+    fn floats_are_rounded_and_integers_are_not_touched() {
+        // 1 + 2^-9 lies below half a step of bfloat16 and above half of one of f16.
+        let (_dir, inner) = stored(&[1.0, 1.0 + 1.0 / 512.0, -0.1, 3e38]);
+        let cast = Adapted::cast(Arc::clone(&inner), FloatKind::Bf16);
+        let info = cast.info("w").unwrap();
+        assert_eq!((info.dtype.clone(), info.byte_len()), (StoredDtype::BF16, 8));
+        let mut values = Vec::new();
+        cast.read_f32("w", 0..2, &mut values).unwrap();
+        assert_eq!(values[..3], [1.0, 1.0, half::bf16::from_f32(-0.1).to_f32()]);
+        assert_eq!(cast.read_bytes("w").unwrap(), FloatKind::Bf16.bytes(&values));
+        assert_eq!(cast.read_bytes("i").unwrap(), [1, 2, 3, 4]);
+        assert_eq!(cast.names(), ["i", "w"]);
+    }
+
+    #[test]
+    fn what_the_type_cannot_hold_is_named() {
+        let (_dir, inner) = stored(&[1.0, -70000.0]);
+        let error = Adapted::cast(inner, FloatKind::F16).read_bytes("w").unwrap_err();
+        assert_eq!(error.to_string(), "tensor `w` holds -70000, which the type of `model.dtype` cannot hold");
+        assert_eq!(error.hint_text(), Some("set `model.dtype` to \"bfloat16\", \"float32\" or \"auto\""));
+    }
+
+    #[test]
+    fn a_copy_has_a_name_of_its_own() {
+        let (_dir, inner) = stored(&[1.0, 2.0]);
+        let copy = Adapted::copy(Arc::clone(&inner), "w", "v").unwrap();
+        assert_eq!(copy.names(), ["i", "v", "w"]);
+        assert_eq!(copy.info("v").unwrap().name, "v");
+        assert_eq!(copy.read_bytes("v").unwrap(), copy.read_bytes("w").unwrap());
+        assert!(Adapted::copy(inner, "x", "v").is_err());
+    }
+}
