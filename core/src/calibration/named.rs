@@ -127,8 +127,11 @@ impl NamedSet {
         splits.iter().find_map(part).ok_or_else(|| {
             let splits = splits.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(" or ");
             let has: Vec<&str> = self.parts.iter().map(|part| part.split).collect();
-            Error::config("data::no-split", format!("data set `{}` has no split {splits}", self.name))
-                .hint(format!("it has: {}; other data sets: {}", has.join(", "), names()))
+            Error::config("data::no-split", format!("data set `{}` has no split {splits}", self.name)).hint(format!(
+                "it has: {}; other data sets: {}",
+                has.join(", "),
+                names()
+            ))
         })
     }
 
