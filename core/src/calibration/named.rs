@@ -155,7 +155,7 @@ impl NamedSet {
 }
 
 /// `source` is neither a file nor a name.
-pub fn unknown_source(source: &str) -> Error {
+pub(super) fn unknown_source(source: &str) -> Error {
     let what = if source.is_empty() {
         "no data was given".to_owned()
     } else {
