@@ -55,7 +55,7 @@ pub(crate) struct ListPlugins {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Checkpoint directory or .gguf file
+    /// Checkpoint directory, .gguf file or Hub id (org/name[@revision])
     pub(crate) model: Option<String>,
     /// Algorithms, sorted by phase; replaces the passes of the configuration
     #[arg(long, value_delimiter = ',')]
@@ -69,8 +69,8 @@ pub(crate) struct RunArgs {
     /// Set any key of the configuration, or an option of a pass (`gptq.damp=0.1`)
     #[arg(long, value_name = "PATH=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Calibration data: .txt, .jsonl, .parquet, or token ids (.safetensors, .npy)
-    #[arg(long, value_name = "FILE")]
+    /// Calibration data: .txt, .jsonl, .parquet, token ids (.safetensors, .npy), or c4, pile, ptb, wikitext2 from the Hub
+    #[arg(long, value_name = "FILE|NAME")]
     pub(crate) data: Option<String>,
     /// Output directory
     #[arg(short, long)]
@@ -115,11 +115,11 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Eval {
-    /// Checkpoint directory or .gguf file
+    /// Checkpoint directory, .gguf file or Hub id (org/name[@revision])
     pub(crate) model: PathBuf,
-    /// Evaluation data: .txt, .jsonl, .parquet, or token ids (.safetensors, .npy)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) data: PathBuf,
+    /// Evaluation data: .txt, .jsonl, .parquet, token ids (.safetensors, .npy), or c4, ptb, wikitext2 from the Hub
+    #[arg(long, value_name = "FILE|NAME")]
+    pub(crate) data: String,
     /// gptq, brevitas or hf-stride
     #[arg(long, default_value = "gptq")]
     pub(crate) protocol: String,
@@ -148,7 +148,7 @@ pub(crate) struct Eval {
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// Checkpoint directory or .gguf file
+    /// Checkpoint directory, .gguf file or Hub id (org/name[@revision])
     pub(crate) path: PathBuf,
     /// One JSON object instead of text
     #[arg(long)]
@@ -157,7 +157,7 @@ pub(crate) struct Inspect {
 
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
-    /// Checkpoint directory or .gguf file
+    /// Checkpoint directory, .gguf file or Hub id (org/name[@revision])
     pub(crate) model: PathBuf,
     /// Text to continue
     #[arg(long)]
@@ -189,7 +189,7 @@ pub(crate) struct Topology {
 pub(crate) enum TopologyCommand {
     /// Prove or refute every declared symmetry, and that undeclared ones break
     Check {
-        /// Checkpoint directory or .gguf file; only its shape is used, the weights are drawn from the seed
+        /// Checkpoint directory, .gguf file or Hub id; only its shape is used, the weights are drawn from the seed
         model: PathBuf,
         /// Seed of the weights
         #[arg(long, default_value_t = 0)]

@@ -2,17 +2,17 @@
 //!
 //! This is the sequence every front end and embedder needs before the block loop; nothing in it prints or reads the environment.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
-use crate::calibration::{Bos, SampleSpec, Tokenizer, Windows, read_corpus, sample_windows};
+use crate::calibration::{Bos, Corpus, DataFile, SampleSpec, Source, Tokenizer, Windows, sample_windows};
 use crate::checkpoint::{Adapted, Checkpoint, StoredDtype};
 use crate::error::{Error, Result};
 use crate::harness::{Control, Mode, Run, Summary};
 use crate::model::{Model, model_type};
-use crate::plan::raw::{RawBos, RawDtype, RawModel, RawRun, RawTiePolicy};
+use crate::plan::raw::{RawBos, RawCalibration, RawDtype, RawModel, RawRun, RawTiePolicy};
 use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, resolve};
 use crate::registry::Registry;
 use crate::scheme::FloatKind;
@@ -97,16 +97,33 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens the model that `raw` names and resolves its plan. `sorted`: the passes came as a plain list, to be sorted by phase.
+    /// Opens the model that `raw` names and resolves its plan; model and data are local. `sorted`: the passes came as a plain list, to be
+    /// sorted by phase.
     ///
     /// # Errors
     /// Everything that can be known to be wrong before work begins.
     pub fn open(raw: RawRun, registry: &Registry, sorted: bool) -> Result<Self> {
+        let model = PathBuf::from(&raw.model.path);
+        Self::open_at(raw, registry, sorted, &model, &mut local_data)
+    }
+
+    /// [`Session::open`] where the model that `raw` names lies at `model`, such as a cached copy of what the Hub has, and `data` finds the
+    /// calibration data; it is asked only if a pass reads activations.
+    ///
+    /// # Errors
+    /// As [`Session::open`], and what `data` fails with.
+    pub fn open_at(
+        raw: RawRun,
+        registry: &Registry,
+        sorted: bool,
+        model: &Path,
+        data: &mut dyn FnMut(&RawCalibration) -> Result<DataFile>,
+    ) -> Result<Self> {
         if raw.harness.device != "cpu" {
             return Err(Error::config("device::unsupported", format!("device `{}` is not available in this build", raw.harness.device))
                 .hint("use `--device cpu`"));
         }
-        let mut checkpoint = Checkpoint::open(Path::new(&raw.model.path))?;
+        let mut checkpoint = Checkpoint::open(model)?;
         adapt(&mut checkpoint, &raw.model, registry)?;
         let calibrated = needs_calibration(&raw, registry)?;
         let (opened, opening) =
@@ -115,7 +132,7 @@ impl Session {
             return Err(Error::plan("plan::already-quantized", format!("`{}` is quantized already", raw.model.path))
                 .hint("start from the original checkpoint; quantizing twice loses accuracy twice"));
         }
-        let windows = if calibrated { calibrate(&raw, &opened)? } else { Windows::new(Vec::new()) };
+        let windows = if calibrated { calibrate(&raw.calibration, &data(&raw.calibration)?, &opened)? } else { Windows::new(Vec::new()) };
         let calibration = (!windows.ids.is_empty()).then(|| CalibrationPlan {
             samples: windows.ids.len(),
             seq_len: windows.ids.iter().map(Vec::len).max().unwrap_or(0),
@@ -164,22 +181,23 @@ impl Session {
     }
 }
 
-fn calibrate(raw: &RawRun, opened: &Opened) -> Result<Windows> {
-    let c = &raw.calibration;
-    let path = Path::new(&c.source);
-    if c.source.is_empty() || !path.exists() {
-        let what = if c.source.is_empty() {
-            "no calibration data was given".to_owned()
-        } else {
-            format!("there is no calibration file `{}`", c.source)
-        };
-        return Err(Error::config("calibration::no-data", format!("{what}, and a pass reads activations"))
-            .hint("give a text or token file with `--data FILE` (.txt, .jsonl, .parquet, .safetensors, .npy)"));
+/// The calibration data of a run that may not fetch any.
+fn local_data(c: &RawCalibration) -> Result<DataFile> {
+    match Source::find(&c.source)? {
+        Source::File(path) => Ok(DataFile::local(&path, c.text_column.as_deref())),
+        Source::Named(set) => Err(Error::config(
+            "calibration::no-data",
+            format!("a pass reads activations, and `{}` is a data set of the Hub, which is not fetched here", set.name),
+        )
+        .hint("fetch it first and give its file, or give another text or token file")),
     }
+}
+
+fn calibrate(c: &RawCalibration, data: &DataFile, opened: &Opened) -> Result<Windows> {
     let tokenizer = opened.tokenizer()?;
-    let corpus = read_corpus(path, c.text_column.as_deref().unwrap_or("text"), tokenizer.as_ref())?;
+    let corpus = data.read(tokenizer.as_ref())?;
     let dims = &opened.model.dims;
-    let ids_given = matches!(corpus, crate::calibration::Corpus::Ids(ref rows) if rows.len() > 1);
+    let ids_given = matches!(corpus, Corpus::Ids(ref rows) if rows.len() > 1);
     let default_length = (!ids_given).then(|| dims.max_positions.min(2048));
     let spec = SampleSpec {
         samples: c.samples.map(Into::into),

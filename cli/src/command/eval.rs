@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use qfw_core::calibration::{Bos, evaluation_windows, read_corpus, token_stream};
+use qfw_core::calibration::{Bos, evaluation_windows, token_stream};
 use qfw_core::evaluate::{EvalControl, Perplexity, Protocol, perplexity, strided_windows};
 use qfw_core::plan::raw::ByteSize;
 use qfw_core::registry::Registry;
@@ -12,6 +12,7 @@ use qfw_core::{Error, Result};
 
 use super::{say_json, use_threads};
 use crate::arguments::Eval;
+use crate::hub;
 use crate::terminal::{CANCELLED, catch_interrupt, say};
 
 pub(crate) fn run(a: &Eval) -> Result<()> {
@@ -22,7 +23,7 @@ pub(crate) fn run(a: &Eval) -> Result<()> {
         return Err(Error::config("config::invalid", "`--stride` has a meaning only with `--protocol hf-stride`"));
     }
     let registry = Registry::linked()?;
-    let opened = Opened::open(&a.model, &registry)?;
+    let opened = Opened::open(&hub::model(&a.model)?, &registry)?;
     let windows = windows(a, protocol, &opened)?;
     catch_interrupt();
     let bar = if a.json || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
@@ -40,8 +41,11 @@ pub(crate) fn run(a: &Eval) -> Result<()> {
 
 fn windows(a: &Eval, protocol: Protocol, opened: &Opened) -> Result<Vec<(Vec<u32>, usize)>> {
     let tokenizer = opened.tokenizer()?;
-    let corpus = read_corpus(&a.data, "text", tokenizer.as_ref())?;
+    // Brevitas measures on the validation split, the papers that follow GPTQ on the test split.
+    let data = hub::evaluation(&a.data, protocol == Protocol::Brevitas)?;
+    let corpus = data.read(tokenizer.as_ref())?;
     let stream = token_stream(&corpus, tokenizer.as_ref(), Bos::None)?;
+    let max_windows = a.max_windows.or(data.windows);
     let dims = &opened.model.dims;
     let seq_len = a.seq_len.unwrap_or(dims.max_positions.min(2048));
     let bos = if a.bos {
@@ -57,10 +61,10 @@ fn windows(a: &Eval, protocol: Protocol, opened: &Opened) -> Result<Vec<(Vec<u32
     }
     if protocol == Protocol::HfStride {
         let mut windows = strided_windows(&stream, seq_len, a.stride.unwrap_or(seq_len / 2));
-        windows.truncate(a.max_windows.unwrap_or(usize::MAX));
+        windows.truncate(max_windows.unwrap_or(usize::MAX));
         return Ok(windows);
     }
-    let windows = evaluation_windows(&stream, seq_len, a.max_windows, bos)?;
+    let windows = evaluation_windows(&stream, seq_len, max_windows, bos)?;
     Ok(windows.ids.into_iter().map(|ids| (ids, 0)).collect())
 }
 

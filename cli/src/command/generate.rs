@@ -9,11 +9,12 @@ use qfw_core::{Error, Result};
 
 use super::use_threads;
 use crate::arguments::Generate;
+use crate::hub;
 
 pub(crate) fn run(a: &Generate) -> Result<()> {
     use_threads(None)?;
     let registry = Registry::linked()?;
-    let opened = Opened::open(&a.model, &registry)?;
+    let opened = Opened::open(&hub::model(&a.model)?, &registry)?;
     let tokenizer = opened.tokenizer()?.ok_or_else(|| {
         Error::input("data::no-tokenizer", format!("`{}` has no tokenizer.json", a.model.display()))
             .hint("put the tokenizer beside the weights")

@@ -8,10 +8,12 @@ use serde_json::json;
 
 use super::say_json;
 use crate::arguments::Inspect;
+use crate::hub;
 use crate::terminal::{say, size};
 
 pub(crate) fn run(a: &Inspect) -> Result<()> {
-    let checkpoint = Checkpoint::open(&a.path)?;
+    let path = hub::model(&a.path)?;
+    let checkpoint = Checkpoint::open(&path)?;
     let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     let (mut elements, mut bytes) = (0u64, 0u64);
     let names = checkpoint.tensors.names();
@@ -24,7 +26,7 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
         bytes += info.byte_len();
     }
     let quantization = &checkpoint.config["quantization_config"];
-    let record: Option<serde_json::Value> = std::fs::read(a.path.join("qfw.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let record: Option<serde_json::Value> = std::fs::read(path.join("qfw.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
     if a.json {
         return say_json(&json!({
             "path": a.path, "model_type": checkpoint.config["model_type"], "tensors": names.len(), "elements": elements, "bytes": bytes,

@@ -1,6 +1,9 @@
 //! `qfw plan`, and what it shares with `qfw apply`: from arguments to a session.
 
+use std::path::Path;
+
 use qfw_core::plan::layer::Layers;
+use qfw_core::plan::raw::RawCalibration;
 use qfw_core::registry::Registry;
 use qfw_core::session::Session;
 use qfw_core::{Error, Result};
@@ -8,6 +11,7 @@ use serde_json::json;
 
 use super::{say_json, use_threads};
 use crate::arguments::RunArgs;
+use crate::hub;
 use crate::terminal::{note, say};
 
 pub(crate) fn run(a: &RunArgs) -> Result<()> {
@@ -31,7 +35,9 @@ pub(crate) fn run(a: &RunArgs) -> Result<()> {
 pub(crate) fn open(a: &RunArgs, registry: &Registry) -> Result<Session> {
     let (raw, notes) = layers(a)?.finish()?;
     use_threads(raw.harness.threads.map(Into::into))?;
-    let session = Session::open(raw, registry, !a.algo.is_empty())?;
+    let model = hub::model(Path::new(&raw.model.path))?;
+    let named = a.data.is_some() || raw.calibration.source != RawCalibration::default().source;
+    let session = Session::open_at(raw, registry, !a.algo.is_empty(), &model, &mut |c| hub::calibration(c, named))?;
     notes.iter().chain(&session.resolved.notes).for_each(|n| note(&format!("note: {n}")));
     Ok(session)
 }

@@ -7,12 +7,13 @@ use qfw_core::{Error, Result};
 
 use super::{say_json, use_threads};
 use crate::arguments::{Topology, TopologyCommand};
+use crate::hub;
 use crate::terminal::say;
 
 pub(crate) fn run(a: &Topology) -> Result<()> {
     let TopologyCommand::Check { model, seed, json } = &a.command;
     use_threads(None)?;
-    let opened = Opened::open(model, &Registry::linked()?)?;
+    let opened = Opened::open(&hub::model(model)?, &Registry::linked()?)?;
     let table = check(&opened.model, *seed)?;
     if *json {
         say_json(&table)?;

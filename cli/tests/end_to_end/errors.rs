@@ -14,7 +14,7 @@ fn plan(model: &str, words: &str) -> Ran {
 
 /// Refused with exit code `code`, an error of this code name, and all of `says`; nothing on stdout.
 #[track_caller]
-fn refused_with(ran: &Ran, code: i32, name: &str, says: &[&str]) {
+pub(super) fn refused_with(ran: &Ran, code: i32, name: &str, says: &[&str]) {
     assert_eq!(ran.code, Some(code), "{}", ran.stderr);
     assert_eq!(ran.stdout, "", "an error belongs on stderr only");
     assert!(ran.stderr.contains(&format!("error[qfw::{name}]: ")), "not `{name}`: {}", ran.stderr);
@@ -225,13 +225,28 @@ fn what_the_container_cannot_hold_is_refused_with_the_nearest_that_works() {
 #[test]
 fn data_and_budget_have_to_suffice() {
     let llama = asset("tiny-llama");
-    let hint = "hint: give a text or token file with `--data FILE`";
-    refused_with(&plan(&llama, &format!("{INT4} --algo gptq")), 2, "calibration::no-data", &["and a pass reads activations", hint]);
+    refused_with(
+        &plan(&llama, &format!("{INT4} --algo gptq")),
+        2,
+        "calibration::no-data",
+        &[
+            "a pass reads activations, no `--data` was given, and the default `wikitext2` cannot be fetched",
+            "and HF_HUB_OFFLINE is set",
+            "hint: give a text or token file with `--data FILE`",
+        ],
+    );
+    let hint = "hint: give a text or token file (`.txt`, `.jsonl`, `.jsonl.gz`, `.parquet`, `.safetensors`, `.npy`), or one of: c4, pile,";
     refused_with(
         &plan(&llama, &format!("{INT4} --algo gptq --data nope.txt")),
         2,
-        "calibration::no-data",
-        &["there is no calibration file `nope.txt`, and a pass reads activations", hint],
+        "data::not-found",
+        &["`nope.txt` is neither a file nor the name of a data set\n", hint],
+    );
+    refused_with(
+        &qfw(&args("eval --data wikitext", &[&llama])),
+        2,
+        "data::not-found",
+        &["`wikitext` is neither a file nor the name of a data set (did you mean `wikitext2`?)", hint],
     );
     refused(
         "--algo gptq --budget 10MiB",

@@ -4,6 +4,7 @@
 mod containers;
 mod determinism;
 mod errors;
+mod hub;
 mod options;
 mod resume;
 mod unknown_model;
@@ -35,14 +36,23 @@ impl Ran {
     }
 }
 
+/// The program with these arguments. It sees no network and no cache but what a test gives it.
 fn command<S: AsRef<str>>(args: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qfw"));
+    for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE"] {
+        command.env_remove(name);
+    }
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-hub-cache"));
     command.args(args.iter().map(AsRef::as_ref)).stdin(Stdio::null());
     command
 }
 
 fn qfw<S: AsRef<str>>(args: &[S]) -> Ran {
-    let output = command(args).output().unwrap();
+    finish(&mut command(args))
+}
+
+fn finish(command: &mut Command) -> Ran {
+    let output = command.output().unwrap();
     Ran { code: output.status.code(), stdout: String::from_utf8(output.stdout).unwrap(), stderr: String::from_utf8(output.stderr).unwrap() }
 }
 

@@ -1,10 +1,11 @@
 //! Text to tokens to windows.
 //!
-//! [`read_corpus`] reads a file into documents or stored token ids, [`sample_windows`] draws the calibration windows from them, and
-//! [`token_stream`] with [`evaluation_windows`] cuts the whole data into consecutive windows. [`Windows::hash`] names the exact ids, so
-//! that two runs can be shown to have seen the same data.
+//! [`Source`] tells a file from the name of a data set ([`NamedSet`]), [`DataFile`] is read into documents or stored token ids,
+//! [`sample_windows`] draws the calibration windows from them, and [`token_stream`] with [`evaluation_windows`] cuts the whole data into
+//! consecutive windows. [`Windows::hash`] names the exact ids, so that two runs can be shown to have seen the same data.
 
 mod ids;
+mod named;
 mod npy;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -13,6 +14,10 @@ mod template;
 mod tokenizer;
 mod windows;
 
-pub use source::{Corpus, read_corpus};
+pub use named::{NAMED, NamedSet, Part};
+pub use source::{Corpus, DataFile, Source, read_corpus};
 pub use tokenizer::Tokenizer;
 pub use windows::{Bos, SampleSpec, Windows, evaluation_windows, sample_windows, token_stream};
+
+use named::unknown_source;
+use source::KNOWN_FILES;

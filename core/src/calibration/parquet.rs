@@ -10,8 +10,8 @@ use parquet::schema::types::Type;
 
 use crate::error::{Error, Result};
 
-/// Rows of the top-level column `column`, in order. Only that column is decoded.
-pub(super) fn read(path: &Path, column: &str) -> Result<Vec<String>> {
+/// The first `limit` rows of the top-level column `column`, in order. Only that column is decoded.
+pub(super) fn read(path: &Path, column: &str, limit: usize) -> Result<Vec<String>> {
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, "read", e))?;
     let reader = SerializedFileReader::new(file).map_err(damaged)?;
     let schema = reader.metadata().file_metadata().schema();
@@ -22,7 +22,8 @@ pub(super) fn read(path: &Path, column: &str) -> Result<Vec<String>> {
     };
     let projection = Type::group_type_builder(schema.name()).with_fields(vec![Arc::clone(field)]).build().map_err(damaged)?;
     let rows = reader.get_row_iter(Some(projection)).map_err(damaged)?;
-    rows.enumerate()
+    rows.take(limit)
+        .enumerate()
         .map(|(index, row)| match row.map_err(damaged)?.into_columns().into_iter().next() {
             Some((_, Field::Str(text))) => Ok(text),
             Some((_, Field::Bytes(bytes))) => String::from_utf8(bytes.data().to_vec()).map_err(|_| not_text(column, index)),
@@ -48,7 +49,7 @@ mod tests {
     use parquet::schema::parser::parse_message_type;
 
     use super::*;
-    use crate::calibration::{Corpus, read_corpus};
+    use crate::calibration::{Corpus, DataFile, read_corpus};
 
     fn written(name: &str) -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -76,6 +77,8 @@ mod tests {
         let (_dir, path) = written("a.parquet");
         let expected = ["one", "zwei ü", "", "vier"].map(str::to_owned).to_vec();
         assert_eq!(read_corpus(&path, "text", None).unwrap(), Corpus::Documents(expected));
+        let part = DataFile { documents: Some(3), join: Some("\n\n"), ..DataFile::local(&path, None) };
+        assert_eq!(part.read(None).unwrap(), Corpus::Documents(vec!["one\n\nzwei ü\n\n".to_owned()]));
     }
 
     #[test]

@@ -41,6 +41,49 @@ fn a_line_is_a_document_of_text_or_messages() {
     assert_eq!(read("a.jsonl", lines.as_bytes(), Some(&fixture())).unwrap(), expected);
 }
 
+fn gzipped(content: &str) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut out, content.as_bytes()).unwrap();
+    out.finish().unwrap()
+}
+
+/// Large sets are cut into gzip members; what lies beyond the documents asked for is not even unpacked.
+#[test]
+fn gzipped_lines_are_read_as_far_as_needed() {
+    let two = [gzipped("{\"text\": \"one\"}\n\n{\"text\": \"t"), gzipped("wo\"}\n{\"text\": \"three\"}")].concat();
+    let all = ["one", "two", "three"].map(str::to_owned).to_vec();
+    for name in ["a.jsonl.gz", "a.JSON.gz"] {
+        assert_eq!(read(name, &two, None).unwrap(), Corpus::Documents(all.clone()), "{name}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.json.gz");
+    std::fs::write(&path, [two.as_slice(), b"no gzip"].concat()).unwrap();
+    let part = DataFile { documents: Some(2), join: Some(" "), ..DataFile::local(&path, None) };
+    assert_eq!(part.read(None).unwrap(), Corpus::Documents(vec!["one two".to_owned()]));
+    let error = read_corpus(&path, "text", None).unwrap_err();
+    assert_eq!(error.to_string(), format!("`{}`: not a readable gzip file", path.display()));
+}
+
+#[test]
+fn a_file_goes_before_the_data_set_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c4");
+    let name = path.to_str().unwrap();
+    assert_eq!(Source::find("c4").unwrap(), Source::Named(NamedSet::find("c4").unwrap()));
+    std::fs::write(&path, "x").unwrap();
+    assert_eq!(Source::find(name).unwrap(), Source::File(path.clone()));
+    let hint = "give a text or token file (`.txt`, `.jsonl`, `.jsonl.gz`, `.parquet`, `.safetensors`, `.npy`), \
+                or one of: c4, pile, ptb, wikitext2";
+    for (source, message) in [
+        ("wikitext", "`wikitext` is neither a file nor the name of a data set (did you mean `wikitext2`?)"),
+        ("no/such.txt", "`no/such.txt` is neither a file nor the name of a data set"),
+        ("", "no data was given"),
+    ] {
+        let error = Source::find(source).unwrap_err();
+        assert_eq!((error.code(), error.to_string().as_str(), error.hint_text()), ("data::not-found", message, Some(hint)));
+    }
+}
+
 #[test]
 fn files_that_cannot_be_read() {
     let missing = read_corpus(Path::new("no/such.txt"), "text", None).unwrap_err();
@@ -48,7 +91,7 @@ fn files_that_cannot_be_read() {
     assert_eq!(missing.hint_text(), Some("check the path of the data file"));
     let unknown = read_corpus(Path::new("data.csv"), "text", None).unwrap_err();
     assert_eq!(unknown.to_string(), "cannot read `data.csv`: unknown data format `.csv`");
-    assert_eq!(unknown.hint_text(), Some("known are `.txt`, `.jsonl`, `.parquet`, `.safetensors`, `.npy`"));
+    assert_eq!(unknown.hint_text(), Some("known are `.txt`, `.jsonl`, `.jsonl.gz`, `.parquet`, `.safetensors`, `.npy`"));
     for (name, content) in [("a.txt", ""), ("a.txt", " \n"), ("a.jsonl", "\n\n"), ("a.npy", ""), ("a.parquet", ""), ("a.safetensors", "")] {
         assert_eq!(refused(name, content.as_bytes(), None), format!("{name}` is empty"));
     }

@@ -111,11 +111,11 @@ pub fn resolve_model(id: &str, opts: &HubOptions, progress: &mut dyn FnMut(&str)
     Ok(dir)
 }
 
-/// The cached copy of `file` of data set `id` (`org/name[@revision]`), fetched where it is not there yet.
+/// The cached copy of `file` of data set `id` (`org/name[@revision]`), fetched where it is not there yet. `progress` gets lines for a human.
 ///
 /// # Errors
 /// As [`resolve_model`], and if the data set has no such file.
-pub fn resolve_dataset_file(id: &str, file: &str, opts: &HubOptions) -> Result<PathBuf> {
+pub fn resolve_dataset_file(id: &str, file: &str, opts: &HubOptions, progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     let id = HubId::parse(id)?;
     if !choose::is_plain_path(file) {
         return Err(Error::input("hub::bad-id", format!("`{file}` is not a path inside a data set")).hint("write it as the Hub shows it"));
@@ -139,7 +139,7 @@ pub fn resolve_dataset_file(id: &str, file: &str, opts: &HubOptions) -> Result<P
             Error::input("hub::no-file", format!("data set `{id}` has no file `{file}`")).hint("look at its list of files on the Hub")
         );
     };
-    let path = request().send().map_err(|e| explain(e, opts, &id))?;
+    let path = with_progress(progress, |reporter| request().progress(Progress::new(reporter)).send()).map_err(|e| explain(e, opts, &id))?;
     check_size(&path, &listed, &id)?;
     Ok(path)
 }

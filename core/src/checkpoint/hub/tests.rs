@@ -144,6 +144,10 @@ fn fetch(id: &str, opts: &HubOptions) -> (Result<PathBuf>, Vec<String>) {
     (result, lines)
 }
 
+fn dataset_file(id: &str, file: &str, opts: &HubOptions) -> Result<PathBuf> {
+    resolve_dataset_file(id, file, opts, &mut |_| {})
+}
+
 fn message(error: Error) -> String {
     format!("[{}] {error} | {}", error.code(), error.hint_text().unwrap_or("no hint"))
 }
@@ -230,7 +234,7 @@ fn offline_says_what_is_missing() {
         )
     );
     assert_eq!(
-        message(resolve_dataset_file("acme/text", "a.txt", &opts).unwrap_err()),
+        message(dataset_file("acme/text", "a.txt", &opts).unwrap_err()),
         format!(
             "[hub::offline] `a.txt` of data set `acme/text@main` is not in the cache, and HF_HUB_OFFLINE is set | {}",
             hint.replace("tiny", "text")
@@ -319,16 +323,16 @@ fn a_file_of_a_data_set_is_fetched_alone() {
     listed.files.insert("b.txt", b"other".to_vec());
     let (server, cache) = (Server::start(listed), tempfile::tempdir().unwrap());
     let opts = server.options(&cache);
-    let path = resolve_dataset_file("acme/text", "b.txt", &opts).unwrap();
+    let path = dataset_file("acme/text", "b.txt", &opts).unwrap();
     assert_eq!(path, cache.path().join("datasets--acme--text/snapshots").join(COMMIT).join("b.txt"));
     assert_eq!(std::fs::read(&path).unwrap(), b"other");
-    assert_eq!(resolve_dataset_file("acme/text", "b.txt", &HubOptions { offline: true, ..opts.clone() }).unwrap(), path);
+    assert_eq!(dataset_file("acme/text", "b.txt", &HubOptions { offline: true, ..opts.clone() }).unwrap(), path);
     assert_eq!(
-        message(resolve_dataset_file("acme/text", "c.txt", &opts).unwrap_err()),
+        message(dataset_file("acme/text", "c.txt", &opts).unwrap_err()),
         "[hub::no-file] data set `acme/text@main` has no file `c.txt` | look at its list of files on the Hub"
     );
     assert_eq!(
-        message(resolve_dataset_file("acme/text", "../c.txt", &opts).unwrap_err()),
+        message(dataset_file("acme/text", "../c.txt", &opts).unwrap_err()),
         "[hub::bad-id] `../c.txt` is not a path inside a data set | write it as the Hub shows it"
     );
 }
