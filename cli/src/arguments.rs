@@ -111,6 +111,9 @@ pub(crate) struct RunArgs {
     /// Print the complete run.toml (plan only)
     #[arg(long)]
     pub(crate) print_config: bool,
+    /// Run block 0 and say how long the whole will take, and how much memory and disk (plan only)
+    #[arg(long, conflicts_with = "print_config")]
+    pub(crate) measure: bool,
 }
 
 #[derive(Debug, Args)]

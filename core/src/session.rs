@@ -10,7 +10,7 @@ use candle_core::{DType, Device};
 use crate::calibration::{Bos, Corpus, DataFile, SampleSpec, Source, Tokenizer, Windows, sample_windows};
 use crate::checkpoint::{Adapted, Checkpoint, StoredDtype};
 use crate::error::{Error, Result};
-use crate::harness::{Control, Mode, Run, Summary};
+use crate::harness::{Control, Measured, Mode, Run, Summary};
 use crate::model::{Model, model_type};
 use crate::plan::raw::{RawBos, RawCalibration, RawDtype, RawModel, RawRun, RawTiePolicy};
 use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, resolve};
@@ -121,7 +121,7 @@ impl Session {
     ) -> Result<Self> {
         if raw.harness.device != "cpu" {
             return Err(Error::config("device::unsupported", format!("device `{}` is not available in this build", raw.harness.device))
-                .hint("use `--device cpu`"));
+                .hint("use `--device cpu`: the block loop runs on the CPU, also in a build with `cargo build --release --features cuda`"));
         }
         let mut checkpoint = Checkpoint::open(model)?;
         adapt(&mut checkpoint, &raw.model, registry)?;
@@ -175,9 +175,20 @@ impl Session {
     /// # Errors
     /// As [`Run::execute`].
     pub fn execute(&self, registry: &Registry, out: &Path, mode: Mode, control: &Control<'_>) -> Result<Summary> {
+        self.run(registry)?.execute(out, mode, control)
+    }
+
+    /// Runs block 0 and extrapolates; writes nothing but what does not fit in memory, to `dir`.
+    ///
+    /// # Errors
+    /// As [`Run::measure`].
+    pub fn measure(&self, registry: &Registry, dir: &Path, control: &Control<'_>) -> Result<Measured> {
+        self.run(registry)?.measure(dir, control)
+    }
+
+    fn run<'a>(&'a self, registry: &'a Registry) -> Result<Run<'a>> {
         let Opened { checkpoint, model } = &self.opened;
-        let run = Run::new(registry, checkpoint, model, &self.resolved, &self.windows.ids, Device::Cpu, self.budget.spill)?;
-        run.execute(out, mode, control)
+        Run::new(registry, checkpoint, model, &self.resolved, &self.windows.ids, Device::Cpu, self.budget.spill)
     }
 }
 

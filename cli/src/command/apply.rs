@@ -15,6 +15,9 @@ use crate::arguments::RunArgs;
 use crate::terminal::{CANCELLED, RunDisplay, catch_interrupt, duration, error_of, note, say, size};
 
 pub(crate) fn run(a: &RunArgs) -> Result<()> {
+    if let Some(flag) = [("--print-config", a.print_config), ("--measure", a.measure)].iter().find_map(|(f, given)| given.then_some(f)) {
+        return Err(Error::config("config::invalid", format!("`{flag}` belongs to `qfw plan`")).hint("leave it out, or say `qfw plan`"));
+    }
     let registry = Registry::linked()?;
     let session = plan::open(a, &registry)?;
     let Some(out) = session.raw.output.path.clone() else {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use qfw_core::harness::{Control, Measured};
 use qfw_core::plan::layer::Layers;
 use qfw_core::plan::raw::RawCalibration;
 use qfw_core::registry::Registry;
@@ -12,7 +13,7 @@ use serde_json::json;
 use super::{say_json, use_threads};
 use crate::arguments::RunArgs;
 use crate::hub;
-use crate::terminal::{note, say};
+use crate::terminal::{CANCELLED, catch_interrupt, duration, note, say, size};
 
 pub(crate) fn run(a: &RunArgs) -> Result<()> {
     let registry = Registry::linked()?;
@@ -23,12 +24,30 @@ pub(crate) fn run(a: &RunArgs) -> Result<()> {
         return Ok(());
     }
     let session = open(a, &registry)?;
-    if a.json {
-        return say_json(&json!({ "plan": session.resolved.plan, "memory": session.budget, "notes": session.resolved.notes }));
+    if !a.json {
+        say(session.resolved.plan.to_string().trim_end());
+        say(&format!("memory        {}", session.budget));
     }
-    say(session.resolved.plan.to_string().trim_end());
-    say(&format!("memory        {}", session.budget));
+    let measured = if a.measure { Some(measure(&session, &registry)?) } else { None };
+    if a.json {
+        return say_json(&json!({
+            "plan": session.resolved.plan, "memory": session.budget, "notes": session.resolved.notes, "measured": measured,
+        }));
+    }
+    if let Some(m) = &measured {
+        let blocks = session.resolved.plan.blocks;
+        say(&format!("time          {}: {blocks} blocks of {}", duration(m.total_seconds), duration(m.block_seconds)));
+        say(&format!("measured      block 0 took up to {} of memory", size(m.peak_rss_bytes)));
+        say(&format!("disk          {} of quantized weights, {} while it runs", size(m.quantized_bytes), size(m.work_bytes)));
+    }
     Ok(())
+}
+
+/// Block 0, run for its cost.
+fn measure(session: &Session, registry: &Registry) -> Result<Measured> {
+    catch_interrupt();
+    let dir = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), "create a directory in", e))?;
+    session.measure(registry, dir.path(), &Control::new(&|_| (), &CANCELLED))
 }
 
 /// The session that the arguments describe; notes go to stderr.

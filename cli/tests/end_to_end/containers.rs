@@ -140,6 +140,26 @@ fn every_preset_plans() {
 }
 
 #[test]
+fn a_plan_can_measure_the_first_block_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let words: Vec<String> = apply_args("tiny-llama", &out, "--algo gptq --measure").into_iter().skip(1).collect();
+    let ran = qfw(&[vec!["plan".to_owned()], words.clone()].concat()).ok();
+    assert!(ran.stdout.contains("\ntime ") && ran.stdout.contains(": 6 blocks of ") && ran.stdout.contains("\ndisk "), "{}", ran.stdout);
+    let m = qfw(&[vec!["plan".to_owned(), "--json".to_owned()], words.clone()].concat()).json()["measured"].clone();
+    let [total, block, embed] = ["total_seconds", "block_seconds", "embed_seconds"].map(|k| m[k].as_f64().unwrap());
+    assert!(block > 0.0 && (total - 6.0 * block - embed).abs() < 1e-9, "{m}");
+    // 6 blocks of 3·384·128 + 2·128·128 + 2·64·128 weights at 4 bits, and a 16-bit scale for each of their 1280 rows.
+    assert_eq!(m["quantized_bytes"], 6 * (196_608 / 2 + 1280 * 2));
+    // Beside them the hidden states, 8 windows of 64 tokens and 128 channels in f32, before and behind a block.
+    assert_eq!(m["work_bytes"].as_u64().unwrap() - m["quantized_bytes"].as_u64().unwrap(), 2 * 8 * 64 * 128 * 4);
+    assert!(!out.exists());
+    let ran = qfw(&[vec!["apply".to_owned()], words].concat());
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("`--measure` belongs to `qfw plan`") && ran.stderr.contains("hint: "), "{}", ran.stderr);
+}
+
+#[test]
 fn json_has_the_documented_fields() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");

@@ -141,9 +141,9 @@ fn the_architecture_can_be_said_where_the_checkpoint_does_not() {
     let text = std::fs::read_to_string(model.join("config.json")).unwrap();
     std::fs::write(model.join("config.json"), text.replace("\"model_type\": \"llama\"", "\"model_type\": \"lama\"")).unwrap();
     let model = model.display().to_string();
-    assert_eq!(qfw(&apply_args(&model, &dir.path().join("none"), "--algo rtn")).code, Some(1));
+    assert_eq!(qfw(&apply_args(&model, &dir.path().join("none"), "--algo gptq")).code, Some(1));
     let out = dir.path().join("out");
-    apply(&model, &out, "--algo rtn --set model.type=llama");
+    apply(&model, &out, "--algo gptq --set model.type=llama");
     assert_eq!(config(&out)["model_type"], "llama");
     eval(&out);
 }

@@ -12,6 +12,7 @@ use crate::statistic::{Gram, Stats, Stream};
 use crate::topology::Linear;
 
 /// One site under work.
+#[derive(Clone, Copy)]
 pub struct SiteContext<'a> {
     /// The layer.
     pub linear: &'a Linear,

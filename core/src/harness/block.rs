@@ -10,7 +10,7 @@ use super::report::SiteReport;
 use super::run::{Control, Run};
 use super::stream::Stream;
 use super::sweep::collect;
-use crate::algorithm::{Event, PtqAlgorithm, Rounded, SiteContext, Stage};
+use crate::algorithm::{Event, Rounded, SiteContext, Stage};
 use crate::checkpoint::TensorDecl;
 use crate::checkpoint::native::{NativeSite, encode_site};
 use crate::error::{Error, Result};
@@ -23,13 +23,21 @@ use crate::scheme::QuantSpec;
 use crate::statistic::{Collector, Gram, StatKey, Stats, Stream as StreamKind};
 use crate::topology::{Linear, Part};
 
-/// A site to be rounded: the linear, its spec, its observer, and the pass that rounds it.
+/// A site to be rounded: the linear, its spec, its observer, the passes that condition it, in order, and the one that rounds it.
 pub(super) struct Job<'a> {
     pub(super) linear: &'a Linear,
     pub(super) spec: &'a QuantSpec,
     pub(super) native: &'a NativeSite,
     pub(super) observer: &'a dyn Observer,
+    pub(super) conditions: Vec<usize>,
     pub(super) pass: usize,
+}
+
+impl Job<'_> {
+    /// Every pass that works on the site.
+    pub(super) fn passes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.conditions.iter().copied().chain([self.pass])
+    }
 }
 
 /// The streams a run keeps.
@@ -108,11 +116,8 @@ fn statistics(
     let mut stats = Stats::default();
     for kind in [StreamKind::Reference, StreamKind::Quantized] {
         let keys = group.iter().flat_map(|job| {
-            run.needs(job.pass).inputs.iter().filter(|(_, s)| *s == kind).map(|(k, s)| StatKey {
-                port: job.linear.input,
-                kind: *k,
-                stream: *s,
-            })
+            let needs = job.passes().flat_map(|p| &run.needs(p).inputs).filter(|(_, s)| *s == kind);
+            needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
         });
         let collector = Collector::new(kind, keys);
         if collector.last_port().is_none() {
@@ -139,7 +144,7 @@ pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, resu
 
 fn round_site(run: &Run<'_>, job: &Job<'_>, stats: &Stats, weights: &MapWeights) -> Result<RoundedSite> {
     let site = job.linear.site;
-    let (algorithm, start) = (run.algorithm(job.pass), Instant::now());
+    let start = Instant::now();
     let weight = weights.get(site, Part::Weight)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     with_slice::<f32, _>(&weight, |w| {
         let cx = SiteContext {
@@ -151,7 +156,7 @@ fn round_site(run: &Run<'_>, job: &Job<'_>, stats: &Stats, weights: &MapWeights)
             stream: run.stream(),
             seed: run.plan().harness.seed,
         };
-        let rounded = rounded_or_fallback(run, algorithm, &cx).map_err(|e| e.within(format!("`{site}`")))?;
+        let rounded = rounded_or_fallback(run, job, &cx).map_err(|e| e.within(format!("`{site}`")))?;
         check(&rounded, job)?;
         let mut decoded = Vec::new();
         decode(&job.spec.grid, &rounded.params, &rounded.codes, 0..job.linear.shape.0, rounded.group_index.as_deref(), &mut decoded);
@@ -170,12 +175,9 @@ fn round_site(run: &Run<'_>, job: &Job<'_>, stats: &Stats, weights: &MapWeights)
     })
 }
 
-/// Rounds, or applies the run's policy to what cannot be solved: the original weight to nearest, with the event recorded.
-fn rounded_or_fallback(run: &Run<'_>, algorithm: &dyn PtqAlgorithm, cx: &SiteContext<'_>) -> Result<Rounded> {
-    let Stage::Round(round) = algorithm.stage() else {
-        return Err(Error::internal("a pass of the round phase has another stage"));
-    };
-    match round.round(cx) {
+/// Conditions and rounds, or applies the run's policy to what cannot be solved: the original weight to nearest, with the event recorded.
+fn rounded_or_fallback(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<Rounded> {
+    match conditioned_and_rounded(run, job, cx) {
         Err(e) if e.kind() == crate::error::ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {
             let mut rounded = cx.nearest()?;
             rounded.events.push(Event::Fallback { reason: e.to_string() });
@@ -183,6 +185,26 @@ fn rounded_or_fallback(run: &Run<'_>, algorithm: &dyn PtqAlgorithm, cx: &SiteCon
         }
         other => other,
     }
+}
+
+fn conditioned_and_rounded(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<Rounded> {
+    let mut moved: Option<Vec<f32>> = None;
+    for pass in &job.conditions {
+        let Stage::Condition(condition) = run.algorithm(*pass).stage() else {
+            return Err(Error::internal("a pass of the condition phase has another stage"));
+        };
+        let weight = condition.condition(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })?;
+        if weight.len() != cx.weight.len() || weight.iter().any(|w| !w.is_finite()) {
+            let algo = &run.plan().passes[*pass].algo;
+            let message = format!("`{algo}` returned {} values, or some that are not finite, for {:?}", weight.len(), job.linear.shape);
+            return Err(Error::new(crate::error::ErrorKind::Plugin, "plugin::contract", message));
+        }
+        moved = Some(weight);
+    }
+    let Stage::Round(round) = run.algorithm(job.pass).stage() else {
+        return Err(Error::internal("a pass of the round phase has another stage"));
+    };
+    round.round(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })
 }
 
 /// What every rounding has to satisfy, whoever made it.

@@ -13,10 +13,12 @@
 mod block;
 mod export;
 mod journal;
+mod measure;
 mod report;
 mod run;
 mod stream;
 mod sweep;
 
+pub use measure::Measured;
 pub use report::{Progress, SiteReport, Summary, peak_rss};
 pub use run::{Control, Mode, Run};

@@ -15,7 +15,7 @@ use super::journal::{BlockEntry, Journal, different, hash_file};
 use super::report::{Progress, SiteReport, Summary};
 use super::stream::Stream;
 use super::sweep::{for_each_window, interrupted, propagate};
-use crate::algorithm::{Needs, PtqAlgorithm};
+use crate::algorithm::{Needs, Phase, PtqAlgorithm};
 use crate::checkpoint::native::{NativeSite, write_shard};
 use crate::checkpoint::{Checkpoint, TensorDecl};
 use crate::error::{Error, Result};
@@ -165,7 +165,14 @@ impl<'a> Run<'a> {
     }
 
     /// Moves the streams behind block `b`. Nobody reads them behind the last one unless the head is rounded too.
-    fn propagate(&self, b: u32, original: &MapWeights, rounded: &MapWeights, streams: &Streams, control: &Control<'_>) -> Result<()> {
+    pub(super) fn propagate(
+        &self,
+        b: u32,
+        original: &MapWeights,
+        rounded: &MapWeights,
+        streams: &Streams,
+        control: &Control<'_>,
+    ) -> Result<()> {
         if !self.streams_wanted(b + 1) {
             return Ok(());
         }
@@ -217,35 +224,37 @@ impl<'a> Run<'a> {
 
     /// The streams behind `done` blocks: embedded anew at the start, read back otherwise.
     fn streams(&self, journal: &Journal, done: u32, control: &Control<'_>) -> Result<Streams> {
-        let none = Streams { reference: None, quantized: None };
-        if self.windows.is_empty() {
-            return Ok(none);
-        }
-        let (reference, quantized) = match self.plan().harness.propagate {
-            Propagate::Reference => (true, false),
-            Propagate::Quantized => (false, true),
-            Propagate::Both => (true, true),
-        };
-        let make = |name: &str| -> Result<Stream> {
-            let spill = journal.dir().join(format!("spill-{name}.f32"));
-            let lengths = self.windows.iter().map(Vec::len).collect();
-            let stream = Stream::new(lengths, self.model.dims.hidden, self.spill.then_some(spill.as_path()))?;
+        let streams = self.empty_streams(journal.dir())?;
+        for (name, stream) in streams.named() {
             match journal.blocks().last() {
-                None => self.embed(&stream, control)?,
+                None => self.embed(stream, control)?,
                 Some(entry) => {
                     let hash = entry.streams.get(name).ok_or_else(|| Error::internal("the journal lacks a stream"))?;
                     stream.load(&journal.stream(name, done), hash)?;
                 }
             }
-            Ok(stream)
+        }
+        Ok(streams)
+    }
+
+    /// The streams the plan propagates, without values; what does not fit in memory lies in `dir`.
+    pub(super) fn empty_streams(&self, dir: &Path) -> Result<Streams> {
+        let make = |name: &str, kept: bool| -> Result<Option<Stream>> {
+            if !kept || self.windows.is_empty() {
+                return Ok(None);
+            }
+            let spill = dir.join(format!("spill-{name}.f32"));
+            let lengths = self.windows.iter().map(Vec::len).collect();
+            Ok(Some(Stream::new(lengths, self.model.dims.hidden, self.spill.then_some(spill.as_path()))?))
         };
+        let propagate = self.plan().harness.propagate;
         Ok(Streams {
-            reference: if reference { Some(make("reference")?) } else { None },
-            quantized: if quantized { Some(make("quantized")?) } else { None },
+            reference: make("reference", propagate != Propagate::Quantized)?,
+            quantized: make("quantized", propagate != Propagate::Reference)?,
         })
     }
 
-    fn embed(&self, stream: &Stream, control: &Control<'_>) -> Result<()> {
+    pub(super) fn embed(&self, stream: &Stream, control: &Control<'_>) -> Result<()> {
         let edges = self.model.edges()?;
         for_each_window(stream.windows(), control, |i| stream.set(i, &edges.embed(&self.windows[i], 0, &mut Nothing)?.x))
     }
@@ -257,11 +266,8 @@ impl<'a> Run<'a> {
         let edges = self.model.edges()?;
         let mut stats = Stats::default();
         for kind in [StreamKind::Reference, StreamKind::Quantized] {
-            let keys = self.needs(job.pass).inputs.iter().filter(|(_, s)| *s == kind).map(|(k, s)| StatKey {
-                port: job.linear.input,
-                kind: *k,
-                stream: *s,
-            });
+            let needs = job.passes().flat_map(|p| &self.needs(p).inputs).filter(|(_, s)| *s == kind);
+            let keys = needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s });
             let collector = Collector::new(kind, keys);
             let (Some(stream), Some(_)) = (streams.get(kind), collector.last_port()) else { continue };
             for_each_window(stream.windows(), control, |i| {
@@ -295,9 +301,12 @@ impl<'a> Run<'a> {
                 continue;
             };
             let spec: &QuantSpec = &native.spec;
-            let pass = self.plan().passes.iter().position(|p| p.phase == crate::algorithm::Phase::Round && p.sites.contains(&name));
-            if let Some(pass) = pass {
-                jobs.push(Job { linear, spec, native, observer: &**observer, pass });
+            let of = |phase| {
+                let passes = self.plan().passes.iter().enumerate();
+                passes.filter(move |(_, p)| p.phase == phase).filter(|(_, p)| p.sites.contains(&name)).map(|(i, _)| i)
+            };
+            if let Some(pass) = of(Phase::Round).next() {
+                jobs.push(Job { linear, spec, native, observer: &**observer, conditions: of(Phase::Condition).collect(), pass });
             }
         }
         jobs
@@ -308,6 +317,11 @@ impl<'a> Run<'a> {
         if let Ok(mut all) = self.site_seconds.lock() {
             all.insert(site, seconds);
         }
+    }
+
+    /// Whether the streams lie on disk.
+    pub(super) fn spills(&self) -> bool {
+        self.spill
     }
 
     pub(super) fn plan(&self) -> &Plan {

@@ -46,6 +46,11 @@ impl Stream {
         self.lengths.len()
     }
 
+    /// Bytes of all values.
+    pub(super) fn bytes(&self) -> u64 {
+        self.lengths.iter().map(|n| (n * self.hidden * 4) as u64).sum()
+    }
+
     /// The hidden states of a window.
     pub(super) fn get(&self, window: usize, device: &Device) -> Result<Tensor> {
         let shape = (self.lengths[window], self.hidden);

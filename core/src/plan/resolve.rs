@@ -78,6 +78,10 @@ pub fn resolve(
         let record = registry.algorithm(&raw_pass.algo)?;
         let options = serde_json::to_value(&raw_pass.options).map_err(|e| Error::internal(e.to_string()))?;
         let (algorithm, options) = registry.build_algorithm(&raw_pass.algo, &options)?;
+        if !matches!(record.phase, Phase::Condition | Phase::Round) {
+            let message = format!("`{}` works in the {} phase, which this version does not run", record.id, record.phase);
+            return Err(Error::plan("plan::unsupported", message).hint("this version runs algorithms of the phases condition and round"));
+        }
         let chosen = pass_sites(raw_pass, &linears, &specs)?;
         let cx = PlanContext { topology: model.topology, sites: &chosen, stream };
         let need = algorithm.needs(&cx)?;

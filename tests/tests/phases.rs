@@ -1,0 +1,171 @@
+//! Passes of different phases on one site: what a condition returns is what is rounded, in the order of the passes.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use qfw_core::algorithm::{
+    AlgorithmRecord, Condition, Correct, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage,
+};
+use qfw_core::checkpoint::{Checkpoint, TensorSource};
+use qfw_core::harness::{Control, Mode};
+use qfw_core::plan::layer::Layers;
+use qfw_core::registry::Registry;
+use qfw_core::session::Session;
+use qfw_core::statistic::StatKind;
+use qfw_core::{Error, Result};
+
+/// Adds, then the next one doubles: not the same in the other order.
+struct Add;
+struct Double;
+struct Broken;
+struct Nearest;
+struct Later;
+
+fn with(cx: &SiteContext<'_>, f: impl Fn(f32) -> f32) -> Vec<f32> {
+    cx.weight.iter().map(|w| f(*w)).collect()
+}
+
+impl Condition for Add {
+    fn condition(&self, cx: &SiteContext<'_>) -> Result<Vec<f32>> {
+        // What it asked for is there, though the rounding that follows asks for nothing.
+        assert_eq!(cx.gram()?.n, cx.linear.shape.1);
+        Ok(with(cx, |w| w + 0.25))
+    }
+}
+
+impl Condition for Double {
+    fn condition(&self, cx: &SiteContext<'_>) -> Result<Vec<f32>> {
+        Ok(with(cx, |w| w * 2.0))
+    }
+}
+
+impl Condition for Broken {
+    fn condition(&self, cx: &SiteContext<'_>) -> Result<Vec<f32>> {
+        if cx.linear.site.to_string() == "blocks.1.attn.k" {
+            return Err(Error::numeric("test::broken", "no solution"));
+        }
+        Ok(if cx.linear.site.to_string() == "blocks.1.attn.v" { vec![f32::NAN; cx.weight.len()] } else { cx.weight.to_vec() })
+    }
+}
+
+impl Round for Nearest {
+    fn round(&self, cx: &SiteContext<'_>) -> Result<Rounded> {
+        cx.nearest()
+    }
+}
+
+impl Correct for Later {
+    fn correct(&self, _: &SiteContext<'_>) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
+}
+
+macro_rules! algorithm {
+    ($type:ident, $id:literal, $phase:ident, $inputs:expr) => {
+        impl PtqAlgorithm for $type {
+            fn needs(&self, _cx: &PlanContext<'_>) -> Result<Needs> {
+                #[allow(clippy::redundant_closure_call, reason = "the context is not used by all")]
+                Ok(Needs { inputs: ($inputs)(_cx), ..Needs::default() })
+            }
+            fn stage(&self) -> Stage<'_> {
+                Stage::$phase(self)
+            }
+        }
+        impl $type {
+            const RECORD: AlgorithmRecord = AlgorithmRecord {
+                id: $id,
+                aliases: &[],
+                phase: Phase::$phase,
+                summary: "for a test",
+                version: "0",
+                source: "test",
+                weight_only: false,
+                schema: || serde_json::json!({}),
+                build: |_| Ok((Box::new($type), serde_json::json!({}))),
+            };
+        }
+    };
+}
+
+algorithm!(Add, "add", Condition, |cx: &PlanContext<'_>| vec![(StatKind::Gram, cx.stream)]);
+algorithm!(Double, "double", Condition, |_: &PlanContext<'_>| Vec::new());
+algorithm!(Broken, "broken", Condition, |_: &PlanContext<'_>| Vec::new());
+algorithm!(Nearest, "nearest", Round, |_: &PlanContext<'_>| Vec::new());
+algorithm!(Later, "later", Correct, |_: &PlanContext<'_>| Vec::new());
+
+static RECORDS: [AlgorithmRecord; 5] = [Add::RECORD, Double::RECORD, Broken::RECORD, Nearest::RECORD, Later::RECORD];
+
+fn registry() -> Registry {
+    let mut registry = Registry::builtin().unwrap();
+    RECORDS.iter().for_each(|r| registry.add_algorithm(r).unwrap());
+    registry
+}
+
+fn assets() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets")
+}
+
+/// Runs the passes on the tiny LLaMA in int8 and returns the result as floats, with the run's events.
+fn run(algo: &[&str], out: &Path) -> Result<(Arc<dyn TensorSource>, Vec<String>)> {
+    let registry = registry();
+    let text = |path: &str| assets().join(path).display().to_string();
+    let (raw, _) = Layers::new()
+        .algo(algo)
+        .set("model.path", text("tiny-llama"), "test")
+        .set("scheme.weights.format", "int8", "test")
+        .set("calibration.source", text("text/calibration.txt"), "test")
+        .set("calibration.samples", 2, "test")
+        .set("calibration.seq-len", 16, "test")
+        .set("output.format", toml::Value::Array(vec!["qfw".into()]), "test")
+        .finish()?;
+    let session = Session::open(raw, &registry, true)?;
+    let never = AtomicBool::new(false);
+    let summary = session.execute(&registry, out, Mode::Fresh, &Control::new(&|_| (), &never))?;
+    let events = summary.sites.iter().flat_map(|s| s.events.iter().map(move |e| format!("{} {e:?}", s.site))).collect();
+    Ok((Checkpoint::open(out)?.float_tensors(&registry)?, events))
+}
+
+fn values(tensors: &dyn TensorSource, name: &str) -> Vec<f32> {
+    let mut out = Vec::new();
+    tensors.read_f32(name, 0..tensors.info(name).unwrap().shape[0], &mut out).unwrap();
+    out
+}
+
+#[test]
+fn conditions_move_the_weight_in_order_before_it_is_rounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = Checkpoint::open(&assets().join("tiny-llama")).unwrap().tensors;
+    let name = "model.layers.3.mlp.up_proj.weight";
+    let before = values(&*original, name);
+    for (order, expected) in [(["nearest", "add", "double"], 2.0 * 0.25), (["double", "add", "nearest"], 0.25)] {
+        let (rounded, events) = run(&order, &dir.path().join(order[0])).unwrap();
+        assert!(events.is_empty(), "{events:?}");
+        let after = values(&*rounded, name);
+        // The rows' steps: 8 bits over at most twice the largest weight and the shift.
+        let largest = before.iter().fold(0.0f32, |m, w| m.max(w.abs()));
+        let step = (2.0 * largest + 0.5) / 127.0;
+        for (a, b) in after.iter().zip(&before) {
+            assert!((a - (2.0 * b + expected)).abs() <= step, "{order:?}: {a} from {b}");
+        }
+    }
+}
+
+/// A failure of a condition costs the site its rounding only, and says so; what is not finite is the plugin's fault and stops the run.
+#[test]
+fn what_a_condition_returns_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = run(&["broken", "nearest"], &dir.path().join("out")).err().unwrap();
+    assert_eq!(error.code(), "plugin::contract");
+    let text = error.to_string();
+    assert!(text.contains("blocks.1.attn.v") && text.contains("`broken` returned") && text.contains("not finite"), "{text}");
+}
+
+#[test]
+fn phases_that_are_not_run_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = run(&["nearest", "later"], &dir.path().join("out")).err().unwrap();
+    assert_eq!(error.to_string(), "`later` works in the correct phase, which this version does not run");
+    assert!(error.hint_text().unwrap().contains("condition and round"));
+}
