@@ -238,19 +238,24 @@ struct LogSumExp<'a> {
 impl Kernel for LogSumExp<'_> {
     type Output = (f32, f64);
     #[inline(always)]
-    fn run(self) -> (f32, f64) {
+    fn run<S: pulp::Simd>(self, _: S) -> (f32, f64) {
+        // Whole chunks apart from the rest: a loop of known length is one vector operation.
+        let (whole, rest) = self.z.as_chunks::<16>();
         let mut top = [f32::NEG_INFINITY; 16];
-        for chunk in self.z.chunks(16) {
+        for chunk in whole {
             for (m, v) in top.iter_mut().zip(chunk) {
                 *m = if *v > *m { *v } else { *m };
             }
         }
-        let max = top.into_iter().fold(self.max, f32::max);
+        let max = top.into_iter().chain(rest.iter().copied()).fold(self.max, f32::max);
         let mut lanes = [0.0f32; 16];
-        for chunk in self.z.chunks(16) {
+        for chunk in whole {
             for (lane, v) in lanes.iter_mut().zip(chunk) {
                 *lane += Real::exp_fast(*v - max);
             }
+        }
+        for (lane, v) in lanes.iter_mut().zip(rest) {
+            *lane += Real::exp_fast(*v - max);
         }
         (max, lanes.iter().map(|l| f64::from(*l)).sum::<f64>())
     }

@@ -1,5 +1,6 @@
 //! The passes over one block.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -133,8 +134,14 @@ fn statistics(
 
 /// Rounds the sites of a group, all at once, and puts what they became into the block.
 pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, result: &mut BlockResult) -> Result<()> {
-    let rounded: Vec<RoundedSite> = group.par_iter().map(|job| round_site(run, job, stats, &result.weights)).collect::<Result<_>>()?;
-    for (job, RoundedSite { weight, tensors, report }) in group.iter().zip(rounded) {
+    // The largest start first, so that none is left to run alone at the end.
+    let mut order: Vec<usize> = (0..group.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(group[*i].linear.shape.1));
+    let rounded: Vec<(usize, RoundedSite)> =
+        order.into_par_iter().map(|i| Ok((i, round_site(run, group[i], stats, &result.weights)?))).collect::<Result<_>>()?;
+    let rounded: BTreeMap<usize, RoundedSite> = rounded.into_iter().collect();
+    for (i, RoundedSite { weight, tensors, report }) in rounded {
+        let job = group[i];
         result.weights.insert(job.linear.site, Part::Weight, weight);
         result.tensors.extend(tensors);
         result.sites.push(report);

@@ -11,6 +11,8 @@
 //!
 //! Where transformers and a paper differ, transformers decides: checkpoints are made for it.
 
+use std::sync::Mutex;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::config::Keys;
@@ -235,6 +237,38 @@ impl Rope {
         let make =
             |v: Vec<f64>| -> Result<Tensor> { Ok(Tensor::from_vec(v, (t, half), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?) };
         Ok((make(cos)?, make(sin)?))
+    }
+}
+
+/// The angles of one block, kept from run to run: the windows of a stream mostly lie at the same positions.
+pub(super) struct Angles {
+    rope: Rope,
+    last: Mutex<Option<Kept>>,
+}
+
+struct Kept {
+    position: usize,
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Angles {
+    pub(super) fn new(rope: Rope) -> Self {
+        Self { rope, last: Mutex::default() }
+    }
+
+    /// As [`Rope::angles`], for positions `position..` of the rows of `x`, in its type and on its device.
+    pub(super) fn at(&self, position: usize, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let t = x.dim(0)?;
+        let mut last = self.last.lock().map_err(|_| Error::internal("a thread panicked while making rotary angles"))?;
+        if let Some(Kept { position: p, cos, sin }) = &*last
+            && (*p, cos.dim(0)?, cos.dtype()) == (position, t, x.dtype())
+        {
+            return Ok((cos.clone(), sin.clone()));
+        }
+        let (cos, sin) = self.rope.angles(position, t, x.dtype(), x.device())?;
+        *last = Some(Kept { position, cos: cos.clone(), sin: sin.clone() });
+        Ok((cos, sin))
     }
 }
 

@@ -106,7 +106,7 @@ impl<R: Real> InPlace<'_, R> {
 impl<R: Real> Kernel for InPlace<'_, R> {
     type Output = ();
     #[inline(always)]
-    fn run(self) {
+    fn run<S: pulp::Simd>(self, _: S) {
         match self.f {
             Activation::Silu => self.each::<Silu>(),
             Activation::Gelu => self.each::<Gelu>(),

@@ -59,7 +59,7 @@ struct Fused<'a, R> {
 impl<R: Real> Kernel for Fused<'_, R> {
     type Output = ();
     #[inline(always)]
-    fn run(self) {
+    fn run<S: pulp::Simd>(self, _: S) {
         let Self { q, k, v, out, t, s, shape } = self;
         let AttentionShape { heads, kv_heads, head_dim: d, scale, window } = *shape;
         let (q_width, kv_width) = (heads * d, kv_heads * d);
@@ -90,10 +90,7 @@ impl<R: Real> Kernel for Fused<'_, R> {
                     let position = past + row0 + r;
                     let first = window.map_or(0, |w| (position + 1).saturating_sub(w)) - start;
                     let last = position + 1 - start;
-                    for x in &mut row[first..last] {
-                        *x *= scale;
-                    }
-                    softmax_row(&mut row[first..last]);
+                    softmax_row(&mut row[first..last], scale);
                     row[..first].fill(R::of(0.0));
                     row[last..].fill(R::of(0.0));
                 }

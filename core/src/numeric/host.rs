@@ -28,8 +28,11 @@ impl Real for f32 {
         // ln 2 split in a part exact in few bits and a remainder, so that `x - n ln 2` is exact to f32.
         const LN2_HIGH: f32 = 0.693_359_4;
         const LN2_LOW: f32 = -2.121_944_4e-4;
+        // Adding 1.5·2²³ rounds to a whole number and leaves it in the low bits: no conversion, which would not vectorize as well.
+        const WHOLE: f32 = 12_582_912.0;
         let x = self.clamp(-87.3, 88.0);
-        let n = (x * LOG2_E).round_ties_even();
+        let shifted = x.mul_add(LOG2_E, WHOLE);
+        let n = shifted - WHOLE;
         let r = n.mul_add(-LN2_HIGH, x);
         let r = n.mul_add(-LN2_LOW, r);
         let mut p = 1.987_569_2e-4_f32;
@@ -38,7 +41,7 @@ impl Real for f32 {
         }
         let p = (p * r).mul_add(r, r) + 1.0;
         // 2^n by writing the exponent; n is within [-126, 127] after the clamp above.
-        let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
+        let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
         if self < -87.3 { 0.0 } else { p * scale }
     }
     fn erf(self) -> Self {

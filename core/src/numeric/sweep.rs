@@ -6,9 +6,12 @@
 //! q_j = Quant(w_j);  e = (w_j − dequant q_j) / U_jj;  w_k ← w_k − e·U_jk  for k > j
 //! ```
 //!
-//! Rows are independent, so tasks take a fixed number of rows each. Columns go in blocks: inside a block the update is applied at
+//! Rows are independent, so tasks take a fixed number of rows each and hold them side by side. Columns go in blocks: inside a block the update is applied at
 //! once, behind the block as one matrix product, which reads `U` once per row chunk instead of once per row.
 
+use std::ops::Range;
+
+use pulp::Simd;
 use rayon::prelude::*;
 
 use super::codes::{Codes, ROWS_PER_TASK};
@@ -16,7 +19,7 @@ use super::gemm::{Onto, Transpose, gemm};
 use super::inverse_factor::InverseFactor;
 use super::vectorize::{Kernel, vectorize};
 use crate::observer::{Observer, ScaleRule};
-use crate::scheme::{Grid, QParams};
+use crate::scheme::{Grid, QParams, TileLayout};
 
 /// Where the quantization parameters of a column come from.
 #[derive(Clone, Copy)]
@@ -90,27 +93,69 @@ struct RowState<'a> {
     zero: &'a mut [i32],
 }
 
+/// One value of each row of a task, side by side. Rows do not wait for each other, so this is the axis that vectorizes; rows that a
+/// short task lacks hold zeros.
+type Column = [f32; ROWS_PER_TASK];
+
 /// One block of columns of all rows of a task; returns Σ e².
 struct BlockOfRows<'a, 'b> {
     task: &'a Task<'a>,
     first_row: usize,
-    columns: std::ops::Range<usize>,
-    w: &'a mut [f32],
-    errors: &'a mut [f32],
+    columns: Range<usize>,
+    /// All columns of the rows, row-major.
+    w: &'a [f32],
+    /// Room for the block's columns.
+    block: &'a mut [Column],
+    /// Receives `−e_j` for each column of the block.
+    errors: &'a mut [Column],
     state: &'a mut RowState<'b>,
 }
 
 impl Kernel for BlockOfRows<'_, '_> {
     type Output = f64;
     #[inline(always)]
-    fn run(self) -> f64 {
-        let (n, width) = (self.task.cols, self.columns.len());
-        let mut loss = 0.0;
-        for (r, w) in self.w.chunks_exact_mut(n).enumerate() {
-            let e = &mut self.errors[r * width..(r + 1) * width];
-            loss += self.task.block_of_row(self.first_row + r, r, self.columns.clone(), w, e, self.state);
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let Self { task, first_row, columns, w, block, errors, state } = self;
+        let (n, rows) = (task.cols, w.len() / task.cols);
+        let block = &mut block[..columns.len()];
+        block.fill([0.0; ROWS_PER_TASK]);
+        for (r, w) in w.chunks_exact(n).enumerate() {
+            for (column, w) in block.iter_mut().zip(&w[columns.clone()]) {
+                column[r] = *w;
+            }
         }
-        loss
+        let mut losses = [0.0; ROWS_PER_TASK];
+        for (i, j) in columns.clone().enumerate() {
+            let natural = task.factor.order.as_ref().map_or(j, |o| o[j] as usize);
+            let (mut scale, mut zero) = ([1.0; ROWS_PER_TASK], [0; ROWS_PER_TASK]);
+            task.parameters((first_row, rows), (i, j), natural, w, block, state, (&mut scale, &mut zero));
+            let u = &task.factor.u[j * n + j..j * n + columns.end];
+            let (now, later) = block[i..].split_at_mut(1);
+            let mut codes = [0; ROWS_PER_TASK];
+            // Bounds that the compiler does not know: else it unrolls these loops and vectorizes across columns, by gathering.
+            let (now, codes, errors) = (&now[0][..rows], &mut codes[..rows], &mut errors[i]);
+            for (code, ((w, s), z)) in codes.iter_mut().zip(now.iter().zip(&scale).zip(&zero)) {
+                *code = task.grid.encode(*w, *s, *z);
+            }
+            for ((error, loss), (((w, code), s), z)) in
+                errors[..rows].iter_mut().zip(&mut losses[..rows]).zip(now.iter().zip(&*codes).zip(&scale).zip(&zero))
+            {
+                let e = (w - task.grid.decode(*code, *s, *z)) / u[0];
+                *error = -e;
+                *loss += f64::from(e) * f64::from(e);
+            }
+            let (errors, _) = S::as_simd_f32s(errors);
+            for (column, u) in later.iter_mut().zip(&u[1..]) {
+                let u = simd.splat_f32s(*u);
+                for (w, e) in S::as_mut_simd_f32s(column).0.iter_mut().zip(errors) {
+                    *w = simd.mul_add_f32s(u, *e, *w);
+                }
+            }
+            for (r, code) in codes.iter().enumerate() {
+                state.codes[r * n + natural] = (code - state.lo) as u8;
+            }
+        }
+        losses[..rows].iter().sum()
     }
 }
 
@@ -124,66 +169,68 @@ impl Task<'_> {
     fn run(&self, first_row: usize, weight: &[f32], codes: &mut [u8], lo: i32, scale: &mut [f32], zero: &mut [i32]) -> f64 {
         let (n, rows) = (self.cols, weight.len() / self.cols);
         let mut w = self.ordered(weight);
-        let mut errors = vec![0.0; rows * self.block];
+        let mut block = vec![[0.0; ROWS_PER_TASK]; self.block.min(n)];
+        let mut errors = block.clone();
         let mut loss = 0.0;
         let mut start = 0;
         while start < n {
             let end = self.block_end(start);
             let width = end - start;
             let mut state = RowState { codes, lo, scale, zero };
+            let columns = start..end;
             loss +=
-                vectorize(BlockOfRows { task: self, first_row, columns: start..end, w: &mut w, errors: &mut errors, state: &mut state });
+                vectorize(BlockOfRows { task: self, first_row, columns, w: &w, block: &mut block, errors: &mut errors, state: &mut state });
             if end < n {
                 // W_{:, end..} ← W_{:, end..} − E·U_{start..end, end..}; the product is formed on −E.
-                let u = &self.factor.u[start * n + end..];
-                gemm((rows, n - end, width), Onto::Add, &mut w[end..], n, &errors, Transpose::No, width, u, Transpose::No, n);
+                let (u, e) = (&self.factor.u[start * n + end..], errors[..width].as_flattened());
+                gemm((rows, n - end, width), Onto::Add, &mut w[end..], n, e, Transpose::Yes, ROWS_PER_TASK, u, Transpose::No, n);
             }
             start = end;
         }
         loss
     }
 
-    /// Columns of one row in one block. `e` receives `−e_j`.
+    /// Scales and zero points of a column, one for each of the task's rows; a refit makes them where a group begins. `i` is the column's
+    /// place in the block, `j` in the order.
     #[inline(always)]
-    fn block_of_row(
+    #[allow(clippy::too_many_arguments, reason = "the inner step of one loop")]
+    fn parameters(
         &self,
-        row: usize,
-        local: usize,
-        columns: std::ops::Range<usize>,
-        w: &mut [f32],
-        e: &mut [f32],
+        (first_row, rows): (usize, usize),
+        (i, j): (usize, usize),
+        natural: usize,
+        w: &[f32],
+        block: &[Column],
         state: &mut RowState<'_>,
-    ) -> f64 {
-        let (n, start, end) = (self.cols, columns.start, columns.end);
-        let codes = &mut state.codes[local * n..(local + 1) * n];
-        let mut loss = 0.0;
-        for j in columns {
-            let column = self.factor.order.as_ref().map_or(j, |o| o[j] as usize);
-            let (s, z) = match self.source {
-                SweepParams::Fixed(p) => {
-                    let tile = p.layout.tile(row, column);
-                    (p.scale[tile], p.zero[tile])
+        (scale, zero): (&mut Column, &mut [i32; ROWS_PER_TASK]),
+    ) {
+        match self.source {
+            SweepParams::Fixed(p) => {
+                let TileLayout { tile_rows, tile_cols, .. } = p.layout;
+                let (tiles, column) = (p.layout.grid().1, natural / tile_cols);
+                for r in 0..rows {
+                    let row = if tile_rows == 1 { first_row + r } else { (first_row + r) / tile_rows };
+                    (scale[r], zero[r]) = (p.scale[row * tiles + column], p.zero[row * tiles + column]);
                 }
-                SweepParams::Refit { params, observer, rule } => {
-                    let (g, tiles) = (params.layout.tile_cols, params.layout.grid().1);
-                    let tile = local * tiles + j / g;
+            }
+            SweepParams::Refit { params, observer, rule } => {
+                let (g, tiles) = (params.layout.tile_cols, params.layout.grid().1);
+                let end = self.cols.min(j + g);
+                for r in 0..rows {
+                    let tile = r * tiles + j / g;
                     if j % g == 0 {
-                        (state.scale[tile], state.zero[tile]) = observer.fit(&w[j..n.min(j + g)], rule);
+                        // Behind the first column the block is ahead of the rows; a group that begins there lies in the block.
+                        let values: Vec<f32> = if i == 0 {
+                            w[r * self.cols..][j..end].to_vec()
+                        } else {
+                            block[i..i + end - j].iter().map(|column| column[r]).collect()
+                        };
+                        (state.scale[tile], state.zero[tile]) = observer.fit(&values, rule);
                     }
-                    (state.scale[tile], state.zero[tile])
+                    (scale[r], zero[r]) = (state.scale[tile], state.zero[tile]);
                 }
-            };
-            let u = &self.factor.u[j * n + j..j * n + end];
-            let code = self.grid.encode(w[j], s, z);
-            codes[column] = (code - state.lo) as u8;
-            let error = (w[j] - self.grid.decode(code, s, z)) / u[0];
-            loss += f64::from(error) * f64::from(error);
-            e[j - start] = -error;
-            for (w, u) in w[j + 1..end].iter_mut().zip(&u[1..]) {
-                *w = u.mul_add(-error, *w);
             }
         }
-        loss
     }
 
     /// Where the block that starts at `start` ends. A refit reads its whole group, so no group may straddle a block.

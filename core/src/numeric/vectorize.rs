@@ -9,8 +9,8 @@ use pulp::{Arch, Simd, WithSimd};
 pub(crate) trait Kernel {
     /// What it returns.
     type Output;
-    /// Computes it.
-    fn run(self) -> Self::Output;
+    /// Computes it. `simd` is the instruction set, for the loops that the compiler does not vectorize well by itself.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 /// Runs a kernel with the widest instructions.
@@ -19,8 +19,8 @@ pub(crate) fn vectorize<K: Kernel>(kernel: K) -> K::Output {
     impl<K: Kernel> WithSimd for Wide<K> {
         type Output = K::Output;
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> K::Output {
-            self.0.run()
+        fn with_simd<S: Simd>(self, simd: S) -> K::Output {
+            self.0.run(simd)
         }
     }
     Arch::new().dispatch(Wide(kernel))

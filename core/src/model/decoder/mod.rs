@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::rope::Angles;
 use super::tap::{Tap, pass};
 use super::weights::WeightSource;
-use super::{Block, Dims, Edges, Flow, KvCache, Rope, Span};
+use super::{Block, Dims, Edges, Flow, KvCache, Span};
 use crate::error::{Error, Result};
 use crate::numeric::{
     Activation, AttentionShape, activate, activate_gated, add, attention, attention_mix, attention_probs, attention_scores, linear,
@@ -44,7 +45,7 @@ impl Projection {
 
 pub(in crate::model) struct DecoderBlock {
     shape: AttentionShape,
-    rope: Rope,
+    angles: Angles,
     eps: f64,
     activation: Activation,
     attn_norm: Tensor,
@@ -72,7 +73,7 @@ impl DecoderBlock {
                 scale: d.score_scale[b as usize],
                 window: d.windows[b as usize],
             },
-            rope: d.rope.clone().ok_or_else(|| Error::internal("a rotary block without a rotary embedding"))?,
+            angles: Angles::new(d.rope.clone().ok_or_else(|| Error::internal("a rotary block without a rotary embedding"))?),
             eps: d.norm_eps,
             activation: d.activation,
             attn_norm: norm(Role::AttnNorm)?,
@@ -119,7 +120,7 @@ impl Block for DecoderBlock {
                 q = self.norm_heads(q, q_norm)?;
                 k = self.norm_heads(k, k_norm)?;
             }
-            let (cos, sin) = self.rope.angles(flow.position, q.dim(0)?, q.dtype(), q.device())?;
+            let (cos, sin) = self.angles.at(flow.position, &q)?;
             let q = pass(tap, P::QRope, rotate(&q, &cos, &sin, self.shape.head_dim)?)?;
             let k = pass(tap, P::KRope, rotate(&k, &cos, &sin, self.shape.head_dim)?)?;
             flow.x = attend(&self.shape, &q, k, v, &mut flow.cache, tap)?;
