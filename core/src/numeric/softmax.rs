@@ -35,7 +35,7 @@ pub(super) fn softmax_row<R: Real>(x: &mut [R], s: R) {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] = lanes[i] + lanes[i + width];
+            lanes[i] += lanes[i + width];
         }
         width /= 2;
     }
