@@ -7,8 +7,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 
 use qfw_benches::{gram_matrix, numbers};
 use qfw_core::numeric::{FactorOptions, SweepParams, column_sweep, inverse_factor};
+use qfw_core::observer::ScaleRule;
 use qfw_core::registry::Registry;
-use qfw_core::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, Timing, Zero};
+use qfw_core::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, Reducer, ScaleForm, Timing, Zero};
 
 fn bench(c: &mut Criterion) {
     let Ok((observer, options)) = Registry::builtin().and_then(|r| r.build_observer("minmax", &serde_json::json!({}))) else { return };
@@ -16,14 +17,16 @@ fn bench(c: &mut Criterion) {
     let spec = QuantSpec {
         format: "int4".to_owned(),
         bits: 4,
-        grid,
-        granularity: Granularity::Group(64),
+        grid: grid.clone(),
+        granularity: Granularity::group(64),
         symmetric: true,
         convention: Convention::HalfRange,
         observer: ObserverChoice { id: "minmax".to_owned(), options },
         timing: Timing::Static,
+        reduce: Reducer::Mean,
+        rescale: 1.0,
         min_threshold: 0.0,
-        scale_kind: FloatKind::F32,
+        scale: ScaleForm::Float(FloatKind::F32),
     };
     // One thread, so that the rate compares with that of one matrix product.
     let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(1).build() else { return };
@@ -32,7 +35,10 @@ fn bench(c: &mut Criterion) {
     for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (2048, 2048)] {
         let weight = numbers(rows * cols);
         let Ok(factor) = inverse_factor(&gram_matrix(cols), cols, &FactorOptions { damp: 0.01, by_diagonal: true }) else { continue };
-        let Ok(params) = qfw_core::observer::fit(&*observer, &spec, &weight, spec.granularity.layout(rows, cols)) else { continue };
+        let Ok(params) = qfw_core::observer::fit(&*observer, &ScaleRule::of(&spec, 0.0), &weight, spec.granularity.layout(rows, cols))
+        else {
+            continue;
+        };
         group.throughput(Throughput::Elements((rows * cols * (cols - 1)) as u64));
         for block in [32, 64, 128] {
             group.bench_function(BenchmarkId::new(format!("block{block}"), format!("{rows}x{cols}")), |b| {

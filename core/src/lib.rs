@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod error;
 pub mod evaluate;
 pub mod format;
+pub mod granularity;
 pub mod harness;
 pub mod model;
 pub mod numeric;

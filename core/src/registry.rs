@@ -4,6 +4,7 @@
 //! an embedder that wants no globals starts from [`Registry::builtin`] and adds what it chooses.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -11,14 +12,17 @@ use crate::algorithm::{AlgorithmRecord, BuiltAlgorithm};
 use crate::checkpoint::ContainerRecord;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::format::{self, FormatRecord, QuantFormat};
+use crate::granularity::{self, GranularityRecord, Shape};
 use crate::model::{self, Architecture, ArchitectureRecord};
 use crate::observer::{self, BuiltObserver, ObserverRecord};
+use crate::scheme::Granularity;
 
 /// Everything that can be chosen by name.
 #[derive(Default)]
 pub struct Registry {
     algorithms: BTreeMap<&'static str, &'static AlgorithmRecord>,
     formats: BTreeMap<&'static str, &'static FormatRecord>,
+    granularities: BTreeMap<&'static str, &'static GranularityRecord>,
     observers: BTreeMap<&'static str, &'static ObserverRecord>,
     containers: BTreeMap<&'static str, &'static ContainerRecord>,
     architectures: BTreeMap<&'static str, &'static ArchitectureRecord>,
@@ -62,8 +66,15 @@ fn find<'a, R>(map: &'a BTreeMap<&'static str, &'static R>, kind: &str, id: &str
 }
 
 fn unknown(kind: &str, id: &str, known: Vec<&str>) -> Error {
-    Error::config("registry::unknown", format!("unknown {kind} `{id}`{}", did_you_mean(id, known.iter().copied())))
-        .hint(format!("known {kind}s: {}", known.join(", ")))
+    Error::config("registry::unknown", format!("unknown {kind} `{id}`{}", did_you_mean(id, known.iter().copied()))).hint(format!(
+        "known {}: {}",
+        plural(kind),
+        known.join(", ")
+    ))
+}
+
+fn plural(kind: &str) -> String {
+    kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"))
 }
 
 impl Registry {
@@ -73,8 +84,11 @@ impl Registry {
     /// If two records share an id.
     pub fn builtin() -> Result<Self> {
         let mut r = Self::default();
-        for x in format::BUILTIN {
+        for x in format::BUILTIN.iter().copied().flatten() {
             r.add_format(x)?;
+        }
+        for x in granularity::BUILTIN {
+            r.add_granularity(x)?;
         }
         for x in observer::BUILTIN {
             r.add_observer(x)?;
@@ -99,6 +113,9 @@ impl Registry {
         }
         for x in inventory::iter::<FormatRecord> {
             r.add_format(x)?;
+        }
+        for x in inventory::iter::<GranularityRecord> {
+            r.add_granularity(x)?;
         }
         for x in inventory::iter::<ObserverRecord> {
             r.add_observer(x)?;
@@ -129,6 +146,14 @@ impl Registry {
     /// If its id is taken.
     pub fn add_format(&mut self, record: &'static FormatRecord) -> Result<()> {
         add(&mut self.formats, "format", record.id, |r| r.source, record)
+    }
+
+    /// Adds a granularity.
+    ///
+    /// # Errors
+    /// If its id is taken.
+    pub fn add_granularity(&mut self, record: &'static GranularityRecord) -> Result<()> {
+        add(&mut self.granularities, "granularity", record.id, |r| r.source, record)
     }
 
     /// Adds an observer.
@@ -175,8 +200,17 @@ impl Registry {
     ///
     /// # Errors
     /// If there is none of that id.
-    pub fn format(&self, id: &str) -> Result<&'static dyn QuantFormat> {
-        Ok(find(&self.formats, "format", id)?.format)
+    pub fn format(&self, id: &str) -> Result<Arc<dyn QuantFormat>> {
+        let found = self.formats.values().find_map(|r| (r.find)(id));
+        found.ok_or_else(|| unknown("format", id, self.formats.keys().copied().collect()))
+    }
+
+    /// The tiles that a granularity makes of a shape; `value` is what stands behind its name.
+    ///
+    /// # Errors
+    /// If the id is unknown, or it does not suit the shape.
+    pub fn granularity(&self, id: &str, shape: &Shape, value: &Value) -> Result<Granularity> {
+        (find(&self.granularities, "granularity", id)?.tiles)(shape, value)
     }
 
     /// Builds an observer; also returns its options with defaults filled in.
@@ -249,6 +283,7 @@ impl Registry {
         }
         lines!(self.architectures, "architecture");
         lines!(self.formats, "format");
+        lines!(self.granularities, "granularity");
         lines!(self.observers, "observer");
         lines!(self.containers, "output-format");
         out

@@ -28,6 +28,8 @@ pub struct SiteContext<'a> {
     pub stream: Stream,
     /// The run's seed.
     pub seed: u64,
+    /// The largest magnitude over the weights that share a factor with this one, for formats whose scales have two levels.
+    pub amax: f32,
 }
 
 impl SiteContext<'_> {
@@ -41,12 +43,12 @@ impl SiteContext<'_> {
     /// # Errors
     /// If a value is not finite.
     pub fn fit(&self, weight: &[f32]) -> Result<QParams> {
-        observer::fit(self.observer, self.spec, weight, self.layout())
+        observer::fit(self.observer, &self.scale_rule(), weight, self.layout())
     }
 
     /// The rule that turns ranges into parameters.
     pub fn scale_rule(&self) -> ScaleRule {
-        ScaleRule::of(self.spec)
+        ScaleRule::of(self.spec, self.amax)
     }
 
     /// The Gram matrix of the site's input.

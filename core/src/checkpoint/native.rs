@@ -1,8 +1,8 @@
 //! The native form: codes, scales and zero points as the run found them, losslessly.
 //!
 //! Per quantized module `M` (a linear's stored name): `M.codes` `U8 [out, row bytes]`, codes minus the grid's smallest, packed as dense
-//! little-endian bit streams, a row on whole bytes; `M.scale` `F32 [tile rows, tile columns]`; `M.zero` `I32` of the same shape where the
-//! format has zero points; `M.group_index` `I32 [in]` where groups do not run in storage order. Weights are `[out, in]` here whatever the
+//! little-endian bit streams, a row on whole bytes; `M.scale` `F32 [tile rows, tile columns]`; `M.zero` of the same shape where the
+//! format has zero points, `I32` or, for float zero points, `F32`; `M.global` `F32 [1]` where scales have two levels (`M.scale` is their product); `M.group_index` `I32 [in]` where groups do not run in storage order. Weights are `[out, in]` here whatever the
 //! source's layout. Everything else keeps its stored name and bytes. `quantization_config` in `config.json` lists the modules and their
 //! specs under `quant_method = "qfw"`.
 
@@ -19,9 +19,12 @@ use super::{ContainerWriter, StoredDtype, TensorDecl, TensorInfo, TensorSource, 
 use crate::algorithm::Rounded;
 use crate::error::{Error, Result};
 use crate::model::transpose;
-use crate::numeric::{Codes, decode, pack_row, packed_row_bytes, unpack_row};
+use crate::numeric::{Codes, decode, pack_row, packed_row_bytes, unpack_row, with_units};
 use crate::plan::Plan;
-use crate::scheme::{QParams, QuantSpec, Zero};
+use crate::scheme::{QParams, QuantSpec, ScaleForm, Zero};
+
+/// What the tensors of a quantized module are called.
+const SUFFIXES: [&str; 5] = ["codes", "scale", "zero", "global", "group_index"];
 
 /// A quantized module of a native checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,17 +54,25 @@ pub fn encode_site(site: &NativeSite, rounded: &Rounded) -> NativeTensors {
     let bits = site.spec.bits;
     let row_bytes = packed_row_bytes(cols, bits, 1);
     let mut packed = Vec::with_capacity(rows * row_bytes);
-    for row in rounded.codes.data.chunks_exact(cols) {
+    with_units!(&rounded.codes.data, data => for row in data.chunks_exact(cols) {
         pack_row(row, bits, 1, &mut packed);
-    }
+    });
     let (tr, tc) = rounded.params.layout.grid();
     let decl = |suffix: &str, dtype, shape: Vec<usize>| TensorDecl { name: format!("{}.{suffix}", site.module), dtype, shape };
     let mut tensors = vec![
         (decl("codes", StoredDtype::U8, vec![rows, row_bytes]), packed),
         (decl("scale", StoredDtype::F32, vec![tr, tc]), rounded.params.scale.iter().flat_map(|s| s.to_le_bytes()).collect()),
     ];
-    if site.spec.grid.zero() == Zero::Integer {
-        tensors.push((decl("zero", StoredDtype::I32, vec![tr, tc]), rounded.params.zero.iter().flat_map(|z| z.to_le_bytes()).collect()));
+    let zero = &rounded.params.zero;
+    match site.spec.grid.zero() {
+        Zero::None | Zero::Fixed(_) => {}
+        Zero::Integer => {
+            tensors.push((decl("zero", StoredDtype::I32, vec![tr, tc]), zero.iter().flat_map(|z| (*z as i32).to_le_bytes()).collect()));
+        }
+        Zero::Float => tensors.push((decl("zero", StoredDtype::F32, vec![tr, tc]), zero.iter().flat_map(|z| z.to_le_bytes()).collect())),
+    }
+    if let Some(global) = rounded.params.global {
+        tensors.push((decl("global", StoredDtype::F32, vec![1]), global.to_le_bytes().to_vec()));
     }
     if let Some(index) = &rounded.group_index {
         tensors.push((decl("group_index", StoredDtype::I32, vec![cols]), index.iter().flat_map(|g| g.to_le_bytes()).collect()));
@@ -80,18 +91,23 @@ pub fn decode_site(site: &NativeSite, tensors: &dyn TensorSource) -> Result<Roun
     let layout = site.spec.granularity.layout(rows, cols);
     let packed = exact_bytes(tensors, &name("codes"), rows * packed_row_bytes(cols, bits, 1))?;
     let mut codes = Codes::new(&site.spec.grid, 0);
-    for row in packed.chunks_exact(packed_row_bytes(cols, bits, 1)) {
-        unpack_row(row, cols, bits, &mut codes.data)?;
-    }
+    with_units!(&mut codes.data, data => for row in packed.chunks_exact(packed_row_bytes(cols, bits, 1)) {
+        unpack_row(row, cols, bits, data)?;
+    });
     let words = |suffix: &str, n: usize| -> Result<Vec<[u8; 4]>> {
         let bytes = exact_bytes(tensors, &name(suffix), 4 * n)?;
         Ok(bytes.chunks_exact(4).map(|w| [w[0], w[1], w[2], w[3]]).collect())
     };
     let scale = words("scale", layout.tiles())?.into_iter().map(f32::from_le_bytes).collect();
     let zero = match site.spec.grid.zero() {
-        Zero::None => vec![0; layout.tiles()],
-        Zero::Fixed(z) => vec![z; layout.tiles()],
-        Zero::Integer => words("zero", layout.tiles())?.into_iter().map(i32::from_le_bytes).collect(),
+        Zero::None => vec![0.0; layout.tiles()],
+        Zero::Fixed(z) => vec![z as f32; layout.tiles()],
+        Zero::Integer => words("zero", layout.tiles())?.into_iter().map(|w| i32::from_le_bytes(w) as f32).collect(),
+        Zero::Float => words("zero", layout.tiles())?.into_iter().map(f32::from_le_bytes).collect(),
+    };
+    let global = match site.spec.scale {
+        ScaleForm::TwoLevel => words("global", 1)?.first().map(|w| f32::from_le_bytes(*w)),
+        _ => None,
     };
     let group_index = match tensors.info(&name("group_index")) {
         Some(_) => Some(words("group_index", cols)?.into_iter().map(u32::from_le_bytes).collect::<Vec<_>>()),
@@ -100,7 +116,7 @@ pub fn decode_site(site: &NativeSite, tensors: &dyn TensorSource) -> Result<Roun
     if let Some(g) = group_index.iter().flatten().find(|g| **g as usize >= layout.grid().1) {
         return Err(Error::input("checkpoint::malformed", format!("`{}` names group {g} of {}", name("group_index"), layout.grid().1)));
     }
-    Ok(Rounded { codes, params: QParams { layout, scale, zero }, group_index, events: Vec::new() })
+    Ok(Rounded { codes, params: QParams { layout, scale, zero, global }, group_index, events: Vec::new() })
 }
 
 fn exact_bytes(tensors: &dyn TensorSource, name: &str, len: usize) -> Result<Vec<u8>> {
@@ -165,7 +181,7 @@ impl Container for Native {
         let mut out = Vec::new();
         for site in &native.sites {
             let shard = native.open(site)?;
-            for suffix in ["codes", "scale", "zero", "group_index"] {
+            for suffix in SUFFIXES {
                 if let Some(info) = shard.info(&format!("{}.{suffix}", site.module)) {
                     out.push(TensorDecl { name: info.name.clone(), dtype: info.dtype.clone(), shape: info.shape.clone() });
                 }
@@ -180,7 +196,7 @@ impl Container for Native {
     fn write(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<()> {
         for site in &native.sites {
             let shard = native.open(site)?;
-            for suffix in ["codes", "scale", "zero", "group_index"] {
+            for suffix in SUFFIXES {
                 let name = format!("{}.{suffix}", site.module);
                 if shard.info(&name).is_some() {
                     out.write(&name, &shard.read_bytes(&name)?)?;
@@ -212,7 +228,7 @@ impl Container for Native {
             .into_iter()
             .map(|site| {
                 let shape = if site.transposed { vec![site.shape.1, site.shape.0] } else { vec![site.shape.0, site.shape.1] };
-                let hidden = ["codes", "scale", "zero", "group_index"].map(|s| format!("{}.{s}", site.module)).to_vec();
+                let hidden = SUFFIXES.map(|s| format!("{}.{s}", site.module)).to_vec();
                 let info = VirtualWeight { name: format!("{}.weight", site.module), shape, hidden };
                 let read: ReadRounded = Box::new(move |tensors| Ok((site.clone(), decode_site(&site, tensors)?)));
                 (info, read)

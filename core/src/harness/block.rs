@@ -20,9 +20,9 @@ use crate::model::{MapWeights, WeightSource};
 use crate::numeric::{Onto, Transpose, decode, gemm, with_slice};
 use crate::observer::Observer;
 use crate::plan::{Failure, Sequence};
-use crate::scheme::QuantSpec;
+use crate::scheme::{QuantSpec, ScaleForm};
 use crate::statistic::{Collector, Gram, StatKey, Stats, Stream as StreamKind};
-use crate::topology::{Linear, Part};
+use crate::topology::{Linear, Part, Port};
 
 /// A site to be rounded: the linear, its spec, its observer, the passes that condition it, in order, and the one that rounds it.
 pub(super) struct Job<'a> {
@@ -134,11 +134,12 @@ fn statistics(
 
 /// Rounds the sites of a group, all at once, and puts what they became into the block.
 pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, result: &mut BlockResult) -> Result<()> {
+    let amax = shared_amax(group, &result.weights)?;
     // The largest start first, so that none is left to run alone at the end.
     let mut order: Vec<usize> = (0..group.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(group[*i].linear.shape.1));
     let rounded: Vec<(usize, RoundedSite)> =
-        order.into_par_iter().map(|i| Ok((i, round_site(run, group[i], stats, &result.weights)?))).collect::<Result<_>>()?;
+        order.into_par_iter().map(|i| Ok((i, round_site(run, group[i], amax[i], stats, &result.weights)?))).collect::<Result<_>>()?;
     let rounded: BTreeMap<usize, RoundedSite> = rounded.into_iter().collect();
     for (i, RoundedSite { weight, tensors, report }) in rounded {
         let job = group[i];
@@ -149,7 +150,19 @@ pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, resu
     Ok(())
 }
 
-fn round_site(run: &Run<'_>, job: &Job<'_>, stats: &Stats, weights: &MapWeights) -> Result<RoundedSite> {
+/// For each job the largest magnitude over the weights that share a factor with it: those that read the same input, which engines fuse.
+fn shared_amax(group: &[&Job<'_>], weights: &MapWeights) -> Result<Vec<f32>> {
+    let mut shared: BTreeMap<Port, f32> = BTreeMap::new();
+    for job in group.iter().filter(|j| j.spec.scale == ScaleForm::TwoLevel) {
+        let weight = weights.get(job.linear.site, Part::Weight)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let amax = with_slice::<f32, _>(&weight, |w| Ok(w.iter().fold(0.0f32, |m, x| m.max(x.abs()))))?;
+        let slot = shared.entry(job.linear.input).or_insert(0.0);
+        *slot = slot.max(amax);
+    }
+    Ok(group.iter().map(|j| shared.get(&j.linear.input).copied().unwrap_or(0.0)).collect())
+}
+
+fn round_site(run: &Run<'_>, job: &Job<'_>, amax: f32, stats: &Stats, weights: &MapWeights) -> Result<RoundedSite> {
     let site = job.linear.site;
     let start = Instant::now();
     let weight = weights.get(site, Part::Weight)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
@@ -162,6 +175,7 @@ fn round_site(run: &Run<'_>, job: &Job<'_>, stats: &Stats, weights: &MapWeights)
             stats,
             stream: run.stream(),
             seed: run.plan().harness.seed,
+            amax,
         };
         let rounded = rounded_or_fallback(run, job, &cx).map_err(|e| e.within(format!("`{site}`")))?;
         check(&rounded, job)?;
@@ -216,13 +230,13 @@ fn conditioned_and_rounded(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -
 
 /// What every rounding has to satisfy, whoever made it.
 fn check(rounded: &Rounded, job: &Job<'_>) -> Result<()> {
-    let (lo, hi) = job.spec.grid.limits();
+    let grid = &job.spec.grid;
     let broken =
         |what: String| Err(Error::new(crate::error::ErrorKind::Plugin, "plugin::contract", format!("`{}`: {what}", job.linear.site)));
-    if rounded.codes.data.len() != job.linear.shape.0 * job.linear.shape.1 {
-        return broken(format!("{} codes for {:?}", rounded.codes.data.len(), job.linear.shape));
+    if rounded.codes.len() != job.linear.shape.0 * job.linear.shape.1 {
+        return broken(format!("{} codes for {:?}", rounded.codes.len(), job.linear.shape));
     }
-    if rounded.codes.lo != lo || rounded.codes.data.iter().any(|c| i32::from(*c) > hi - lo) {
+    if rounded.codes.lo != grid.limits().0 || rounded.codes.iter().any(|c| !grid.holds(c)) {
         return broken("a code lies outside the grid".to_owned());
     }
     if let Some(s) = rounded.params.scale.iter().find(|s| !s.is_finite() || **s == 0.0) {

@@ -4,21 +4,96 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::scheme::{Grid, QParams};
+use crate::scheme::{Coder, Grid, QParams, WithCoder};
 
-/// Codes of a row-major matrix, one byte each: `code − lo`, so that every format of up to eight bits fits.
+/// Codes of a row-major matrix: `code − lo`, one byte each for formats of up to eight bits, else two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Codes {
     /// The grid's smallest code.
     pub lo: i32,
     /// `code − lo`, row-major.
-    pub data: Vec<u8>,
+    pub data: Units,
 }
+
+/// Codes of one width.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Units {
+    /// Up to eight bits.
+    Narrow(Vec<u8>),
+    /// Up to sixteen.
+    Wide(Vec<u16>),
+}
+
+/// What a code is stored in while it is worked on.
+pub trait Unit: Copy + Default + Send + Sync + 'static {
+    /// The low bits of `code`.
+    fn of(code: i32) -> Self;
+    /// The code again.
+    fn code(self) -> i32;
+}
+
+impl Unit for u8 {
+    #[inline(always)]
+    fn of(code: i32) -> Self {
+        code as Self
+    }
+    #[inline(always)]
+    fn code(self) -> i32 {
+        i32::from(self)
+    }
+}
+
+impl Unit for u16 {
+    #[inline(always)]
+    fn of(code: i32) -> Self {
+        code as Self
+    }
+    #[inline(always)]
+    fn code(self) -> i32 {
+        i32::from(self)
+    }
+}
+
+/// Evaluates `$body` with `$units` bound to the vector, whatever its width.
+macro_rules! with_units {
+    ($data:expr, $units:ident => $body:expr) => {
+        match $data {
+            $crate::numeric::Units::Narrow($units) => $body,
+            $crate::numeric::Units::Wide($units) => $body,
+        }
+    };
+}
+pub(crate) use with_units;
 
 impl Codes {
     /// Zeroed codes of a `rows × cols` matrix.
     pub fn new(grid: &Grid, len: usize) -> Self {
-        Self { lo: grid.limits().0, data: vec![0; len] }
+        let (lo, hi) = grid.limits();
+        let data = if hi - lo < 256 { Units::Narrow(vec![0; len]) } else { Units::Wide(vec![0; len]) };
+        Self { lo, data }
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        with_units!(&self.data, d => d.len())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The codes themselves, row-major.
+    pub fn iter(&self) -> impl Iterator<Item = i32> + '_ {
+        (0..self.len()).map(|i| self.lo + with_units!(&self.data, d => d[i].code()))
+    }
+
+    /// `code − lo`, if the format has at most eight bits.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.data {
+            Units::Narrow(d) => Some(d),
+            Units::Wide(_) => None,
+        }
     }
 }
 
@@ -29,50 +104,89 @@ pub(crate) const ROWS_PER_TASK: usize = 32;
 ///
 /// `weight` is row-major `[rows, cols]` of `params.layout`.
 pub fn encode(grid: &Grid, params: &QParams, weight: &[f32]) -> Codes {
-    let layout = params.layout;
     let mut codes = Codes::new(grid, weight.len());
     let lo = codes.lo;
-    let chunk = ROWS_PER_TASK * layout.cols;
-    codes.data.par_chunks_mut(chunk).zip(weight.par_chunks(chunk)).enumerate().for_each(|(task, (codes, weight))| {
-        for (r, (codes, weight)) in codes.chunks_mut(layout.cols).zip(weight.chunks(layout.cols)).enumerate() {
+    with_units!(&mut codes.data, data => encode_into(grid, params, weight, data, lo));
+    codes
+}
+
+fn encode_into<U: Unit>(grid: &Grid, params: &QParams, weight: &[f32], codes: &mut [U], lo: i32) {
+    let cols = params.layout.cols;
+    let chunk = ROWS_PER_TASK * cols;
+    codes.par_chunks_mut(chunk).zip(weight.par_chunks(chunk)).enumerate().for_each(|(task, (codes, weight))| {
+        for (r, (codes, weight)) in codes.chunks_mut(cols).zip(weight.chunks(cols)).enumerate() {
             for_each_tile(params, task * ROWS_PER_TASK + r, |tile, cols| {
                 let (s, z) = (params.scale[tile], params.zero[tile]);
-                for (c, w) in codes[cols.clone()].iter_mut().zip(&weight[cols]) {
-                    *c = (grid.encode(*w, s, z) - lo) as u8;
-                }
+                grid.with(EncodeTile { codes: &mut codes[cols.clone()], weight: &weight[cols], s, z, lo });
             });
         }
     });
-    codes
+}
+
+struct EncodeTile<'a, U> {
+    codes: &'a mut [U],
+    weight: &'a [f32],
+    s: f32,
+    z: f32,
+    lo: i32,
+}
+
+impl<U: Unit> WithCoder for EncodeTile<'_, U> {
+    type Output = ();
+    #[inline(always)]
+    fn run<C: Coder + ?Sized>(self, coder: &C) {
+        for (c, w) in self.codes.iter_mut().zip(self.weight) {
+            *c = U::of(coder.encode(*w, self.s, self.z) - self.lo);
+        }
+    }
 }
 
 /// The values of rows `rows`, row-major. `group_index` maps columns to tile columns where groups do not run in storage order.
 pub fn decode(grid: &Grid, params: &QParams, codes: &Codes, rows: Range<usize>, group_index: Option<&[u32]>, out: &mut Vec<f32>) {
-    let layout = params.layout;
     out.clear();
-    out.resize(rows.len() * layout.cols, 0.0);
+    out.resize(rows.len() * params.layout.cols, 0.0);
+    with_units!(&codes.data, data => decode_into(grid, params, data, codes.lo, rows.start, group_index, out));
+}
+
+fn decode_into<U: Unit>(grid: &Grid, params: &QParams, codes: &[U], lo: i32, first: usize, group_index: Option<&[u32]>, out: &mut [f32]) {
+    let layout = params.layout;
     let tiles_per_row = layout.grid().1;
-    let first = rows.start;
     out.par_chunks_mut(ROWS_PER_TASK * layout.cols).enumerate().for_each(|(task, out)| {
         for (r, out) in out.chunks_mut(layout.cols).enumerate() {
             let row = first + task * ROWS_PER_TASK + r;
-            let codes_row = &codes.data[row * layout.cols..(row + 1) * layout.cols];
+            let codes = &codes[row * layout.cols..(row + 1) * layout.cols];
             if let Some(index) = group_index {
                 let base = row / layout.tile_rows * tiles_per_row;
-                for ((v, c), g) in out.iter_mut().zip(codes_row).zip(index) {
+                for ((v, c), g) in out.iter_mut().zip(codes).zip(index) {
                     let tile = base + *g as usize;
-                    *v = grid.decode(i32::from(*c) + codes.lo, params.scale[tile], params.zero[tile]);
+                    *v = grid.decode(c.code() + lo, params.scale[tile], params.zero[tile]);
                 }
             } else {
                 for_each_tile(params, row, |tile, cols| {
                     let (s, z) = (params.scale[tile], params.zero[tile]);
-                    for (v, c) in out[cols.clone()].iter_mut().zip(&codes_row[cols]) {
-                        *v = grid.decode(i32::from(*c) + codes.lo, s, z);
-                    }
+                    grid.with(DecodeTile { codes: &codes[cols.clone()], out: &mut out[cols], s, z, lo });
                 });
             }
         }
     });
+}
+
+struct DecodeTile<'a, U> {
+    codes: &'a [U],
+    out: &'a mut [f32],
+    s: f32,
+    z: f32,
+    lo: i32,
+}
+
+impl<U: Unit> WithCoder for DecodeTile<'_, U> {
+    type Output = ();
+    #[inline(always)]
+    fn run<C: Coder + ?Sized>(self, coder: &C) {
+        for (v, c) in self.out.iter_mut().zip(self.codes) {
+            *v = coder.decode(c.code() + self.lo, self.s, self.z);
+        }
+    }
 }
 
 fn for_each_tile(params: &QParams, row: usize, mut f: impl FnMut(usize, Range<usize>)) {

@@ -24,7 +24,8 @@ mod vectorize;
 
 pub use activation::{Activation, activate, activate_gated};
 pub use attention::{AttentionShape, attention, attention_mix, attention_probs, attention_scores};
-pub use codes::{Codes, decode, encode};
+pub(crate) use codes::with_units;
+pub use codes::{Codes, Unit, Units, decode, encode};
 pub use elementwise::add;
 pub use gemm::{Onto, Transpose, gemm};
 pub use gram::{add_lower, gram};

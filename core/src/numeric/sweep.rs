@@ -14,12 +14,12 @@ use std::ops::Range;
 use pulp::Simd;
 use rayon::prelude::*;
 
-use super::codes::{Codes, ROWS_PER_TASK};
+use super::codes::{Codes, ROWS_PER_TASK, Unit, with_units};
 use super::gemm::{Onto, Transpose, gemm};
 use super::inverse_factor::InverseFactor;
 use super::vectorize::{Kernel, vectorize};
 use crate::observer::{Observer, ScaleRule};
-use crate::scheme::{Grid, QParams, TileLayout};
+use crate::scheme::{Coder, Grid, QParams, TileLayout, WithCoder};
 
 /// Where the quantization parameters of a column come from.
 #[derive(Clone, Copy)]
@@ -36,6 +36,14 @@ pub enum SweepParams<'a> {
         /// Turns it into parameters.
         rule: &'a ScaleRule,
     },
+}
+
+impl<'a> SweepParams<'a> {
+    fn params(self) -> &'a QParams {
+        match self {
+            Self::Fixed(p) | Self::Refit { params: p, .. } => p,
+        }
+    }
 }
 
 /// What a sweep returns.
@@ -58,22 +66,35 @@ struct Task<'a> {
 
 /// Sweeps a row-major `[rows, cols]` weight. `block` is the number of columns updated at once.
 pub fn column_sweep(grid: &Grid, source: SweepParams<'_>, factor: &InverseFactor, weight: &[f32], block: usize) -> Swept {
-    let params = match source {
-        SweepParams::Fixed(p) | SweepParams::Refit { params: p, .. } => p,
-    };
+    let mut codes = Codes::new(grid, weight.len());
+    let lo = codes.lo;
+    with_units!(&mut codes.data, data => {
+        let (params, loss) = sweep_into(grid, source, factor, weight, block, data, lo);
+        Swept { codes, params, loss }
+    })
+}
+
+fn sweep_into<U: Unit>(
+    grid: &Grid,
+    source: SweepParams<'_>,
+    factor: &InverseFactor,
+    weight: &[f32],
+    block: usize,
+    codes: &mut [U],
+    lo: i32,
+) -> (QParams, f64) {
+    let params = source.params();
     let layout = params.layout;
     let (cols, tiles_per_row) = (layout.cols, layout.grid().1);
-    let mut codes = Codes::new(grid, weight.len());
     let mut fitted = params.clone();
     let task = Task { cols, block: block.max(1), grid, factor, source };
-    let (tasks, lo) = (layout.rows.div_ceil(ROWS_PER_TASK), codes.lo);
+    let tasks = layout.rows.div_ceil(ROWS_PER_TASK);
     let mut losses = vec![0.0; tasks];
     let chunk = ROWS_PER_TASK * cols;
     // A refit writes one row of tiles per row; with tiles of several rows there is nothing to write, and the chunks go unused.
     let refit = matches!(source, SweepParams::Refit { .. });
     let tile_chunk = if refit { ROWS_PER_TASK * tiles_per_row } else { fitted.scale.len().div_ceil(tasks).max(1) };
     codes
-        .data
         .par_chunks_mut(chunk)
         .zip(weight.par_chunks(chunk))
         .zip(fitted.scale.par_chunks_mut(tile_chunk).zip(fitted.zero.par_chunks_mut(tile_chunk)).chain(empty_chunks(tasks)))
@@ -82,15 +103,15 @@ pub fn column_sweep(grid: &Grid, source: SweepParams<'_>, factor: &InverseFactor
         .for_each(|(t, (((codes, weight), (scale, zero)), loss))| {
             *loss = task.run(t * ROWS_PER_TASK, weight, codes, lo, scale, zero);
         });
-    Swept { codes, params: fitted, loss: losses.iter().sum::<f64>() / 2.0 }
+    (fitted, losses.iter().sum::<f64>() / 2.0)
 }
 
 /// What the rows of a task write.
-struct RowState<'a> {
-    codes: &'a mut [u8],
+struct RowState<'a, U> {
+    codes: &'a mut [U],
     lo: i32,
     scale: &'a mut [f32],
-    zero: &'a mut [i32],
+    zero: &'a mut [f32],
 }
 
 /// One value of each row of a task, side by side. Rows do not wait for each other, so this is the axis that vectorizes; rows that a
@@ -98,7 +119,7 @@ struct RowState<'a> {
 type Column = [f32; ROWS_PER_TASK];
 
 /// One block of columns of all rows of a task; returns Σ e².
-struct BlockOfRows<'a, 'b> {
+struct BlockOfRows<'a, 'b, U> {
     task: &'a Task<'a>,
     first_row: usize,
     columns: Range<usize>,
@@ -108,14 +129,28 @@ struct BlockOfRows<'a, 'b> {
     block: &'a mut [Column],
     /// Receives `−e_j` for each column of the block.
     errors: &'a mut [Column],
-    state: &'a mut RowState<'b>,
+    state: &'a mut RowState<'b, U>,
 }
 
-impl Kernel for BlockOfRows<'_, '_> {
+impl<U: Unit> Kernel for BlockOfRows<'_, '_, U> {
     type Output = f64;
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
-        let Self { task, first_row, columns, w, block, errors, state } = self;
+        self.task.grid.with(Steps { rows: self, simd })
+    }
+}
+
+/// The steps of a block, for a grid and an instruction set.
+struct Steps<'a, 'b, U, S> {
+    rows: BlockOfRows<'a, 'b, U>,
+    simd: S,
+}
+
+impl<U: Unit, S: Simd> WithCoder for Steps<'_, '_, U, S> {
+    type Output = f64;
+    #[inline(always)]
+    fn run<C: Coder + ?Sized>(self, coder: &C) -> f64 {
+        let (BlockOfRows { task, first_row, columns, w, block, errors, state }, simd) = (self.rows, self.simd);
         let (n, rows) = (task.cols, w.len() / task.cols);
         let block = &mut block[..columns.len()];
         block.fill([0.0; ROWS_PER_TASK]);
@@ -127,7 +162,7 @@ impl Kernel for BlockOfRows<'_, '_> {
         let mut losses = [0.0; ROWS_PER_TASK];
         for (i, j) in columns.clone().enumerate() {
             let natural = task.factor.order.as_ref().map_or(j, |o| o[j] as usize);
-            let (mut scale, mut zero) = ([1.0; ROWS_PER_TASK], [0; ROWS_PER_TASK]);
+            let (mut scale, mut zero) = ([1.0; ROWS_PER_TASK], [0.0; ROWS_PER_TASK]);
             task.parameters((first_row, rows), (i, j), natural, w, block, state, (&mut scale, &mut zero));
             let u = &task.factor.u[j * n + j..j * n + columns.end];
             let (now, later) = block[i..].split_at_mut(1);
@@ -135,12 +170,12 @@ impl Kernel for BlockOfRows<'_, '_> {
             // Bounds that the compiler does not know: else it unrolls these loops and vectorizes across columns, by gathering.
             let (now, codes, errors) = (&now[0][..rows], &mut codes[..rows], &mut errors[i]);
             for (code, ((w, s), z)) in codes.iter_mut().zip(now.iter().zip(&scale).zip(&zero)) {
-                *code = task.grid.encode(*w, *s, *z);
+                *code = coder.encode(*w, *s, *z);
             }
             for ((error, loss), (((w, code), s), z)) in
                 errors[..rows].iter_mut().zip(&mut losses[..rows]).zip(now.iter().zip(&*codes).zip(&scale).zip(&zero))
             {
-                let e = (w - task.grid.decode(*code, *s, *z)) / u[0];
+                let e = (w - coder.decode(*code, *s, *z)) / u[0];
                 *error = -e;
                 *loss += f64::from(e) * f64::from(e);
             }
@@ -152,7 +187,7 @@ impl Kernel for BlockOfRows<'_, '_> {
                 }
             }
             for (r, code) in codes.iter().enumerate() {
-                state.codes[r * n + natural] = (code - state.lo) as u8;
+                state.codes[r * n + natural] = U::of(code - state.lo);
             }
         }
         losses[..rows].iter().sum()
@@ -160,13 +195,13 @@ impl Kernel for BlockOfRows<'_, '_> {
 }
 
 /// Padding for [`column_sweep`]'s zip where there are fewer chunks of tiles than tasks.
-fn empty_chunks<'a>(n: usize) -> impl IndexedParallelIterator<Item = (&'a mut [f32], &'a mut [i32])> {
+fn empty_chunks<'a>(n: usize) -> impl IndexedParallelIterator<Item = (&'a mut [f32], &'a mut [f32])> {
     (0..n).into_par_iter().map(|_| (&mut [][..], &mut [][..]))
 }
 
 impl Task<'_> {
     /// Sweeps the rows of one task and returns Σ e².
-    fn run(&self, first_row: usize, weight: &[f32], codes: &mut [u8], lo: i32, scale: &mut [f32], zero: &mut [i32]) -> f64 {
+    fn run<U: Unit>(&self, first_row: usize, weight: &[f32], codes: &mut [U], lo: i32, scale: &mut [f32], zero: &mut [f32]) -> f64 {
         let (n, rows) = (self.cols, weight.len() / self.cols);
         let mut w = self.ordered(weight);
         let mut block = vec![[0.0; ROWS_PER_TASK]; self.block.min(n)];
@@ -194,15 +229,15 @@ impl Task<'_> {
     /// place in the block, `j` in the order.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "the inner step of one loop")]
-    fn parameters(
+    fn parameters<U>(
         &self,
         (first_row, rows): (usize, usize),
         (i, j): (usize, usize),
         natural: usize,
         w: &[f32],
         block: &[Column],
-        state: &mut RowState<'_>,
-        (scale, zero): (&mut Column, &mut [i32; ROWS_PER_TASK]),
+        state: &mut RowState<'_, U>,
+        (scale, zero): (&mut Column, &mut Column),
     ) {
         match self.source {
             SweepParams::Fixed(p) => {

@@ -8,9 +8,8 @@ use crate::error::{Error, Result};
 struct MinMax;
 
 impl Observer for MinMax {
-    fn fit(&self, values: &[f32], rule: &ScaleRule) -> (f32, i32) {
-        let (lo, hi) = extremes(values);
-        rule.params(lo, hi)
+    fn range(&self, values: &[f32], _: &ScaleRule) -> (f32, f32) {
+        extremes(values)
     }
 }
 
@@ -31,7 +30,7 @@ pub(super) const RECORD: ObserverRecord = ObserverRecord {
     },
 };
 
-fn no_options(id: &str, options: &Value) -> Result<()> {
+pub(super) fn no_options(id: &str, options: &Value) -> Result<()> {
     match options.as_object().and_then(|o| o.keys().next()) {
         Some(key) => Err(Error::config("config::unknown-key", format!("unknown option `{key}` of observer `{id}`"))
             .hint(format!("`{id}` has no options"))),

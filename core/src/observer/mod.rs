@@ -1,5 +1,6 @@
 //! Observers: rules that choose the range of a tile, and the scale and zero point that follow from a range.
 
+mod absmean;
 mod minmax;
 mod mse;
 mod range;
@@ -9,12 +10,23 @@ use serde_json::Value;
 pub use range::ScaleRule;
 
 use crate::error::{Error, Result};
-use crate::scheme::{QParams, QuantSpec, TileLayout};
+use crate::scheme::{QParams, TileLayout};
 
 /// A rule that chooses the parameters of one tile from its values. Pure: no state, no order.
 pub trait Observer: Send + Sync {
-    /// Scale and zero point for `values`, which are finite and not empty. `rule` turns ranges into parameters.
-    fn fit(&self, values: &[f32], rule: &ScaleRule) -> (f32, i32);
+    /// The range for `values`, which are finite and not empty. `rule` turns ranges into parameters.
+    fn range(&self, values: &[f32], rule: &ScaleRule) -> (f32, f32);
+
+    /// Scale and zero point for `values`. Rules that choose them directly, not by way of a range, say so here.
+    fn fit(&self, values: &[f32], rule: &ScaleRule) -> (f32, f32) {
+        let (lo, hi) = self.range(values, rule);
+        rule.params(lo, hi)
+    }
+
+    /// Whether [`Observer::range`] is all there is to it, so that ranges of several windows can be made one.
+    fn chooses_ranges(&self) -> bool {
+        true
+    }
 }
 
 /// An observer, and its options with defaults filled in.
@@ -39,13 +51,13 @@ pub struct ObserverRecord {
 inventory::collect!(ObserverRecord);
 
 /// The observers of this crate.
-pub const BUILTIN: &[ObserverRecord] = &[minmax::RECORD, mse::RECORD];
+pub const BUILTIN: &[ObserverRecord] = &[absmean::RECORD, minmax::RECORD, mse::RECORD];
 
 /// Parameters of every tile of a row-major `[rows, cols]` matrix.
 ///
 /// # Errors
 /// If the matrix does not fit the layout, or a value is not finite.
-pub fn fit(observer: &dyn Observer, spec: &QuantSpec, weight: &[f32], layout: TileLayout) -> Result<QParams> {
+pub fn fit(observer: &dyn Observer, rule: &ScaleRule, weight: &[f32], layout: TileLayout) -> Result<QParams> {
     if weight.len() != layout.rows * layout.cols {
         return Err(Error::internal(format!("{} values for a {}x{} layout", weight.len(), layout.rows, layout.cols)));
     }
@@ -53,9 +65,9 @@ pub fn fit(observer: &dyn Observer, spec: &QuantSpec, weight: &[f32], layout: Ti
         let message = format!("the weight holds {} at row {}, column {}", weight[i], i / layout.cols, i % layout.cols);
         return Err(Error::numeric("numeric::not-finite", message));
     }
-    let rule = ScaleRule::of(spec);
     let (tile_rows, tile_cols) = layout.grid();
-    let mut params = QParams { layout, scale: Vec::with_capacity(layout.tiles()), zero: Vec::with_capacity(layout.tiles()) };
+    let room = || Vec::with_capacity(layout.tiles());
+    let mut params = QParams { layout, scale: room(), zero: room(), global: rule.global() };
     let mut values = Vec::new();
     for tr in 0..tile_rows {
         for tc in 0..tile_cols {
@@ -64,10 +76,33 @@ pub fn fit(observer: &dyn Observer, spec: &QuantSpec, weight: &[f32], layout: Ti
             for row in tr * layout.tile_rows..layout.rows.min((tr + 1) * layout.tile_rows) {
                 values.extend_from_slice(&weight[row * layout.cols..][columns.clone()]);
             }
-            let (scale, zero) = observer.fit(&values, &rule);
+            let (scale, zero) = observer.fit(&values, rule);
             params.scale.push(scale);
             params.zero.push(zero);
         }
     }
     Ok(params)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, Reducer, ScaleForm, Timing, Zero};
+
+    /// Symmetric int4 with one scale for all.
+    pub(super) fn int4() -> QuantSpec {
+        QuantSpec {
+            format: "int4".to_owned(),
+            bits: 4,
+            grid: Grid::Int { lo: -8, hi: 7, zero: Zero::None },
+            granularity: Granularity::tensor(),
+            symmetric: true,
+            convention: Convention::HalfRange,
+            observer: ObserverChoice { id: "minmax".to_owned(), options: serde_json::json!({}) },
+            timing: Timing::Static,
+            reduce: Reducer::Mean,
+            rescale: 1.0,
+            min_threshold: 0.0,
+            scale: ScaleForm::Float(FloatKind::F32),
+        }
+    }
 }

@@ -30,17 +30,16 @@ impl Default for Mse {
 }
 
 impl Observer for Mse {
-    fn fit(&self, values: &[f32], rule: &ScaleRule) -> (f32, i32) {
+    fn range(&self, values: &[f32], rule: &ScaleRule) -> (f32, f32) {
         let (lo, hi) = extremes(values);
         let steps = (self.max_shrink * self.grid as f32) as u32;
-        let mut best = (f32::INFINITY, rule.params(lo, hi));
+        let mut best = (f32::INFINITY, (lo, hi));
         for i in 0..=steps {
             let p = 1.0 - i as f32 / self.grid as f32;
             let (scale, zero) = rule.params(p * lo, p * hi);
-            let error: f32 =
-                values.iter().map(|x| (x - rule.grid.decode(rule.grid.encode(*x, scale, zero), scale, zero)).abs().powf(self.norm)).sum();
+            let error: f32 = values.iter().map(|x| (x - rule.grid.nearest(*x, scale, zero)).abs().powf(self.norm)).sum();
             if error < best.0 {
-                best = (error, (scale, zero));
+                best = (error, (p * lo, p * hi));
             }
         }
         best.1
@@ -82,28 +81,14 @@ pub(super) const RECORD: ObserverRecord = ObserverRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, Timing, Zero};
+    use crate::observer::tests::int4;
 
     #[test]
     fn never_worse_than_the_full_range_and_better_with_an_outlier() {
-        let spec = QuantSpec {
-            format: "int4".to_owned(),
-            bits: 4,
-            grid: Grid::Int { lo: -8, hi: 7, zero: Zero::None },
-            granularity: Granularity::Tensor,
-            symmetric: true,
-            convention: Convention::HalfRange,
-            observer: ObserverChoice { id: "mse".to_owned(), options: serde_json::json!({}) },
-            timing: Timing::Static,
-            min_threshold: 0.0,
-            scale_kind: FloatKind::F32,
-        };
-        let rule = ScaleRule::of(&spec);
+        let rule = ScaleRule::of(&int4(), 0.0);
         let mut values: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin()).collect();
         values[5] = 1.3;
-        let error = |(s, z): (f32, i32)| -> f32 {
-            values.iter().map(|x| (x - rule.grid.decode(rule.grid.encode(*x, s, z), s, z)).abs().powf(2.4)).sum()
-        };
+        let error = |(s, z): (f32, f32)| -> f32 { values.iter().map(|x| (x - rule.grid.nearest(*x, s, z)).abs().powf(2.4)).sum() };
         let (lo, hi) = extremes(&values);
         assert!(error(Mse::default().fit(&values, &rule)) < error(rule.params(lo, hi)));
     }

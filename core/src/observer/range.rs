@@ -1,72 +1,128 @@
 //! From a range to a scale and a zero point.
 //!
-//! Symmetric, with `a = max(|lo|, |hi|)`: the [`Convention`] gives `s(a)`. Affine: the range is first stretched to hold 0, then
-//! `s = (hi − lo)/(q_max − q_min)` and `z = clamp(round(q_min − lo/s))`, so that 0 is exact.
+//! Symmetric, with `a = max(|lo|, |hi|)`: integers have `s(a)` by their [`Convention`], floats and tables `s = a / (largest value)`,
+//! powers of two as [`ScaleForm`] says. Affine: the range is first stretched to hold 0, then `s = (hi − lo)/(q_max − q_min)` and
+//! `z = q_min − lo/s`, rounded and clamped where zero points are integers, so that 0 is exact.
 
-use crate::scheme::{Convention, FloatKind, Grid, QuantSpec, Zero};
+use crate::scheme::{Convention, FloatGrid, FloatVariant, Grid, QuantSpec, ScaleForm, Zero};
 
 /// Everything that turns a range into parameters.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ScaleRule {
     /// The grid.
     pub grid: Grid,
     bits: u8,
     convention: Convention,
     min_threshold: f32,
-    scale_kind: FloatKind,
+    rescale: f32,
+    form: ScaleForm,
+    global: f32,
 }
 
 impl ScaleRule {
-    /// The rule of a spec.
-    pub fn of(spec: &QuantSpec) -> Self {
+    /// The rule of a spec. `amax` is the largest magnitude over the tensors that share a factor, which only [`ScaleForm::TwoLevel`] asks.
+    pub fn of(spec: &QuantSpec, amax: f32) -> Self {
+        // The largest local scale becomes e4m3's largest number.
+        let global = if amax > 0.0 { LOCAL_LARGEST * spec.grid.largest() / amax } else { 1.0 };
         Self {
-            grid: spec.grid,
+            grid: spec.grid.clone(),
             bits: spec.bits,
             convention: spec.convention,
             min_threshold: spec.min_threshold,
-            scale_kind: spec.scale_kind,
+            rescale: spec.rescale,
+            form: spec.scale,
+            global: if global.is_finite() { global } else { f32::MAX },
         }
+    }
+
+    /// The tensor's own factor, where scales have two levels.
+    pub fn global(&self) -> Option<f32> {
+        (self.form == ScaleForm::TwoLevel).then_some(self.global)
+    }
+
+    /// Whether the rule keeps 0 at the middle of the code range.
+    pub fn symmetric(&self) -> bool {
+        matches!(self.grid.zero(), Zero::None | Zero::Fixed(_))
     }
 
     /// Scale and zero point of the range `lo ..= hi`. A range of zero width at zero gives scale 1: any scale represents it.
-    pub fn params(&self, lo: f32, hi: f32) -> (f32, i32) {
+    pub fn params(&self, lo: f32, hi: f32) -> (f32, f32) {
+        let (lo, hi) = (lo * self.rescale, hi * self.rescale);
         match self.grid.zero() {
-            Zero::None => (self.symmetric(lo, hi), 0),
-            Zero::Fixed(z) => (self.symmetric(lo, hi), z),
-            Zero::Integer => self.affine(lo, hi),
+            Zero::None => (self.magnitude_scale(lo, hi), 0.0),
+            Zero::Fixed(z) => (self.magnitude_scale(lo, hi), z as f32),
+            Zero::Integer | Zero::Float => self.affine(lo, hi),
         }
     }
 
-    fn symmetric(&self, lo: f32, hi: f32) -> f32 {
+    /// A free scale, as it will be stored.
+    pub fn stored(&self, scale: f32) -> f32 {
+        match self.form {
+            ScaleForm::Float(kind) => kind.round_scale(scale),
+            _ => scale,
+        }
+    }
+
+    fn magnitude_scale(&self, lo: f32, hi: f32) -> f32 {
         let a = lo.abs().max(hi.abs()).max(self.min_threshold);
-        if a == 0.0 {
+        if self.form == ScaleForm::One {
             return 1.0;
         }
-        let half = f32::from(1u16 << (self.bits - 1));
-        let s = match self.convention {
+        if a == 0.0 && self.form != ScaleForm::TwoLevel {
+            return 1.0;
+        }
+        let ideal = match &self.grid {
+            Grid::Int { .. } => self.integer_scale(lo, hi, a),
+            grid => a / grid.largest(),
+        };
+        match self.form {
+            ScaleForm::Float(kind) => kind.round_scale(ideal),
+            ScaleForm::PowerOfTwo { rounding, offset } => power_of_two(rounding.exponent(a) - offset),
+            ScaleForm::TwoLevel => self.local(ideal) / self.global,
+            ScaleForm::One => 1.0,
+        }
+    }
+
+    fn integer_scale(&self, lo: f32, hi: f32, a: f32) -> f32 {
+        let half = (1u32 << (self.bits - 1)) as f32;
+        match self.convention {
             Convention::PowB1 => a / half,
             Convention::PowB1m1 | Convention::Narrow => a / (half - 1.0),
             Convention::HalfRange => a / (half - 0.5),
-            Convention::SignedFull => {
-                if hi.abs() > lo.abs() {
-                    -a / half
-                } else {
-                    a / half
-                }
-            }
-        };
-        self.scale_kind.round_scale(s)
+            Convention::SignedFull if hi.abs() > lo.abs() => -a / half,
+            Convention::SignedFull => a / half,
+        }
     }
 
-    fn affine(&self, lo: f32, hi: f32) -> (f32, i32) {
+    /// The e4m3 number nearest to a tile's scale in units of the tensor's; one that vanished would have no inverse.
+    fn local(&self, ideal: f32) -> f32 {
+        let rounded = FloatGrid::new(4, 3, FloatVariant::Ocp).map_or(0.0, |g| g.round(ideal * self.global));
+        if rounded == 0.0 { LOCAL_OF_NOTHING } else { rounded }
+    }
+
+    fn affine(&self, lo: f32, hi: f32) -> (f32, f32) {
         let (lo, hi) = (lo.min(0.0), hi.max(0.0));
         let (q_lo, q_hi) = self.grid.limits();
         let range = (hi - lo).max(self.min_threshold);
         if range == 0.0 {
-            return (1.0, 0.clamp(q_lo, q_hi));
+            return (1.0, 0.clamp(q_lo, q_hi) as f32);
         }
-        let s = self.scale_kind.round_scale(range / (q_hi - q_lo) as f32);
-        let z = (q_lo as f32 - lo / s).round_ties_even().clamp(q_lo as f32, q_hi as f32) as i32;
+        let s = match self.form {
+            ScaleForm::PowerOfTwo { rounding, offset } => power_of_two(rounding.exponent(range) - offset),
+            _ => self.stored(range / (q_hi - q_lo) as f32),
+        };
+        let z = q_lo as f32 - lo / s;
+        let z = if self.grid.zero() == Zero::Float { z } else { z.round_ties_even().clamp(q_lo as f32, q_hi as f32) };
         (s, z)
     }
+}
+
+/// The largest e4m3 number.
+const LOCAL_LARGEST: f32 = 448.0;
+/// The local scale of a tile of zeros, as compressed-tensors writes it.
+const LOCAL_OF_NOTHING: f32 = 0.125;
+
+/// `2^e` within the exponents of E8M0.
+fn power_of_two(e: i32) -> f32 {
+    2f64.powi(e.clamp(-127, 127)) as f32
 }

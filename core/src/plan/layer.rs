@@ -203,19 +203,13 @@ fn fill_defaults(root: &mut Node) {
         root.insert("schema", Node { value: Value::Integer(i64::from(SCHEMA)), origin: Origin::default() });
     }
     for site in SITES {
-        let (granularity, timing) = match site {
-            "weights" | "embed" | "head" => ("channel", "static"),
-            "keys" | "values" => ("head", "dynamic"),
-            _ => ("token", "dynamic"),
-        };
+        let timing = if matches!(site, "weights" | "embed" | "head") { "static" } else { "dynamic" };
         let Some(spec) = root.get_mut("scheme").and_then(|scheme| scheme.get_mut(site)) else { continue };
         if !matches!(spec.value, Value::Table(_)) {
             continue;
         }
-        for (key, value) in [("granularity", granularity), ("timing", timing)] {
-            if spec.get(key).is_none() {
-                spec.insert(key, text(value));
-            }
+        if spec.get("timing").is_none() {
+            spec.insert("timing", text(timing));
         }
     }
 }

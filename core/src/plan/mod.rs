@@ -9,6 +9,7 @@ pub mod layer;
 mod node;
 pub mod options;
 pub mod preset;
+mod quant;
 pub mod raw;
 #[cfg(test)]
 mod raw_tests;

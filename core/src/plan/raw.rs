@@ -9,7 +9,10 @@ pub use super::section::{
     RawTiePolicy,
 };
 pub use super::size::ByteSize;
-pub use super::spec::{RawConvention, RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRange, RawSpec, RawSpecChange, RawTiming};
+pub use super::spec::{
+    RawConvention, RawGranularity, RawGroup, RawPluginGranularity, RawQuant, RawQuantChange, RawRange, RawReduce, RawScale,
+    RawScaleRounding, RawSpec, RawSpecChange, RawTiming, RawZeroPoint,
+};
 use crate::error::{Error, Result};
 
 /// The version of the file format that is read and written.

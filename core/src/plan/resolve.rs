@@ -1,14 +1,16 @@
 //! From raw configuration to the resolved plan: every site's scheme, the passes in order, and refusals before any weight is read.
 
-use super::raw::{RawConvention, RawOnFailure, RawPropagate, RawSequence, RawTiming};
+use super::quant;
 use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
+use super::raw::{RawOnFailure, RawPropagate, RawSequence};
 use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Propagate, Sequence};
 use super::select::Selector;
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm};
 use crate::checkpoint::formats::Verdict;
 use crate::error::{Error, Result};
+use crate::granularity::Shape;
 use crate::registry::Registry;
-use crate::scheme::{Convention, FloatKind, Granularity, ObserverChoice, QuantSpec, Timing};
+use crate::scheme::{FloatKind, QuantSpec};
 use crate::statistic::Stream;
 use crate::topology::{Linear, Topology};
 
@@ -255,11 +257,16 @@ fn site_specs(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>, linears
         .iter()
         .zip(linears)
         .filter_map(|(r, l)| match r.as_ref()?.granularity {
-            RawGranularity::Group(RawGroup::Auto(n)) => Some((l.shape.1, n.get())),
+            Some(RawGranularity::Group(RawGroup::Auto(n))) => Some((l.shape.1, n.get())),
             _ => None,
         })
         .collect();
-    raws.iter().zip(linears).map(|(r, l)| r.as_ref().map(|r| spec(r, registry, l, &auto, (model.stored)(l))).transpose()).collect()
+    let auto = auto_group(&auto);
+    let resolved = |r: &RawQuant, l: &Linear| {
+        let shape = Shape { rows: Some(l.shape.0), cols: l.shape.1, head: None, dynamic: false };
+        quant::resolve(r, registry, &shape, auto, (model.stored)(l)).map_err(|e| e.within(format!("`{}`", l.site)))
+    };
+    raws.iter().zip(linears).map(|(r, l)| r.as_ref().map(|r| resolved(r, l)).transpose()).collect()
 }
 
 /// The fields of an override over what the site has, or over the scheme where the site was skipped.
@@ -281,45 +288,6 @@ fn changed(base: Option<&RawQuant>, change: &RawQuantChange, raw: &RawRun, selec
     };
     q.apply(change);
     Ok(q)
-}
-
-fn spec(raw: &RawQuant, registry: &Registry, l: &Linear, auto: &[(usize, u32)], stored: FloatKind) -> Result<QuantSpec> {
-    let refuse = |message: String, hint: &str| Err(Error::plan("plan::unsupported", format!("`{}`: {message}", l.site)).hint(hint));
-    let format = registry.format(&raw.format)?;
-    let convention = match raw.convention {
-        RawConvention::PowB1 => Convention::PowB1,
-        RawConvention::PowB1m1 => Convention::PowB1m1,
-        RawConvention::HalfRange => Convention::HalfRange,
-        RawConvention::Narrow => Convention::Narrow,
-        RawConvention::SignedFull => Convention::SignedFull,
-    };
-    if raw.timing == RawTiming::Dynamic {
-        return refuse("weights cannot be quantized dynamically".to_owned(), "leave `timing` out, or set it to \"static\"");
-    }
-    let granularity = match raw.granularity {
-        RawGranularity::Tensor => Granularity::Tensor,
-        RawGranularity::Channel => Granularity::Channel,
-        RawGranularity::Group(RawGroup::Exact(n)) => Granularity::Group(n.get()),
-        RawGranularity::Group(RawGroup::Auto(_)) => Granularity::Group(auto_group(auto)),
-        RawGranularity::Block([r, c]) => Granularity::Block(r.get(), c.get()),
-        RawGranularity::Token | RawGranularity::Head => {
-            return refuse("weights have no tokens or heads".to_owned(), "use tensor, channel or group");
-        }
-    };
-    let options = serde_json::to_value(&raw.range.options).map_err(|e| Error::internal(e.to_string()))?;
-    let (_, options) = registry.build_observer(&raw.range.id, &options)?;
-    Ok(QuantSpec {
-        format: format.id().to_owned(),
-        bits: format.bits(),
-        grid: format.grid(raw.symmetric, convention)?,
-        granularity,
-        symmetric: raw.symmetric,
-        convention,
-        observer: ObserverChoice { id: raw.range.id.clone(), options },
-        timing: Timing::Static,
-        min_threshold: raw.min_threshold as f32,
-        scale_kind: stored,
-    })
 }
 
 /// `auto:N`: the largest power of two up to `N` that divides the input channels of every site that asks for it.

@@ -34,19 +34,28 @@ pub enum RawSpecChange {
 pub struct RawQuant {
     /// Id of the number format: `int4`, `uint4`, `float-ocp-e4m3`, …
     pub format: String,
-    /// Which elements share a scale. Default: `channel` for weights, embed and head; `token` for inputs, outputs, queries and probs;
-    /// `head` for keys and values.
-    #[serde(default = "RawGranularity::channel")]
-    pub granularity: RawGranularity,
+    /// Which elements share a scale. Default: what the format is defined with, else `channel` for weights, embed and head, `head` for
+    /// dynamic keys and values, `token` for other dynamic activations, `tensor` for static ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granularity: Option<RawGranularity>,
     /// Symmetric (no zero point) or affine.
     #[serde(default = "yes")]
     pub symmetric: bool,
     /// How the scale of a symmetric integer follows from the statistic.
     #[serde(default)]
     pub convention: RawConvention,
-    /// Id of the observer that chooses the range, and its options.
+    /// Id of the observer that chooses the range, and its options. Default: what the format is defined with, else `minmax`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<RawRange>,
+    /// How scales are formed. Default: as the format has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<RawScale>,
+    /// How the scale becomes a power of two. Default: `ceil`, or `floor` where the format is defined so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_rounding: Option<RawScaleRounding>,
+    /// What zero points are, where `symmetric` is false.
     #[serde(default)]
-    pub range: RawRange,
+    pub zero_point: RawZeroPoint,
     /// Parameters fixed after calibration, or computed at each call. Default: `static` for weights, embed and head, else `dynamic`.
     #[serde(default)]
     pub timing: RawTiming,
@@ -54,6 +63,13 @@ pub struct RawQuant {
     #[serde(default, deserialize_with = "threshold")]
     #[schemars(range(min = 0))]
     pub min_threshold: f64,
+    /// Factor on the range that the observer chose.
+    #[serde(default = "one", deserialize_with = "positive")]
+    #[schemars(range(min = 0))]
+    pub rescale: f64,
+    /// How the ranges of single calibration windows become one, where activations are static.
+    #[serde(default)]
+    pub reduce: RawReduce,
 }
 
 /// Fields of a [`RawQuant`] that an override changes.
@@ -82,6 +98,22 @@ pub struct RawQuantChange {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_threshold")]
     #[schemars(range(min = 0))]
     pub min_threshold: Option<f64>,
+    /// See [`RawQuant::scale`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<RawScale>,
+    /// See [`RawQuant::scale_rounding`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_rounding: Option<RawScaleRounding>,
+    /// See [`RawQuant::zero_point`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zero_point: Option<RawZeroPoint>,
+    /// See [`RawQuant::rescale`].
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_positive")]
+    #[schemars(range(min = 0))]
+    pub rescale: Option<f64>,
+    /// See [`RawQuant::reduce`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<RawReduce>,
 }
 
 impl RawQuant {
@@ -89,12 +121,17 @@ impl RawQuant {
     pub fn new(format: &str) -> Self {
         Self {
             format: format.to_owned(),
-            granularity: RawGranularity::channel(),
+            granularity: None,
             symmetric: true,
             convention: RawConvention::default(),
-            range: RawRange::default(),
+            range: None,
+            scale: None,
+            scale_rounding: None,
+            zero_point: RawZeroPoint::default(),
             timing: RawTiming::default(),
             min_threshold: 0.0,
+            rescale: 1.0,
+            reduce: RawReduce::default(),
         }
     }
 
@@ -106,17 +143,27 @@ impl RawQuant {
             }
         }
         set(&mut self.format, &change.format);
-        set(&mut self.granularity, &change.granularity);
+        fn set_some<T: Clone>(field: &mut Option<T>, value: &Option<T>) {
+            if value.is_some() {
+                field.clone_from(value);
+            }
+        }
+        set_some(&mut self.granularity, &change.granularity);
+        set_some(&mut self.range, &change.range);
+        set_some(&mut self.scale, &change.scale);
+        set_some(&mut self.scale_rounding, &change.scale_rounding);
+        set(&mut self.zero_point, &change.zero_point);
+        set(&mut self.rescale, &change.rescale);
+        set(&mut self.reduce, &change.reduce);
         set(&mut self.symmetric, &change.symmetric);
         set(&mut self.convention, &change.convention);
-        set(&mut self.range, &change.range);
         set(&mut self.timing, &change.timing);
         set(&mut self.min_threshold, &change.min_threshold);
     }
 }
 
 /// Which elements share a scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RawGranularity {
     /// One scale for the tensor.
@@ -131,6 +178,73 @@ pub enum RawGranularity {
     Group(RawGroup),
     /// One per block of `[rows, columns]`.
     Block([NonZeroU32; 2]),
+    /// One per channel of an activation, or input channel of a weight.
+    Dimension,
+    /// One per run of so many output channels of a weight, for each input channel.
+    GroupOut(NonZeroU32),
+    /// A granularity of a plugin.
+    Plugin(RawPluginGranularity),
+}
+
+/// A granularity that a plugin brings.
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RawPluginGranularity {
+    /// Its id.
+    pub id: String,
+    /// Its value.
+    #[serde(default)]
+    #[schemars(with = "std::collections::BTreeMap<String, serde_json::Value>")]
+    pub options: toml::Table,
+}
+
+/// How scales are formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawScale {
+    /// Floats of the type the weights are stored in.
+    Float,
+    /// Powers of two.
+    #[serde(alias = "power-of-two")]
+    Po2,
+}
+
+/// Which power of two stands for a number between two of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawScaleRounding {
+    /// The smaller.
+    Floor,
+    /// The larger.
+    Ceil,
+    /// The nearer on the logarithmic scale.
+    Round,
+}
+
+/// What the zero points of an affine format are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawZeroPoint {
+    /// Integers within the code range.
+    #[default]
+    Integer,
+    /// Floats, added before rounding.
+    Float,
+}
+
+/// How the ranges of single calibration windows become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawReduce {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// Their union.
+    Max,
+    /// A moving average in the order of the windows, `{ ema = 0.01 }`: the share of each new one.
+    Ema(f64),
+    /// The range of all values at once.
+    Concat,
 }
 
 /// The size of a group.
@@ -168,6 +282,9 @@ pub enum RawTiming {
     Static,
     /// From the tensor itself at each call.
     Dynamic,
+    /// Never: the scale is 1, and the (float) format a cast.
+    #[serde(alias = "no-scale")]
+    Cast,
 }
 
 /// An observer: `"minmax"`, or with options `{ mse = { norm = 2.4 } }`.
@@ -193,10 +310,18 @@ fn some_threshold<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f
     threshold(deserializer).map(Some)
 }
 
-impl RawGranularity {
-    fn channel() -> Self {
-        Self::Channel
-    }
+fn one() -> f64 {
+    1.0
+}
+
+fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let value = f64::deserialize(deserializer)?;
+    let fits = value.is_finite() && value > 0.0;
+    if fits { Ok(value) } else { Err(de::Error::invalid_value(de::Unexpected::Float(value), &"a finite number above 0")) }
+}
+
+fn some_positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    positive(deserializer).map(Some)
 }
 
 impl Default for RawRange {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FloatKind, Grid, TileLayout};
+use super::{Granularity, Grid, ScaleForm, Zero};
 
 /// How the scale `s` of a symmetric `b`-bit integer follows from the largest magnitude `a` (five conventions are in use).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,44 +23,6 @@ pub enum Convention {
     SignedFull,
 }
 
-/// Which elements of a weight share parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Granularity {
-    /// All.
-    Tensor,
-    /// One row (output channel).
-    Channel,
-    /// A run of so many columns of a row; the last may be shorter.
-    Group(u32),
-    /// `[rows, cols]`
-    Block(u32, u32),
-}
-
-impl Granularity {
-    /// The tiles on a `[rows, cols]` matrix.
-    pub fn layout(self, rows: usize, cols: usize) -> TileLayout {
-        let (tile_rows, tile_cols) = match self {
-            Self::Tensor => (rows, cols),
-            Self::Channel => (1, cols),
-            Self::Group(g) => (1, (g as usize).min(cols)),
-            Self::Block(r, c) => ((r as usize).min(rows), (c as usize).min(cols)),
-        };
-        TileLayout { rows, cols, tile_rows: tile_rows.max(1), tile_cols: tile_cols.max(1) }
-    }
-}
-
-impl fmt::Display for Granularity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tensor => f.write_str("tensor"),
-            Self::Channel => f.write_str("channel"),
-            Self::Group(g) => write!(f, "group {g}"),
-            Self::Block(r, c) => write!(f, "block {r}x{c}"),
-        }
-    }
-}
-
 /// When parameters are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -70,6 +32,23 @@ pub enum Timing {
     Static,
     /// At each call.
     Dynamic,
+    /// Never: the scale is 1, and the format a cast.
+    Cast,
+}
+
+/// How the ranges that single calibration windows give become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reducer {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// Their union.
+    Max,
+    /// `r ← (1 − c)·r + c·r_window`, in the order of the windows.
+    Ema(f32),
+    /// The range of all values at once.
+    Concat,
 }
 
 /// An observer and its options, checked by the observer.
@@ -101,25 +80,49 @@ pub struct QuantSpec {
     pub observer: ObserverChoice,
     /// When.
     pub timing: Timing,
+    /// How ranges of several windows become one, for static activations.
+    pub reduce: Reducer,
+    /// Factor on the range that the observer chose.
+    pub rescale: f32,
     /// Floor of the statistic before it becomes a scale.
     pub min_threshold: f32,
-    /// The type scales are stored in; codes are chosen for the scale as stored.
-    pub scale_kind: FloatKind,
+    /// How scales are stored; codes are chosen for the scale as stored.
+    pub scale: ScaleForm,
 }
 
 impl QuantSpec {
     /// Bits per weight with scales and zero points, for a `[rows, cols]` matrix.
     pub fn bits_per_weight(&self, rows: usize, cols: usize) -> f64 {
         let tiles = self.granularity.layout(rows, cols).tiles() as f64;
-        let scale = if self.scale_kind == FloatKind::F32 { 32.0 } else { 16.0 };
-        let zero = if self.symmetric { 0.0 } else { f64::from(self.bits) };
-        f64::from(self.bits) + tiles * (scale + zero) / (rows * cols) as f64
+        let zero = match self.grid.zero() {
+            Zero::None | Zero::Fixed(_) => 0.0,
+            Zero::Integer => f64::from(self.bits),
+            Zero::Float => self.scale.bits(),
+        };
+        let global = if self.scale == ScaleForm::TwoLevel { 32.0 } else { 0.0 };
+        f64::from(self.bits) + (tiles * (self.scale.bits() + zero) + global) / (rows * cols) as f64
     }
 }
 
 impl fmt::Display for QuantSpec {
-    /// `int4 group 64 symmetric`
+    /// `int4 group 64 symmetric`, with ` dynamic` where it is; floats and tables have no zero point to speak of.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.format, self.granularity, if self.symmetric { "symmetric" } else { "affine" })
+        write!(f, "{}", self.format)?;
+        if self.timing != Timing::Cast {
+            write!(f, " {}", self.granularity)?;
+        }
+        match (&self.grid, self.symmetric) {
+            (Grid::Int { .. }, true) => f.write_str(" symmetric")?,
+            (Grid::Int { .. }, false) => f.write_str(" affine")?,
+            _ => {}
+        }
+        if let ScaleForm::PowerOfTwo { .. } = self.scale {
+            f.write_str(" power-of-two scale")?;
+        }
+        match self.timing {
+            Timing::Static => Ok(()),
+            Timing::Dynamic => f.write_str(" dynamic"),
+            Timing::Cast => f.write_str(" cast"),
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::{Dequantized, NativeSite, ReadRounded, VirtualWeight};
 use qfw_core::checkpoint::{StoredDtype, TensorSource};
-use qfw_core::numeric::Codes;
-use qfw_core::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Timing, Zero};
+use qfw_core::numeric::{Codes, Units};
+use qfw_core::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, Timing, Zero};
 use qfw_core::{Error, Result};
 use regex::Regex;
 use serde_json::Value;
@@ -119,9 +119,9 @@ fn plain_shape(tensors: &dyn TensorSource, name: &str) -> Result<(usize, usize)>
 
 fn spec(group: &Group, tensors: &dyn TensorSource, module: &str) -> Result<QuantSpec> {
     let granularity = match (group.strategy.as_str(), group.group_size) {
-        ("tensor", _) => Granularity::Tensor,
-        ("channel", _) => Granularity::Channel,
-        ("group", Some(g)) => Granularity::Group(g),
+        ("tensor", _) => Granularity::tensor(),
+        ("channel", _) => Granularity::channel(),
+        ("group", Some(g)) => Granularity::group(g),
         (other, size) => return Err(bad(format!("`{module}`: strategy `{other}` with group size {size:?} is not one that can be read"))),
     };
     let half = 1 << (group.bits - 1);
@@ -139,8 +139,10 @@ fn spec(group: &Group, tensors: &dyn TensorSource, module: &str) -> Result<Quant
         convention: Convention::HalfRange,
         observer: ObserverChoice { id: "minmax".to_owned(), options: serde_json::json!({}) },
         timing: Timing::Static,
+        reduce: Reducer::Mean,
+        rescale: 1.0,
         min_threshold: 0.0,
-        scale_kind,
+        scale: ScaleForm::Float(scale_kind),
     })
 }
 
@@ -180,10 +182,10 @@ fn rounded(site: &NativeSite, packed: bool, tensors: &dyn TensorSource) -> Resul
                 let padded = padded(bytes.len() / 4 / tile_cols, tile_rows, bits, &info.name)?;
                 unpack_columns(&bytes, tile_rows, tile_cols, bits, padded)?
             };
-            unsigned.into_iter().map(|u| i32::from(u) - half).collect()
+            unsigned.into_iter().map(|u: u8| (i32::from(u) - half) as f32).collect()
         }
         None if !site.spec.symmetric => return Err(bad(format!("there is no `{}`", name("weight_zero_point")))),
-        _ => vec![0; layout.tiles()],
+        _ => vec![0.0; layout.tiles()],
     };
     if zero.len() != layout.tiles() {
         return Err(bad(format!("`{}` holds {} values for {} tiles", name("weight_zero_point"), zero.len(), layout.tiles())));
@@ -197,7 +199,12 @@ fn rounded(site: &NativeSite, packed: bool, tensors: &dyn TensorSource) -> Resul
         }
         None => None,
     };
-    Ok(Rounded { codes: Codes { lo: -half, data }, params: QParams { layout, scale, zero }, group_index, events: Vec::new() })
+    Ok(Rounded {
+        codes: Codes { lo: -half, data: Units::Narrow(data) },
+        params: QParams { layout, scale, zero, global: None },
+        group_index,
+        events: Vec::new(),
+    })
 }
 
 /// Whether `words` 32-bit words hold `n` codes in the padded layout rather than the dense one.

@@ -3,7 +3,7 @@
 use qfw_core::checkpoint::native::{NativeReader, NativeSite};
 use qfw_core::checkpoint::{ContainerWriter, StoredDtype, TensorDecl};
 use qfw_core::plan::Plan;
-use qfw_core::scheme::{FloatKind, Granularity, QuantSpec, Zero};
+use qfw_core::scheme::{Extent, FloatKind, Grid, QuantSpec, ScaleForm, Zero};
 use qfw_core::{Error, Result};
 use serde_json::{Value, json};
 
@@ -33,23 +33,31 @@ pub(crate) fn check(layout: Layout, plan: &Plan) -> Result<()> {
             }
             _ => {}
         }
-        match spec.granularity {
-            Granularity::Group(g) if s.shape.1 % g as usize != 0 => {
+        if !matches!(spec.grid, Grid::Int { zero: Zero::None | Zero::Fixed(_) | Zero::Integer, .. }) || spec.bits > 8 {
+            let why = format!("it holds integers of up to 8 bits with integer zero points, not {spec}");
+            return refuse(&s.site, why, "use int4 or int8, or `--format qfw`");
+        }
+        if !matches!(spec.scale, ScaleForm::Float(_)) {
+            return refuse(&s.site, "its scales are floats, not powers of two".to_owned(), "leave `scale` out, or use `--format qfw`");
+        }
+        match (spec.granularity.rows, spec.granularity.cols) {
+            (Extent::Of(1), Extent::Of(g)) if s.shape.1 % g as usize != 0 => {
                 let nearest = (1..=g).rev().filter(|n| n.is_power_of_two()).find(|n| s.shape.1.is_multiple_of(*n as usize)).unwrap_or(1);
                 let hint = format!("group {nearest} divides it; or use `--format qfw`, which holds a shorter last group");
                 return refuse(&s.site, format!("group {g} does not divide its {} input channels", s.shape.1), &hint);
             }
-            Granularity::Group(_) if layout == Layout::Int8 => {
+            (Extent::Of(1), Extent::Of(_)) if layout == Layout::Int8 => {
                 return refuse(
                     &s.site,
                     "it holds one scale per channel or tensor, not per group".to_owned(),
                     "use `--format compressed-tensors`",
                 );
             }
-            Granularity::Block(..) => {
-                return refuse(&s.site, "it holds no blocks of integers".to_owned(), "use group, channel or tensor, or `--format qfw`");
+            (Extent::Of(1), _) | (Extent::All, Extent::All) => {}
+            _ => {
+                let why = format!("it holds no integers in tiles of the kind `{}`", spec.granularity);
+                return refuse(&s.site, why, "use group, channel or tensor, or `--format qfw`");
             }
-            _ => {}
         }
     }
     if let Some(pass) = plan.passes.iter().find(|p| p.group_index) {
@@ -70,6 +78,14 @@ fn tensor_dtype(kind: FloatKind) -> StoredDtype {
     }
 }
 
+/// The float type of the scales, which [`check`] has made sure of.
+fn scale_kind(spec: &QuantSpec) -> FloatKind {
+    match spec.scale {
+        ScaleForm::Float(kind) => kind,
+        _ => FloatKind::F32,
+    }
+}
+
 fn affine(spec: &QuantSpec) -> bool {
     spec.grid.zero() == Zero::Integer
 }
@@ -78,7 +94,7 @@ fn affine(spec: &QuantSpec) -> bool {
 fn module(layout: Layout, site: &NativeSite) -> Vec<TensorDecl> {
     let ((rows, cols), bits) = (site.shape, site.spec.bits as usize);
     let (tile_rows, tile_cols) = site.spec.granularity.layout(rows, cols).grid();
-    let scale_shape = if site.spec.granularity == Granularity::Tensor { vec![1] } else { vec![tile_rows, tile_cols] };
+    let scale_shape = if site.spec.granularity.rows == Extent::All { vec![1] } else { vec![tile_rows, tile_cols] };
     let decl = |suffix: &str, dtype, shape: Vec<usize>| TensorDecl { name: format!("{}.{suffix}", site.module), dtype, shape };
     let mut out = Vec::new();
     match layout {
@@ -88,7 +104,7 @@ fn module(layout: Layout, site: &NativeSite) -> Vec<TensorDecl> {
         }
         Layout::Int8 => out.push(decl("weight", StoredDtype::I8, vec![rows, cols])),
     }
-    out.push(decl("weight_scale", tensor_dtype(site.spec.scale_kind), scale_shape.clone()));
+    out.push(decl("weight_scale", tensor_dtype(scale_kind(&site.spec)), scale_shape.clone()));
     if affine(&site.spec) {
         out.push(match layout {
             Layout::Packed => decl("weight_zero_point", StoredDtype::I32, vec![(tile_rows * bits).div_ceil(32), tile_cols]),
@@ -120,14 +136,14 @@ fn write_module(layout: Layout, native: &NativeReader, site: &NativeSite, out: &
     let half = 1i32 << (bits - 1);
     // A format stored unsigned has its codes where this container wants them already.
     let shift = if rounded.codes.lo < 0 { half } else { 0 };
-    let unsigned: Vec<u8> = rounded.codes.data.iter().map(|c| (i32::from(*c) + rounded.codes.lo + shift) as u8).collect();
-    let zeros: Vec<u8> = rounded.params.zero.iter().map(|z| (z + shift) as u8).collect();
+    let unsigned: Vec<u8> = rounded.codes.iter().map(|c| (c + shift) as u8).collect();
+    let zeros: Vec<u8> = rounded.params.zero.iter().map(|z| (*z as i32 + shift) as u8).collect();
     let (tile_rows, tile_cols) = rounded.params.layout.grid();
     for decl in module(layout, site) {
         let bytes = match (decl.name.rsplit('.').next().unwrap_or(""), layout) {
             ("weight_packed", _) => pack_rows(&unsigned, cols, bits),
             ("weight_shape", _) => [rows as i64, cols as i64].iter().flat_map(|d| d.to_le_bytes()).collect(),
-            ("weight_scale", _) => site.spec.scale_kind.bytes(&rounded.params.scale),
+            ("weight_scale", _) => scale_kind(&site.spec).bytes(&rounded.params.scale),
             ("weight_zero_point", Layout::Packed) => pack_columns(&zeros, tile_rows, tile_cols, bits),
             ("weight_zero_point", Layout::Int8) => signed(&zeros, half),
             _ => signed(&unsigned, half),
@@ -181,11 +197,10 @@ pub(crate) fn config(layout: Layout, plan: &Plan) -> Result<Value> {
 
 /// The `weights` arguments. Readers refuse unknown keys, so there is nothing private here.
 fn arguments(spec: &QuantSpec) -> Value {
-    let (strategy, group) = match spec.granularity {
-        Granularity::Tensor => ("tensor", None),
-        Granularity::Channel => ("channel", None),
-        Granularity::Group(g) => ("group", Some(g)),
-        Granularity::Block(..) => ("block", None),
+    let (strategy, group) = match (spec.granularity.rows, spec.granularity.cols) {
+        (Extent::All, _) => ("tensor", None),
+        (_, Extent::All) => ("channel", None),
+        (_, Extent::Of(g)) => ("group", Some(g)),
     };
     json!({
         "num_bits": spec.bits,

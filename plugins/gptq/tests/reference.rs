@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use qfw_core::algorithm::{Rounded, SiteContext, Stage};
+use qfw_core::format::Ask;
 use qfw_core::registry::Registry;
-use qfw_core::scheme::{Convention, FloatKind, Granularity, ObserverChoice, QuantSpec, Timing};
+use qfw_core::scheme::{Convention, FloatKind, Granularity, ObserverChoice, QuantSpec, Reducer, Timing};
 use qfw_core::statistic::{Gram, Stat, StatKey, StatKind, Stats, Stream};
 use qfw_core::topology::{Linear, PortName, Role, SiteId};
 use serde_json::{Value, json};
@@ -44,18 +45,21 @@ fn problem(seed: u64, correlation: f64) -> Problem {
 }
 
 fn spec(registry: &Registry, granularity: Granularity, symmetric: bool) -> QuantSpec {
-    let format = registry.format("int4").unwrap();
+    let ask = Ask { symmetric, convention: Convention::HalfRange, float_zero: false, power_of_two: None, stored: FloatKind::F32 };
+    let meaning = registry.format("int4").unwrap().resolve(&ask).unwrap();
     QuantSpec {
         format: "int4".to_owned(),
         bits: 4,
-        grid: format.grid(symmetric, Convention::HalfRange).unwrap(),
+        grid: meaning.grid,
         granularity,
         symmetric,
         convention: Convention::HalfRange,
         observer: ObserverChoice { id: "minmax".to_owned(), options: json!({}) },
         timing: Timing::Static,
         min_threshold: 0.0,
-        scale_kind: FloatKind::F32,
+        reduce: Reducer::Mean,
+        rescale: 1.0,
+        scale: meaning.scale,
     }
 }
 
@@ -76,8 +80,16 @@ fn run(algo: &str, p: &Problem, spec: &QuantSpec, options: Value) -> Rounded {
     let key = StatKey { port: linear.input, kind: StatKind::Gram, stream: Stream::Quantized };
     stats.insert(key, Stat::Gram(Arc::new(Gram::new(COLS, p.h.iter().map(|v| *v as f32).collect(), 72))));
     let (observer, _) = registry.build_observer("minmax", &json!({})).unwrap();
-    let cx =
-        SiteContext { linear: &linear, weight: &p.weight, spec, observer: &*observer, stats: &stats, stream: Stream::Quantized, seed: 0 };
+    let cx = SiteContext {
+        linear: &linear,
+        weight: &p.weight,
+        spec,
+        observer: &*observer,
+        stats: &stats,
+        stream: Stream::Quantized,
+        seed: 0,
+        amax: 0.0,
+    };
     if algo == "rtn" {
         return cx.nearest().unwrap();
     }
@@ -150,9 +162,9 @@ fn codes_are_those_of_the_textbook_in_f64() {
     for seed in 0..20 {
         let p = problem(seed, 1.0);
         for (granularity, symmetric) in
-            [(Granularity::Channel, true), (Granularity::Group(8), true), (Granularity::Group(7), false), (Granularity::Tensor, false)]
+            [(Granularity::channel(), true), (Granularity::group(8), true), (Granularity::group(7), false), (Granularity::tensor(), false)]
         {
-            let spec = spec(&registry, granularity, symmetric);
+            let spec = spec(&registry, granularity.clone(), symmetric);
             let mut by_diagonal: Vec<usize> = (0..COLS).collect();
             by_diagonal.sort_by(|a, b| p.h[b * COLS + b].total_cmp(&p.h[a * COLS + a]));
             for (act_order, order) in [("off", (0..COLS).collect::<Vec<_>>()), ("static", by_diagonal)] {
@@ -160,7 +172,7 @@ fn codes_are_those_of_the_textbook_in_f64() {
                     let options = json!({ "act-order": act_order, "block-size": block, "damp": 0.01 });
                     let rounded = run("gptq", &p, &spec, options);
                     let (expected, nearest_tie) = textbook(&p, &spec, &rounded, 0.01, &order);
-                    for (r, (got, want)) in rounded.codes.data.chunks(COLS).zip(expected.chunks(COLS)).enumerate() {
+                    for (r, (got, want)) in rounded.codes.bytes().unwrap().chunks(COLS).zip(expected.chunks(COLS)).enumerate() {
                         rows += 1;
                         // f32 carries these values to about 1e-6 of a step times the conditioning of the problem.
                         if nearest_tie[r] > 1e-5 {
@@ -180,7 +192,7 @@ fn codes_are_those_of_the_textbook_in_f64() {
 fn scales_fixed_before_the_sweep_are_those_of_rounding_to_nearest() {
     let registry = Registry::builtin().unwrap();
     let p = problem(3, 1.0);
-    let spec = spec(&registry, Granularity::Group(8), true);
+    let spec = spec(&registry, Granularity::group(8), true);
     let (gptq, rtn) = (run("gptq", &p, &spec, json!({})), run("rtn", &p, &spec, json!({})));
     assert_eq!(gptq.params, rtn.params);
     assert_ne!(gptq.codes, rtn.codes);
@@ -190,7 +202,7 @@ fn scales_fixed_before_the_sweep_are_those_of_rounding_to_nearest() {
 fn a_diagonal_gram_matrix_gives_rounding_to_nearest_and_its_scale_does_not_matter() {
     let registry = Registry::builtin().unwrap();
     let mut p = problem(5, 1.0);
-    let spec = spec(&registry, Granularity::Group(8), true);
+    let spec = spec(&registry, Granularity::group(8), true);
     let codes = run("gptq", &p, &spec, json!({})).codes;
     p.h.iter_mut().for_each(|v| *v *= 64.0);
     assert_eq!(run("gptq", &p, &spec, json!({})).codes, codes);
@@ -206,7 +218,7 @@ fn a_diagonal_gram_matrix_gives_rounding_to_nearest_and_its_scale_does_not_matte
 fn groups_that_follow_the_order_come_with_an_index() {
     let registry = Registry::builtin().unwrap();
     let p = problem(7, 1.0);
-    let spec = spec(&registry, Granularity::Group(8), true);
+    let spec = spec(&registry, Granularity::group(8), true);
     let rounded = run("gptq", &p, &spec, json!({ "act-order": "group" }));
     let index = rounded.group_index.unwrap();
     // Every group has as many channels as it is wide, and the most active channel is in the first.

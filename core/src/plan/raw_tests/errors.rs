@@ -86,7 +86,7 @@ fn specs_say_what_is_wrong() {
     let cases = [
         (
             "granularity = \"chanel\"",
-            "granularity` in run.toml line 3: unknown value `chanel` (did you mean `channel`?); known: `tensor`, `channel`, `token`, `head`, `group`, `block`",
+            "granularity` in run.toml line 3: unknown value `chanel` (did you mean `channel`?); known: `tensor`, `channel`, `token`, `head`, `group`, `block`, `dimension`, `group-out`, `plugin`",
         ),
         ("granularity = \"per_group\"", "granularity` in run.toml line 3: `group` needs a value: `{ group = … }`"),
         ("granularity = { channel = 1 }", "granularity` in run.toml line 3: `channel` takes no value: write `\"channel\"`"),
@@ -160,7 +160,7 @@ fn assignments_that_lead_nowhere() {
         ),
         (
             "scheme.weights.granularity.grup=3",
-            "`scheme.weights.granularity` from `--set scheme.weights.granularity.grup=3`: unknown value `grup` (did you mean `group`?); known: `tensor`, `channel`, `token`, `head`, `group`, `block`",
+            "`scheme.weights.granularity` from `--set scheme.weights.granularity.grup=3`: unknown value `grup` (did you mean `group`?); known: `tensor`, `channel`, `token`, `head`, `group`, `block`, `dimension`, `group-out`, `plugin`",
         ),
         ("model.path", "`--set model.path`: no `=`"),
         ("model.path=1.5", "`model.path` from `--set model.path=1.5`: expected a string, got floating point `1.5`"),

@@ -20,8 +20,11 @@ fn quant(spec: Option<&RawSpec>) -> &RawQuant {
 fn weight_only_gptq() {
     let run = run(include_str!("gptq.toml"));
     let weights = quant(run.scheme.weights.as_ref());
-    assert_eq!((weights.format.as_str(), weights.granularity, weights.symmetric), ("int4", group(128), true));
-    assert_eq!((weights.convention, weights.timing, weights.range.id.as_str()), (RawConvention::HalfRange, RawTiming::Static, "mse"));
+    assert_eq!((weights.format.as_str(), &weights.granularity, weights.symmetric), ("int4", &Some(group(128)), true));
+    assert_eq!(
+        (weights.convention, weights.timing, weights.range.as_ref().map(|r| r.id.as_str())),
+        (RawConvention::HalfRange, RawTiming::Static, Some("mse"))
+    );
     assert_eq!((run.calibration.seed, run.calibration.samples.map(usize::from)), (42, Some(128)));
     assert_eq!(run.scheme.skip, ["lm_head"]);
     assert_eq!(run.passes[0].options["act-order"].as_str(), Some("static"));
@@ -33,7 +36,7 @@ fn weight_only_gptq() {
 fn two_passes_with_regions() {
     let run = run(include_str!("smoothquant.toml"));
     let inputs = quant(run.scheme.inputs.as_ref());
-    assert_eq!((inputs.granularity, inputs.timing), (RawGranularity::Token, RawTiming::Dynamic));
+    assert_eq!((inputs.granularity.clone(), inputs.timing), (Some(RawGranularity::Token), RawTiming::Dynamic));
     assert_eq!(run.passes.iter().map(|p| p.algo.as_str()).collect::<Vec<_>>(), ["smoothquant", "gptq"]);
     assert_eq!(run.passes[0].regions.as_deref(), Some(&["attn.norm".to_owned(), "mlp.norm".to_owned()][..]));
     assert_eq!((run.harness.sequence, run.harness.propagate), (RawSequence::Layer, Some(RawPropagate::Quantized)));
@@ -42,7 +45,7 @@ fn two_passes_with_regions() {
 #[test]
 fn overrides_and_cache() {
     let run = run(include_str!("rotation.toml"));
-    assert_eq!(quant(run.scheme.keys.as_ref()).granularity, RawGranularity::Head);
+    assert_eq!(quant(run.scheme.keys.as_ref()).granularity, Some(RawGranularity::Head));
     assert_eq!((run.overrides[0].expect, run.overrides[0].selector.as_str()), (Some(16), r"blocks\.\d+\.mlp\.down"));
     assert_eq!(run.overrides[1].weights, Some(RawSpecChange::Keep));
     assert_eq!((run.harness.budget, run.harness.resume), (ByteSize(12 << 30), true));
@@ -52,10 +55,10 @@ fn overrides_and_cache() {
 #[test]
 fn defaults_depend_on_the_site() {
     let run = run(&super::with_model("[scheme]\nweights.format = \"int4\"\ninputs.format = \"int8\"\nkeys.format = \"int8\""));
-    let of = |spec: &Option<RawSpec>| (quant(spec.as_ref()).granularity, quant(spec.as_ref()).timing);
-    assert_eq!(of(&run.scheme.weights), (RawGranularity::Channel, RawTiming::Static));
-    assert_eq!(of(&run.scheme.inputs), (RawGranularity::Token, RawTiming::Dynamic));
-    assert_eq!(of(&run.scheme.keys), (RawGranularity::Head, RawTiming::Dynamic));
+    let of = |spec: &Option<RawSpec>| (quant(spec.as_ref()).granularity.clone(), quant(spec.as_ref()).timing);
+    assert_eq!(of(&run.scheme.weights), (None, RawTiming::Static));
+    assert_eq!(of(&run.scheme.inputs), (None, RawTiming::Dynamic));
+    assert_eq!(of(&run.scheme.keys), (None, RawTiming::Dynamic));
     assert_eq!(run.scheme.skip, ["head", "embed"]);
 }
 
@@ -76,7 +79,7 @@ fn aliases_mean_what_they_say() {
     let granularity = |text: &str| {
         let text = super::with_model(&format!("[scheme.weights]\nformat = \"int4\"\n{text}"));
         let (run, notes) = Layers::new().file("run.toml", &text).finish().unwrap();
-        (quant(run.scheme.weights.as_ref()).granularity, notes)
+        (quant(run.scheme.weights.as_ref()).granularity.clone().unwrap(), notes)
     };
     for text in ["group-size = 64", "q_group_size = 64", "granularity = { per_group = 64 }", "granularity = \"per-group\"\ngroup_size = 64"]
     {

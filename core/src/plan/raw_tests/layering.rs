@@ -32,7 +32,7 @@ fn a_file_changes_single_fields_of_a_preset() {
     let text = with_model("scheme.weights.format = \"int3\"");
     let run = Layers::new().preset("w4a16").file("run.toml", &text).finish().unwrap().0;
     let auto = RawGranularity::Group(RawGroup::Auto(128.try_into().unwrap()));
-    assert_eq!((weights(&run).format.as_str(), weights(&run).granularity), ("int3", auto));
+    assert_eq!((weights(&run).format.as_str(), weights(&run).granularity.clone()), ("int3", Some(auto)));
     assert_eq!(run.passes[0].options["act-order"].as_str(), Some("static"));
 }
 
@@ -40,14 +40,14 @@ fn a_file_changes_single_fields_of_a_preset() {
 fn a_choice_is_replaced_by_another_and_merged_with_itself() {
     let base = Layers::new().preset("w4a16").set("model.path", "m", "MODEL");
     let of = |assignment: &str| base.clone().override_set(assignment).finish().unwrap().0;
-    assert_eq!(weights(&of("scheme.weights.granularity.group=64")).granularity, group(64));
-    assert_eq!(weights(&of("scheme.weights.group_size=32")).granularity, group(32));
-    assert_eq!(weights(&of("scheme.weights.granularity=per_channel")).granularity, RawGranularity::Channel);
-    let block = weights(&of("scheme.weights.granularity.block=[2, 3]")).granularity;
-    assert_eq!(block, RawGranularity::Block([2.try_into().unwrap(), 3.try_into().unwrap()]));
+    assert_eq!(weights(&of("scheme.weights.granularity.group=64")).granularity, Some(group(64)));
+    assert_eq!(weights(&of("scheme.weights.group_size=32")).granularity, Some(group(32)));
+    assert_eq!(weights(&of("scheme.weights.granularity=per_channel")).granularity, Some(RawGranularity::Channel));
+    let block = weights(&of("scheme.weights.granularity.block=[2, 3]")).granularity.clone();
+    assert_eq!(block, Some(RawGranularity::Block([2.try_into().unwrap(), 3.try_into().unwrap()])));
     assert_eq!(of("scheme.weights=keep").scheme.weights, Some(RawSpec::Keep));
     let mse = base.clone().override_set("scheme.weights.range.mse.norm=2.0").override_set("scheme.weights.range.mse.grid=50");
-    let range = weights(&mse.finish().unwrap().0).range.clone();
+    let range = weights(&mse.finish().unwrap().0).range.clone().unwrap();
     assert_eq!((range.id.as_str(), range.options.len()), ("mse", 2));
     let file = with_model("scheme.weights.granularity = { block = [2, 3] }");
     assert_eq!(weights(&base.file("run.toml", &file).finish().unwrap().0).granularity, block);

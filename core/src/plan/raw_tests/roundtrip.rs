@@ -33,6 +33,9 @@ fn granularity() -> impl Strategy<Value = RawGranularity> {
         Just(RawGranularity::Tensor),
         Just(RawGranularity::Channel),
         Just(RawGranularity::Head),
+        Just(RawGranularity::Dimension),
+        size().prop_map(RawGranularity::GroupOut),
+        ("[a-z]{1,4}", table()).prop_map(|(id, options)| RawGranularity::Plugin(RawPluginGranularity { id, options })),
         size().prop_map(|n| RawGranularity::Group(RawGroup::Exact(n))),
         (0u32..16).prop_map(|n| RawGranularity::Group(RawGroup::Auto(NonZeroU32::new(1 << n).unwrap()))),
         [size(), size()].prop_map(RawGranularity::Block),
@@ -46,7 +49,24 @@ fn quant() -> impl Strategy<Value = RawQuant> {
     (name(), granularity(), any::<bool>(), convention, range, any::<bool>(), 0.0..1.0).prop_map(
         |(format, granularity, symmetric, convention, range, fixed, min_threshold)| {
             let timing = if fixed { RawTiming::Static } else { RawTiming::Dynamic };
-            RawQuant { format, granularity, symmetric, convention, range, timing, min_threshold }
+            let (scale, scale_rounding) = if fixed { (Some(RawScale::Po2), Some(RawScaleRounding::Floor)) } else { (None, None) };
+            let reduce = if symmetric { RawReduce::Ema(min_threshold) } else { RawReduce::Concat };
+            let zero_point = if fixed { RawZeroPoint::Float } else { RawZeroPoint::Integer };
+            let (granularity, range, rescale) = (Some(granularity), Some(range), 1.0 + min_threshold);
+            RawQuant {
+                format,
+                granularity,
+                symmetric,
+                convention,
+                range,
+                scale,
+                scale_rounding,
+                zero_point,
+                timing,
+                min_threshold,
+                rescale,
+                reduce,
+            }
         },
     )
 }
@@ -56,12 +76,17 @@ fn change() -> impl Strategy<Value = RawSpecChange> {
         let quant = quant.as_ref();
         RawSpecChange::Change(RawQuantChange {
             format,
-            granularity: quant.map(|q| q.granularity),
+            granularity: quant.and_then(|q| q.granularity.clone()),
             symmetric: quant.map(|q| q.symmetric),
             convention: None,
-            range: quant.map(|q| q.range.clone()),
+            range: quant.and_then(|q| q.range.clone()),
             timing: quant.map(|q| q.timing),
             min_threshold: quant.map(|q| q.min_threshold),
+            scale: quant.and_then(|q| q.scale),
+            scale_rounding: quant.and_then(|q| q.scale_rounding),
+            zero_point: quant.map(|q| q.zero_point),
+            rescale: quant.map(|q| q.rescale),
+            reduce: quant.map(|q| q.reduce),
         })
     };
     prop_oneof![Just(RawSpecChange::Keep), (prop::option::of(name()), prop::option::of(quant())).prop_map(some)]

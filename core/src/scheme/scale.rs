@@ -1,0 +1,105 @@
+//! How scales are formed and stored.
+
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+
+/// A stored float type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FloatKind {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// Brain float.
+    Bf16,
+}
+
+impl FloatKind {
+    /// `x` rounded to this type, half to even. Overflow saturates; what would underflow to zero becomes the smallest positive value,
+    /// since a scale of zero has no inverse.
+    pub fn round_scale(self, x: f32) -> f32 {
+        let rounded = match self {
+            Self::F32 => x,
+            Self::F16 => f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32(),
+            Self::Bf16 => bf16::from_f32(x).to_f32(),
+        };
+        if rounded != 0.0 || x == 0.0 {
+            return rounded;
+        }
+        let smallest = match self {
+            Self::F32 => x.abs(),
+            Self::F16 => f16::from_bits(1).to_f32(),
+            Self::Bf16 => bf16::from_bits(1).to_f32(),
+        };
+        smallest.copysign(x)
+    }
+
+    /// The bytes of `values` in this type, little-endian.
+    pub fn bytes(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Self::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            Self::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+        }
+    }
+}
+
+/// Which power of two stands for a number between two of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerRounding {
+    /// The smaller.
+    Floor,
+    /// The larger.
+    Ceil,
+    /// The nearer on the logarithmic scale.
+    Round,
+}
+
+impl PowerRounding {
+    /// `ρ(log₂ a)` of a positive finite number.
+    pub fn exponent(self, a: f32) -> i32 {
+        let a = f64::from(a);
+        let bits = a.to_bits();
+        let floor = (bits >> 52) as i32 - 1023;
+        let mantissa = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
+        floor
+            + match self {
+                Self::Floor => 0,
+                Self::Ceil => i32::from(mantissa > 1.0),
+                Self::Round => i32::from(mantissa > std::f64::consts::SQRT_2),
+            }
+    }
+}
+
+/// How a scale follows from its ideal value, and so what it is stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScaleForm {
+    /// Rounded to a float type.
+    Float(FloatKind),
+    /// `s = 2^(ρ(log₂ a) − offset)`, with `a` the statistic. Stored as its exponent (E8M0), so within `2^±127`.
+    PowerOfTwo {
+        /// `ρ`
+        rounding: PowerRounding,
+        /// The exponent that the format itself has.
+        offset: i32,
+    },
+    /// `s = local / global`: `local` an OCP e4m3 per tile, `global` an f32 per tensor (NVFP4).
+    TwoLevel,
+    /// 1: the format is a cast.
+    One,
+}
+
+impl ScaleForm {
+    /// Bits a stored scale takes; [`ScaleForm::TwoLevel`] has 32 more per tensor.
+    pub fn bits(self) -> f64 {
+        match self {
+            Self::Float(FloatKind::F32) => 32.0,
+            Self::Float(_) => 16.0,
+            Self::PowerOfTwo { .. } | Self::TwoLevel => 8.0,
+            Self::One => 0.0,
+        }
+    }
+}
