@@ -11,7 +11,7 @@ use crate::calibration::{Bos, Corpus, DataFile, SampleSpec, Source, Tokenizer, W
 use crate::checkpoint::{Adapted, Checkpoint, StoredDtype};
 use crate::error::{Error, Result};
 use crate::harness::{Control, Measured, Mode, Run, Summary};
-use crate::model::{Model, model_type};
+use crate::model::{Activations, Model, model_type};
 use crate::plan::raw::{RawBos, RawCalibration, RawDtype, RawModel, RawRun, RawTiePolicy};
 use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, resolve};
 use crate::registry::Registry;
@@ -42,7 +42,8 @@ impl Opened {
     pub fn of(checkpoint: Checkpoint, registry: &Registry) -> Result<Self> {
         let architecture = registry.architecture(model_type(&checkpoint.config)?)?;
         let tensors = checkpoint.float_tensors(registry)?;
-        let model = Model::new(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu)?;
+        let mut model = Model::new(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu)?;
+        model.activations = Activations::new(checkpoint.activations(registry, &model.topology)?);
         Ok(Self { checkpoint, model })
     }
 
@@ -152,6 +153,7 @@ impl Session {
             topology: &opened.model.topology,
             hash: opened.checkpoint.content_hash()?,
             stored: &stored,
+            head_dim: opened.model.dims.head_dim,
         };
         let mut resolved = resolve(&raw, registry, &facts, calibration, sorted)?;
         resolved.notes.splice(0..0, opening);

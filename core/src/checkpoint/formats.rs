@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::native::NativeReader;
 use super::{ContainerWriter, TensorDecl, TensorSource};
 use crate::error::{Error, Result};
+use crate::model::ActivationQuant;
 use crate::plan::Plan;
+use crate::topology::Topology;
 
 /// What a container can make of a plan.
 #[derive(Debug)]
@@ -51,6 +53,15 @@ pub trait Container: Send + Sync {
     /// # Errors
     /// If the configuration or a tensor is malformed.
     fn read(&self, config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>>;
+
+    /// The activations that the stored model rounds. A container that holds weights only has none.
+    ///
+    /// # Errors
+    /// If the configuration or a tensor is malformed.
+    fn activations(&self, config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<ActivationQuant>> {
+        let _ = (config, tensors, topology);
+        Ok(Vec::new())
+    }
 }
 
 /// The record of a container in the registry.

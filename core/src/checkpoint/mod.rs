@@ -33,7 +33,9 @@ pub use safetensors::SafetensorsSource;
 pub use writer::{ContainerWriter, SafetensorsWriter, TensorDecl};
 
 use crate::error::{Error, Result, did_you_mean};
+use crate::model::ActivationQuant;
 use crate::registry::Registry;
+use crate::topology::Topology;
 
 /// The containers of this crate.
 pub const BUILTIN: &[ContainerRecord] = &[native::RECORD];
@@ -86,7 +88,7 @@ pub trait TensorSource: Send + Sync {
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>>;
 }
 
-impl dyn TensorSource {
+impl dyn TensorSource + '_ {
     /// What is known of a tensor that has to be there.
     ///
     /// # Errors
@@ -209,6 +211,20 @@ impl Checkpoint {
             format!("the checkpoint is quantized by `{method}`, which nothing here reads"),
         )
         .hint(format!("formats that can be read: {}", known.join(", "))))
+    }
+
+    /// The activations that a quantized checkpoint rounds.
+    ///
+    /// # Errors
+    /// If what it says of them is malformed, or there are no such places.
+    pub fn activations(&self, registry: &Registry, topology: &Topology) -> Result<Vec<ActivationQuant>> {
+        let Some(q) = self.config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(Vec::new()) };
+        for record in registry.containers() {
+            if record.container.claims(q) {
+                return record.container.activations(q, &*self.tensors, topology).map_err(|e| e.within(format!("reading `{}`", record.id)));
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// Hash of what identifies the model, without reading all of it: configuration; names, types, shapes and positions of all tensors;

@@ -18,10 +18,11 @@ use super::formats::{Container, ContainerRecord, Verdict};
 use super::{ContainerWriter, StoredDtype, TensorDecl, TensorInfo, TensorSource, open_tensors};
 use crate::algorithm::Rounded;
 use crate::error::{Error, Result};
-use crate::model::transpose;
+use crate::model::{ActivationQuant, transpose};
 use crate::numeric::{Codes, decode, pack_row, packed_row_bytes, unpack_row, with_units};
-use crate::plan::Plan;
-use crate::scheme::{QParams, QuantSpec, ScaleForm, Zero};
+use crate::plan::{Plan, PlannedActivation};
+use crate::scheme::{QParams, QuantSpec, ScaleForm, TileLayout, Timing, Zero};
+use crate::topology::{Place, Topology};
 
 /// What the tensors of a quantized module are called.
 const SUFFIXES: [&str; 5] = ["codes", "scale", "zero", "global", "group_index"];
@@ -127,19 +128,69 @@ fn exact_bytes(tensors: &dyn TensorSource, name: &str, len: usize) -> Result<Vec
     Ok(bytes)
 }
 
+/// The stored tensors of static activation parameters: `qfw.activations.PLACE.scale` and `.zero`, `F32`, one value per tile column.
+pub fn encode_activation(place: Place, params: &QParams) -> Vec<(TensorDecl, Vec<u8>)> {
+    let tensor = |suffix: &str, values: &[f32]| {
+        let decl = TensorDecl { name: activation_name(place, suffix), dtype: StoredDtype::F32, shape: vec![values.len()] };
+        (decl, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    };
+    vec![tensor("scale", &params.scale), tensor("zero", &params.zero)]
+}
+
+fn activation_name(place: Place, suffix: &str) -> String {
+    format!("qfw.activations.{place}.{suffix}")
+}
+
+/// Reads back what [`encode_activation`] stored.
+fn decode_activation(place: Place, tensors: &dyn TensorSource) -> Result<QParams> {
+    let read = |suffix: &str| -> Result<Vec<f32>> {
+        let name = activation_name(place, suffix);
+        let n = tensors.require(&name)?.shape.first().copied().unwrap_or(0);
+        let mut values = Vec::new();
+        tensors.read_f32(&name, 0..n, &mut values)?;
+        Ok(values)
+    };
+    let (scale, zero) = (read("scale")?, read("zero")?);
+    if scale.is_empty() || scale.len() != zero.len() || scale.iter().any(|s| !s.is_finite() || *s == 0.0) {
+        return Err(Error::input("checkpoint::malformed", format!("`{}` holds no sound scales", activation_name(place, "scale"))));
+    }
+    let layout = TileLayout { rows: 1, cols: scale.len(), tile_rows: 1, tile_cols: 1 };
+    Ok(QParams { layout, scale, zero, global: None })
+}
+
 /// A finished native checkpoint, for exporters: quantized modules by role, everything else by stored name.
 pub struct NativeReader {
     /// The original checkpoint's tensors.
     pub source: Arc<dyn TensorSource>,
     /// The quantized modules, in order of execution.
     pub sites: Vec<NativeSite>,
+    /// The rounded activations, in order of execution.
+    pub activations: Vec<PlannedActivation>,
     shards: BTreeMap<String, PathBuf>,
 }
 
 impl NativeReader {
-    /// A reader over block shards: `shards` maps each module to the file that holds it.
-    pub fn new(source: Arc<dyn TensorSource>, sites: Vec<NativeSite>, shards: BTreeMap<String, PathBuf>) -> Self {
-        Self { source, sites, shards }
+    /// A reader over block shards: `shards` maps each module, and each place of static activations, to the file that holds it.
+    pub fn new(
+        source: Arc<dyn TensorSource>,
+        sites: Vec<NativeSite>,
+        activations: Vec<PlannedActivation>,
+        shards: BTreeMap<String, PathBuf>,
+    ) -> Self {
+        Self { source, sites, activations, shards }
+    }
+
+    /// The parameters of activations, where they are static.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn activation_params(&self, activation: &PlannedActivation) -> Result<Option<QParams>> {
+        if activation.spec.timing != Timing::Static {
+            return Ok(None);
+        }
+        let place = activation.place;
+        let shard = self.shards.get(&place.to_string()).ok_or_else(|| Error::internal(format!("no native shard holds `{place}`")))?;
+        decode_activation(place, &*open_tensors(shard)?).map(Some)
     }
 
     /// Codes and parameters of a module.
@@ -187,6 +238,11 @@ impl Container for Native {
                 }
             }
         }
+        for a in &native.activations {
+            if let Some(params) = native.activation_params(a)? {
+                out.extend(encode_activation(a.place, &params).into_iter().map(|(decl, _)| decl));
+            }
+        }
         for info in native.plain() {
             out.push(TensorDecl { name: info.name.clone(), dtype: info.dtype.clone(), shape: info.shape.clone() });
         }
@@ -203,6 +259,11 @@ impl Container for Native {
                 }
             }
         }
+        for a in &native.activations {
+            if let Some(params) = native.activation_params(a)? {
+                encode_activation(a.place, &params).iter().try_for_each(|(decl, bytes)| out.write(&decl.name, bytes))?;
+            }
+        }
         for info in native.plain() {
             native.copy_plain(&info.name, out)?;
         }
@@ -210,7 +271,7 @@ impl Container for Native {
     }
 
     fn quantization_config(&self, plan: &Plan) -> Result<Value> {
-        Ok(json!({ "quant_method": "qfw", "version": 1, "modules": plan.native_sites() }))
+        Ok(json!({ "quant_method": "qfw", "version": 1, "modules": plan.native_sites(), "activations": plan.activations }))
     }
 
     fn claims(&self, quantization_config: &Value) -> bool {
@@ -235,6 +296,17 @@ impl Container for Native {
             })
             .collect();
         Ok(Arc::new(Dequantized::new(tensors, virtual_weights)))
+    }
+
+    fn activations(&self, config: &Value, tensors: &dyn TensorSource, _: &Topology) -> Result<Vec<ActivationQuant>> {
+        let Some(planned) = config.get("activations") else { return Ok(Vec::new()) };
+        let planned: Vec<PlannedActivation> = serde_json::from_value(planned.clone())
+            .map_err(|e| Error::input("checkpoint::malformed", format!("`quantization_config.activations` in config.json: {e}")))?;
+        let quant = |a: PlannedActivation| {
+            let params = if a.spec.timing == Timing::Static { Some(decode_activation(a.place, tensors)?) } else { None };
+            ActivationQuant::new(a.place, a.spec, params)
+        };
+        planned.into_iter().map(quant).collect()
     }
 }
 

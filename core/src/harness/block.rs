@@ -16,12 +16,12 @@ use crate::checkpoint::TensorDecl;
 use crate::checkpoint::native::{NativeSite, encode_site};
 use crate::error::{Error, Result};
 use crate::harness::report::Progress;
-use crate::model::{MapWeights, WeightSource};
+use crate::model::{Activations, MapWeights, WeightSource};
 use crate::numeric::{Onto, Transpose, decode, gemm, with_slice};
 use crate::observer::Observer;
 use crate::plan::{Failure, Sequence};
 use crate::scheme::{QuantSpec, ScaleForm};
-use crate::statistic::{Collector, Gram, StatKey, Stats, Stream as StreamKind};
+use crate::statistic::{Collector, Gram, RangeCollector, StatKey, Stats, Stream as StreamKind};
 use crate::topology::{Linear, Part, Port};
 
 /// A site to be rounded: the linear, its spec, its observer, the passes that condition it, in order, and the one that rounds it.
@@ -68,6 +68,15 @@ pub(super) struct BlockResult {
     pub(super) tensors: Vec<(TensorDecl, Vec<u8>)>,
     /// Reports, in order.
     pub(super) sites: Vec<SiteReport>,
+    /// How the block rounds its activations from now on.
+    pub(super) activations: Activations,
+}
+
+impl BlockResult {
+    /// A block whose weights are these, before anything happened to it.
+    pub(super) fn new(weights: MapWeights) -> Self {
+        Self { weights, tensors: Vec::new(), sites: Vec::new(), activations: Activations::default() }
+    }
 }
 
 /// What rounding a site yields.
@@ -93,13 +102,21 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
             groups
         }
     };
-    let mut result = BlockResult { weights: original.clone(), tensors: Vec::new(), sites: Vec::new() };
+    let mut result = BlockResult::new(original.clone());
+    // Ranges are taken in the first sweep, before anything in the block is rounded.
+    let ranges = run.ranges(Some(b));
+    let mut wanted = ranges.as_ref();
     for group in groups.iter().filter(|g| !g.is_empty()) {
         control.report(Progress::Step { name: "collect" });
-        let stats = statistics(run, b, group, original, &result.weights, streams, control)?;
+        let stats = statistics(run, b, group, (original, &result.weights), streams, wanted.take(), control)?;
         control.report(Progress::Step { name: "round" });
         round_group(run, group, &stats, &mut result)?;
     }
+    if wanted.is_some() {
+        control.report(Progress::Step { name: "collect" });
+        statistics(run, b, &[], (original, original), streams, wanted, control)?;
+    }
+    run.fix_activations(Some(b), ranges, &mut result)?;
     Ok(result)
 }
 
@@ -109,9 +126,9 @@ fn statistics(
     run: &Run<'_>,
     b: u32,
     group: &[&Job<'_>],
-    original: &MapWeights,
-    current: &MapWeights,
+    (original, current): (&MapWeights, &MapWeights),
     streams: &Streams,
+    ranges: Option<&RangeCollector<'_>>,
     control: &Control<'_>,
 ) -> Result<Stats> {
     let mut stats = Stats::default();
@@ -121,13 +138,14 @@ fn statistics(
             needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
         });
         let collector = Collector::new(kind, keys);
-        if collector.last_port().is_none() {
+        let ranges = ranges.filter(|_| kind == run.stream());
+        if collector.last_port().is_none() && ranges.is_none() {
             continue;
         }
         let stream = streams.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))?;
         let weights = if kind == StreamKind::Reference { original } else { current };
         let block = run.model().block(b, weights)?;
-        stats.extend(collect(&*block, stream, run.device(), collector, control)?);
+        stats.extend(collect(&*block, stream, run.device(), collector, ranges, control)?);
     }
     Ok(stats)
 }

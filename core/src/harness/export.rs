@@ -133,7 +133,8 @@ pub(super) fn finish(
         let (_, index) = writer.finish()?;
         copy_side_files(run, &dir)?;
         // A reader would look for codes that are not there.
-        let quantization = if native.sites.is_empty() { None } else { Some(container.quantization_config(plan)?) };
+        let quantization =
+            if native.sites.is_empty() && native.activations.is_empty() { None } else { Some(container.quantization_config(plan)?) };
         let config = with_quantization(&run.checkpoint().config, quantization)?;
         last.push((dir, index, config));
     }
@@ -169,7 +170,11 @@ fn reader(journal: &Journal, run: &Run<'_>) -> NativeReader {
             }
         }
     }
-    NativeReader::new(Arc::clone(run.model().weights.tensors()), run.natives().to_vec(), shards)
+    let activations = &run.plan().activations;
+    for a in activations {
+        shards.insert(a.place.to_string(), journal.shard(a.place.block.unwrap_or(run.plan().blocks)));
+    }
+    NativeReader::new(Arc::clone(run.model().weights.tensors()), run.natives().to_vec(), activations.clone(), shards)
 }
 
 fn shard_files(journal: &Journal) -> Vec<PathBuf> {

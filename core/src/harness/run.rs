@@ -16,15 +16,15 @@ use super::report::{Progress, SiteReport, Summary};
 use super::stream::Stream;
 use super::sweep::{for_each_window, interrupted, propagate};
 use crate::algorithm::{Needs, Phase, PtqAlgorithm};
-use crate::checkpoint::native::{NativeSite, write_shard};
+use crate::checkpoint::native::{NativeSite, encode_activation, write_shard};
 use crate::checkpoint::{Checkpoint, TensorDecl};
 use crate::error::{Error, Result};
-use crate::model::{Flow, MapWeights, Model, Nothing, WeightSource};
+use crate::model::{ActivationQuant, Activations, Both, Flow, MapWeights, Model, Nothing, WeightSource};
 use crate::observer::Observer;
 use crate::plan::{Plan, Propagate, Resolved};
 use crate::registry::Registry;
-use crate::scheme::QuantSpec;
-use crate::statistic::{Collector, StatKey, Stats, Stream as StreamKind};
+use crate::scheme::{QuantSpec, Timing};
+use crate::statistic::{Collector, RangeCollector, RangeSite, StatKey, Stats, Stream as StreamKind};
 use crate::topology::{Linear, Part};
 
 /// What to do with what is in the output directory.
@@ -69,6 +69,8 @@ pub struct Run<'a> {
     device: Device,
     spill: bool,
     observers: BTreeMap<String, Box<dyn Observer>>,
+    /// One for each rounded activation of the plan.
+    activation_observers: Vec<Box<dyn Observer>>,
     natives: Vec<NativeSite>,
     site_seconds: Mutex<BTreeMap<String, f64>>,
 }
@@ -93,7 +95,10 @@ impl<'a> Run<'a> {
             let (observer, _) = registry.build_observer(&site.spec.observer.id, &site.spec.observer.options)?;
             observers.insert(site.site.clone(), observer);
         }
-        Ok(Self { registry, checkpoint, model, resolved, windows, device, spill, observers, natives, site_seconds: Mutex::default() })
+        let build = |spec: &QuantSpec| Ok(registry.build_observer(&spec.observer.id, &spec.observer.options)?.0);
+        let activation_observers = resolved.plan.activations.iter().map(|a| build(&a.spec)).collect::<Result<_>>()?;
+        let site_seconds = Mutex::default();
+        Ok(Self { registry, checkpoint, model, resolved, windows, device, spill, observers, activation_observers, natives, site_seconds })
     }
 
     /// Runs it.
@@ -134,7 +139,7 @@ impl<'a> Run<'a> {
         if done > 0 {
             control.report(Progress::Resumed { done: done.min(total), total });
         }
-        if done > total || (done == total && self.head_jobs().is_empty()) {
+        if done > total || (done == total && !self.head_work()) {
             return Ok(());
         }
         let streams = self.streams(journal, done, control)?;
@@ -150,7 +155,7 @@ impl<'a> Run<'a> {
                 let result = quantize(self, b, &original, &streams, control)?;
                 // Until here the streams were only read, which the writer of the previous block does too.
                 let journal = writer.wait()?;
-                self.propagate(b, &original, &result.weights, &streams, control)?;
+                self.propagate(b, &original, &result, &streams, control)?;
                 let BlockResult { tensors, sites, .. } = result;
                 let (streams, seconds) = (&streams, start.elapsed().as_secs_f64());
                 writer = Writer::Busy(scope.spawn(move || {
@@ -169,7 +174,7 @@ impl<'a> Run<'a> {
         &self,
         b: u32,
         original: &MapWeights,
-        rounded: &MapWeights,
+        result: &BlockResult,
         streams: &Streams,
         control: &Control<'_>,
     ) -> Result<()> {
@@ -177,17 +182,19 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         control.report(Progress::Step { name: "propagate" });
-        for (kind, weights) in [(StreamKind::Reference, original), (StreamKind::Quantized, rounded)] {
-            if let Some(stream) = streams.get(kind) {
-                propagate(&*self.model.block(b, weights)?, stream, &self.device, control)?;
-            }
+        if let Some(stream) = streams.get(StreamKind::Reference) {
+            propagate(&*self.model.block(b, original)?, stream, &self.device, control)?;
+        }
+        if let Some(stream) = streams.get(StreamKind::Quantized) {
+            let block = result.activations.in_block(b, self.model.block(b, &result.weights)?);
+            propagate(&*block, stream, &self.device, control)?;
         }
         Ok(())
     }
 
     /// Whether anything reads the streams behind `blocks` blocks.
     fn streams_wanted(&self, blocks: u32) -> bool {
-        blocks < self.plan().blocks || (blocks == self.plan().blocks && !self.head_jobs().is_empty())
+        blocks < self.plan().blocks || (blocks == self.plan().blocks && self.head_work())
     }
 
     /// Shard, streams, journal, in this order, each durable before the next; then what they replace is removed.
@@ -261,27 +268,77 @@ impl<'a> Run<'a> {
 
     /// Rounds the head, where the plan asks for it. Its entry follows the blocks'.
     fn head(&self, journal: &mut Journal, streams: &Streams, control: &Control<'_>) -> Result<()> {
+        if !self.head_work() {
+            return Ok(());
+        }
         let jobs = self.head_jobs();
-        let Some(job) = jobs.first() else { return Ok(()) };
         let edges = self.model.edges()?;
+        let ranges = self.ranges(None);
         let mut stats = Stats::default();
         for kind in [StreamKind::Reference, StreamKind::Quantized] {
-            let needs = job.passes().flat_map(|p| &self.needs(p).inputs).filter(|(_, s)| *s == kind);
-            let keys = needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s });
+            let keys = jobs.iter().flat_map(|job| {
+                let needs = job.passes().flat_map(|p| &self.needs(p).inputs).filter(|(_, s)| *s == kind);
+                needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
+            });
             let collector = Collector::new(kind, keys);
-            let (Some(stream), Some(_)) = (streams.get(kind), collector.last_port()) else { continue };
+            let ranges = ranges.as_ref().filter(|_| kind == self.stream());
+            let Some(stream) = streams.get(kind) else { continue };
+            if collector.last_port().is_none() && ranges.is_none() {
+                continue;
+            }
             for_each_window(stream.windows(), control, |i| {
-                edges.finish(Flow::new(stream.get(i, &self.device)?), &mut collector.window(i))?;
+                let flow = Flow::new(stream.get(i, &self.device)?);
+                match ranges {
+                    Some(ranges) => edges.finish(flow, &mut Both(&mut collector.window(i), &mut ranges.window(i)))?,
+                    None => edges.finish(flow, &mut collector.window(i))?,
+                };
                 Ok(())
             })?;
             stats.extend(collector.finish(stream.windows())?);
         }
         let mut weights = MapWeights::default();
-        let weight: Tensor = self.model.weights.get(job.linear.site, Part::Weight)?;
-        weights.insert(job.linear.site, Part::Weight, weight);
-        let mut result = BlockResult { weights, tensors: Vec::new(), sites: Vec::new() };
+        for job in &jobs {
+            let weight: Tensor = self.model.weights.get(job.linear.site, Part::Weight)?;
+            weights.insert(job.linear.site, Part::Weight, weight);
+        }
+        let mut result = BlockResult::new(weights);
+        self.fix_activations(None, ranges, &mut result)?;
         round_group(self, &jobs.iter().collect::<Vec<_>>(), &stats, &mut result)?;
         self.record(self.plan().blocks, result.tensors, &result.sites, journal, streams)
+    }
+
+    /// Whether anything is left to do behind the last block.
+    fn head_work(&self) -> bool {
+        !self.head_jobs().is_empty() || self.plan().activations.iter().any(|a| a.place.block.is_none() && a.spec.timing == Timing::Static)
+    }
+
+    /// A collector for the static activations of a block (`None`: around the blocks), if it has any.
+    pub(super) fn ranges(&self, block: Option<u32>) -> Option<RangeCollector<'_>> {
+        let sites: Vec<RangeSite<'_>> = self
+            .plan()
+            .activations
+            .iter()
+            .zip(&self.activation_observers)
+            .filter(|(a, _)| a.place.block == block && a.spec.timing == Timing::Static)
+            .map(|(a, observer)| RangeSite { place: a.place, spec: &a.spec, observer: &**observer })
+            .collect();
+        (!sites.is_empty()).then(|| RangeCollector::new(sites))
+    }
+
+    /// Puts the block's rounding of activations into its result, with what `ranges` has collected.
+    pub(super) fn fix_activations(&self, block: Option<u32>, ranges: Option<RangeCollector<'_>>, result: &mut BlockResult) -> Result<()> {
+        // Where nothing was calibrated there is no static activation, and no range.
+        let mut fixed = ranges.map_or(Ok(Vec::new()), |r| r.finish(self.windows.len()))?.into_iter();
+        let mut all = Vec::new();
+        for a in self.plan().activations.iter().filter(|a| a.place.block == block) {
+            let params = if a.spec.timing == Timing::Static { fixed.next().map(|(_, params)| params) } else { None };
+            if let Some(params) = &params {
+                result.tensors.extend(encode_activation(a.place, params));
+            }
+            all.push(ActivationQuant::new(a.place, a.spec.clone(), params)?);
+        }
+        result.activations = Activations::new(all);
+        Ok(())
     }
 
     fn head_jobs(&self) -> Vec<Job<'_>> {

@@ -11,8 +11,8 @@ use candle_core::Device;
 use super::run::Control;
 use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Block, Flow, Nothing, Span};
-use crate::statistic::{Collector, Stats};
+use crate::model::{Block, Both, Flow, Nothing, Span};
+use crate::statistic::{Collector, RangeCollector, Stats};
 use crate::topology::Port;
 
 /// Calls `f` for `0..n`, in parallel, in order of start. Stops at the first error, or when cancelled.
@@ -56,13 +56,24 @@ pub(super) fn interrupted() -> Error {
         .hint("finished blocks are kept; run the same command with `--resume` to go on")
 }
 
-/// Runs every window up to the last port `collector` wants, and returns the statistics.
-pub(super) fn collect(block: &dyn Block, stream: &Stream, device: &Device, collector: Collector, control: &Control<'_>) -> Result<Stats> {
-    let Some(last) = collector.last_port() else { return Ok(Stats::default()) };
+/// Runs every window up to the last port `collector` or `ranges` wants, and returns the statistics; `ranges` keeps its own.
+pub(super) fn collect(
+    block: &dyn Block,
+    stream: &Stream,
+    device: &Device,
+    collector: Collector,
+    ranges: Option<&RangeCollector<'_>>,
+    control: &Control<'_>,
+) -> Result<Stats> {
+    let last = collector.last_port().max(ranges.and_then(RangeCollector::last_port));
+    let Some(last) = last else { return Ok(Stats::default()) };
     let span = Span::until(stop_after(last));
     for_each_window(stream.windows(), control, |i| {
         let flow = Flow::new(stream.get(i, device)?);
-        block.run(span, flow, &mut collector.window(i))?;
+        match ranges {
+            Some(ranges) => block.run(span, flow, &mut Both(&mut collector.window(i), &mut ranges.window(i)))?,
+            None => block.run(span, flow, &mut collector.window(i))?,
+        };
         Ok(())
     })?;
     collector.finish(stream.windows())

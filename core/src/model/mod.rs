@@ -9,6 +9,7 @@ mod gpt2;
 mod llama;
 mod loaded;
 mod mistral;
+mod quantized;
 mod qwen2;
 mod qwen3;
 mod rope;
@@ -20,8 +21,9 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 pub use loaded::{Model, StoredWeights, transpose};
+pub use quantized::{ActivationQuant, Activations};
 pub use rope::Rope;
-pub use tap::{Nothing, Tap};
+pub use tap::{Both, Nothing, Tap};
 pub use tensorwise::Skipped;
 pub use weights::{MapWeights, WeightSource};
 

@@ -31,6 +31,20 @@ impl Tap for Nothing {
     }
 }
 
+/// Two taps, one after the other.
+pub struct Both<'a>(pub &'a mut dyn Tap, pub &'a mut dyn Tap);
+
+impl Tap for Both<'_> {
+    fn wants(&self, port: Port) -> bool {
+        self.0.wants(port) || self.1.wants(port)
+    }
+
+    fn at(&mut self, port: Port, x: Tensor) -> Result<Tensor> {
+        let x = if self.0.wants(port) { self.0.at(port, x)? } else { x };
+        if self.1.wants(port) { self.1.at(port, x) } else { Ok(x) }
+    }
+}
+
 /// Shows `x` at `port` if the tap wants it.
 pub(super) fn pass(tap: &mut dyn Tap, port: impl Into<Port>, x: Tensor) -> Result<Tensor> {
     let port = port.into();

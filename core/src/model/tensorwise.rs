@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde_json::Value;
 
-use super::{Architecture, Block, Dims, Edges, Model, StoredWeights, WeightSource};
+use super::{Activations, Architecture, Block, Dims, Edges, Model, StoredWeights, WeightSource};
 use crate::checkpoint::{StoredDtype, TensorSource};
 use crate::error::{Error, Result};
 use crate::numeric::Activation;
@@ -92,7 +92,16 @@ impl Model {
         }
         let topology = Topology { blocks: linears.len() as u32, params, linears, ..Topology::default() };
         let weights = StoredWeights::new(tensors, &topology, DType::F32, Device::Cpu)?;
-        Ok((Self { architecture: &Tensorwise, dims: no_dims(), topology: Arc::new(topology), weights: Arc::new(weights) }, skipped))
+        Ok((
+            Self {
+                architecture: &Tensorwise,
+                dims: no_dims(),
+                topology: Arc::new(topology),
+                weights: Arc::new(weights),
+                activations: Activations::default(),
+            },
+            skipped,
+        ))
     }
 }
 

@@ -9,6 +9,7 @@ mod activation;
 mod attention;
 mod codes;
 mod elementwise;
+mod fake_quantize;
 mod gemm;
 mod gram;
 mod host;
@@ -27,6 +28,8 @@ pub use attention::{AttentionShape, attention, attention_mix, attention_probs, a
 pub(crate) use codes::with_units;
 pub use codes::{Codes, Unit, Units, decode, encode};
 pub use elementwise::add;
+pub(crate) use fake_quantize::Extremes;
+pub use fake_quantize::{Ranges, fake_quantize};
 pub use gemm::{Onto, Transpose, gemm};
 pub use gram::{add_lower, gram};
 pub use host::Real;

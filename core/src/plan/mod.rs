@@ -3,6 +3,7 @@
 //! Raw configuration is plain data: the texts of presets, files and flags become one tree that remembers where each key came from
 //! ([`layer`]), and that tree becomes a strict, typed [`raw::RawRun`]. Nothing here knows a model or a plugin.
 
+mod activation;
 mod alias;
 mod budget;
 pub mod layer;
@@ -24,4 +25,6 @@ pub mod spec;
 
 pub use budget::Budget;
 pub use resolve::{ModelFacts, Resolved, needs_calibration, resolve};
-pub use resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Propagate, Sequence};
+pub use resolved::{
+    CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedActivation, PlannedPass, PlannedSite, Propagate, Sequence,
+};

@@ -1,5 +1,6 @@
 //! From raw configuration to the resolved plan: every site's scheme, the passes in order, and refusals before any weight is read.
 
+use super::activation::{activations, any_static};
 use super::quant;
 use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
 use super::raw::{RawOnFailure, RawPropagate, RawSequence};
@@ -26,6 +27,8 @@ pub struct ModelFacts<'a> {
     pub hash: String,
     /// The float type in which a module's weight is stored; scales are stored in it too.
     pub stored: &'a dyn Fn(&Linear) -> FloatKind,
+    /// Channels of an attention head.
+    pub head_dim: usize,
 }
 
 /// The plan and the algorithms it names, ready to run.
@@ -56,6 +59,7 @@ pub fn resolve(
     let linears: Vec<&Linear> = model.topology.linears.iter().collect();
     same_blocks(raw, &linears)?;
     let specs = if raw.harness.no_quantize { vec![None; linears.len()] } else { site_specs(raw, registry, model, &linears)? };
+    let activations = if raw.harness.no_quantize { Vec::new() } else { activations(raw, registry, model, &linears)? };
     let mut notes = Vec::new();
     let order = pass_order(raw, registry, sorted, &mut notes)?;
     let sites: Vec<PlannedSite> = linears
@@ -98,7 +102,7 @@ pub fn resolve(
         algorithms.push(algorithm);
         needs.push(need);
     }
-    one_round_per_site(&sites, &passes)?;
+    one_round_per_site(&sites, &passes, !activations.is_empty())?;
     let plan = Plan {
         version: 1,
         qfw: env!("CARGO_PKG_VERSION").to_owned(),
@@ -107,6 +111,7 @@ pub fn resolve(
         model_hash: model.hash.clone(),
         blocks: model.topology.blocks,
         sites,
+        activations,
         passes,
         calibration,
         harness: HarnessPlan {
@@ -133,12 +138,12 @@ pub fn resolve(
     Ok(Resolved { plan, algorithms, needs, notes })
 }
 
-/// Whether any pass that `raw` runs reads activations.
+/// Whether anything that `raw` runs reads activations.
 ///
 /// # Errors
 /// If an algorithm is unknown.
 pub fn needs_calibration(raw: &RawRun, registry: &Registry) -> Result<bool> {
-    raw.passes.iter().try_fold(false, |any, p| {
+    raw.passes.iter().try_fold(any_static(raw) && !raw.harness.no_quantize, |any, p| {
         let record = registry.algorithm(&p.algo)?;
         Ok(any || !record.weight_only && !left_out(raw, record.phase))
     })
@@ -164,28 +169,9 @@ fn same_blocks(raw: &RawRun, linears: &[&Linear]) -> Result<()> {
 }
 
 fn refuse_unsupported(raw: &RawRun) -> Result<()> {
-    let s = &raw.scheme;
-    let later = [
-        ("inputs", &s.inputs),
-        ("outputs", &s.outputs),
-        ("queries", &s.queries),
-        ("keys", &s.keys),
-        ("values", &s.values),
-        ("probs", &s.probs),
-        ("embed", &s.embed),
-    ];
-    for (key, spec) in later {
-        if matches!(spec, Some(RawSpec::Quant(_))) {
-            return Err(Error::plan("plan::unsupported", format!("`scheme.{key}` asks to quantize activations, the cache or embeddings"))
-                .hint("this version quantizes the weights of linear layers; leave the key out or set it to \"keep\""));
-        }
-    }
-    for o in &raw.overrides {
-        let changed = [&o.inputs, &o.outputs, &o.queries, &o.keys, &o.values, &o.probs];
-        if changed.iter().any(|c| matches!(c, Some(RawSpecChange::Change(_)))) {
-            return Err(Error::plan("plan::unsupported", format!("override `{}` quantizes something other than weights", o.selector))
-                .hint("this version quantizes the weights of linear layers"));
-        }
+    if matches!(raw.scheme.embed, Some(RawSpec::Quant(_))) {
+        return Err(Error::plan("plan::unsupported", "`scheme.embed` asks to quantize embeddings, which this version does not")
+            .hint("leave the key out or set it to \"keep\""));
     }
     if let Some(target) = &raw.output.target {
         return Err(Error::plan("plan::unsupported", format!("`output.target` is `{target}`, but this version has no rules for engines"))
@@ -197,6 +183,10 @@ fn refuse_unsupported(raw: &RawRun) -> Result<()> {
 /// The resolved spec of each linear: the scheme, then `skip`, then overrides in order; the last match wins.
 fn site_specs(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>, linears: &[&Linear]) -> Result<Vec<Option<QuantSpec>>> {
     let head = raw.scheme.head.as_ref();
+    let scheme = match &raw.scheme.weights {
+        Some(RawSpec::Quant(q)) => Some(q),
+        _ => None,
+    };
     let mut raws: Vec<Option<RawQuant>> = linears
         .iter()
         .map(|l| match (l.site.block.is_none(), head, &raw.scheme.weights) {
@@ -229,7 +219,7 @@ fn site_specs(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>, linears
             hits += 1;
             match &o.weights {
                 Some(RawSpecChange::Keep) => *raw_spec = None,
-                Some(RawSpecChange::Change(change)) => *raw_spec = Some(changed(raw_spec.as_ref(), change, raw, &o.selector)?),
+                Some(RawSpecChange::Change(change)) => *raw_spec = Some(changed(raw_spec.as_ref(), change, scheme, &o.selector)?),
                 None => {}
             }
         }
@@ -270,11 +260,7 @@ fn site_specs(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>, linears
 }
 
 /// The fields of an override over what the site has, or over the scheme where the site was skipped.
-fn changed(base: Option<&RawQuant>, change: &RawQuantChange, raw: &RawRun, selector: &str) -> Result<RawQuant> {
-    let scheme = match &raw.scheme.weights {
-        Some(RawSpec::Quant(q)) => Some(q),
-        _ => None,
-    };
+pub(super) fn changed(base: Option<&RawQuant>, change: &RawQuantChange, scheme: Option<&RawQuant>, selector: &str) -> Result<RawQuant> {
     let mut q = match (base.or(scheme), &change.format) {
         (Some(q), _) => q.clone(),
         (None, Some(format)) => RawQuant::new(format),
@@ -291,7 +277,7 @@ fn changed(base: Option<&RawQuant>, change: &RawQuantChange, raw: &RawRun, selec
 }
 
 /// `auto:N`: the largest power of two up to `N` that divides the input channels of every site that asks for it.
-fn auto_group(sites: &[(usize, u32)]) -> u32 {
+pub(super) fn auto_group(sites: &[(usize, u32)]) -> u32 {
     let limit = sites.iter().map(|(_, n)| *n).min().unwrap_or(1);
     let mut group = 1 << limit.ilog2();
     while group > 1 && sites.iter().any(|(cols, _)| cols % group as usize != 0) {
@@ -335,7 +321,7 @@ fn pass_sites<'a>(pass: &super::raw::RawPass, linears: &[&'a Linear], specs: &[O
         .collect())
 }
 
-fn one_round_per_site(sites: &[PlannedSite], passes: &[PlannedPass]) -> Result<()> {
+fn one_round_per_site(sites: &[PlannedSite], passes: &[PlannedPass], activations: bool) -> Result<()> {
     let rounds: Vec<&PlannedPass> = passes.iter().filter(|p| p.phase == Phase::Round).collect();
     for s in sites.iter().filter(|s| s.weights.is_some()) {
         let names: Vec<&str> = rounds.iter().filter(|p| p.sites.contains(&s.site)).map(|p| p.algo.as_str()).collect();
@@ -351,7 +337,7 @@ fn one_round_per_site(sites: &[PlannedSite], passes: &[PlannedPass]) -> Result<(
             }
         }
     }
-    if sites.iter().all(|s| s.weights.is_none()) && !rounds.is_empty() {
+    if sites.iter().all(|s| s.weights.is_none()) && !rounds.is_empty() && !activations {
         return Err(Error::plan("plan::nothing-selected", "no site is selected to be quantized")
             .hint("set `scheme.weights`, for example with `--preset w4a16`, and look at `scheme.skip`"));
     }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::algorithm::Phase;
 use crate::checkpoint::native::NativeSite;
 use crate::scheme::QuantSpec;
+use crate::topology::Place;
 
 /// Which activations travel from block to block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +56,18 @@ pub struct PlannedSite {
     pub transposed: bool,
     /// What it becomes; `None` keeps it.
     pub weights: Option<QuantSpec>,
+}
+
+/// A place where activations are rounded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PlannedActivation {
+    /// The place.
+    pub place: Place,
+    /// The part of the scheme that says so: `inputs`, `outputs`, `queries`, `keys`, `values` or `probs`.
+    pub part: String,
+    /// How they are rounded.
+    pub spec: QuantSpec,
 }
 
 /// One pass.
@@ -139,6 +152,8 @@ pub struct Plan {
     pub blocks: u32,
     /// Every linear, in order of execution.
     pub sites: Vec<PlannedSite>,
+    /// Every rounded activation, in order of execution.
+    pub activations: Vec<PlannedActivation>,
     /// Passes, in order.
     pub passes: Vec<PlannedPass>,
     /// The calibration data, where a pass needs any.
@@ -240,6 +255,21 @@ impl fmt::Display for Plan {
         let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0).max(12);
         for (role, shape, count, what) in rows {
             writeln!(f, "  {role:<width$} {shape:>12}  ×{count:<4} {what}")?;
+        }
+        let mut rows: Vec<(String, usize, String)> = Vec::new();
+        for a in &self.activations {
+            let (port, what) = (format!("{} ({})", a.place.port, a.part), a.spec.to_string());
+            match rows.iter_mut().find(|r| r.0 == port && r.2 == what) {
+                Some(row) => row.1 += 1,
+                None => rows.push((port, 1, what)),
+            }
+        }
+        if !rows.is_empty() {
+            writeln!(f, "activations")?;
+        }
+        let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0).max(width + 13);
+        for (port, count, what) in rows {
+            writeln!(f, "  {port:<width$}  ×{count:<4} {what}")?;
         }
         for (i, p) in self.passes.iter().enumerate() {
             writeln!(

@@ -5,6 +5,7 @@
 //! tree over window indices ([`TreeSum`]): collected in any order, by any number of threads, the sum has the same bits.
 
 mod collect;
+mod range;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 pub use collect::Collector;
+pub use range::{RangeCollector, RangeSite};
 pub use tree::TreeSum;
 
 use crate::error::{Error, Result};

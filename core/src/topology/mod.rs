@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use apply::apply;
 pub use canonical::{Folded, assume_rms_norms, center_writers, fold_norms, untie};
 pub use check::{CheckRow, CheckTable, Must, check, check_architecture, logits};
-pub use port::{Port, PortName};
+pub use port::{Place, Port, PortName};
 pub use region::{Allows, Axis, Region, Slot, Space, Tie};
 pub use role::Role;
 pub use symmetry::{Kind, Symmetry};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A place in a block, in order of execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PortName {
@@ -65,6 +67,50 @@ impl Port {
     }
 }
 
+/// A port of a model: of one block, or around the blocks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Place {
+    /// The decoder block, or `None` for what lies around them.
+    pub block: Option<u32>,
+    /// The port.
+    pub port: Port,
+}
+
+impl fmt::Display for Place {
+    /// `blocks.3.attn.in`, `final.out`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.block {
+            Some(b) => write!(f, "blocks.{b}.{}", self.port),
+            None => write!(f, "{}", self.port),
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        place.to_string()
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parts = text.strip_prefix("blocks.").and_then(|rest| rest.split_once('.'));
+        let block = parts.and_then(|(b, _)| b.parse::<u32>().ok());
+        let name = parts.filter(|_| block.is_some()).map_or(text.as_str(), |(_, name)| name);
+        let port = PortName::ALL.iter().find(|p| p.as_str() == name);
+        port.map(|p| Self { block, port: (*p).into() }).ok_or_else(|| format!("`{text}` is no place of a model"))
+    }
+}
+
 impl From<PortName> for Port {
     fn from(name: PortName) -> Self {
         Self::of(name)
@@ -72,6 +118,31 @@ impl From<PortName> for Port {
 }
 
 impl PortName {
+    /// All of them.
+    const ALL: [Self; 21] = [
+        Self::EmbedOut,
+        Self::BlockIn,
+        Self::AttnIn,
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::QRope,
+        Self::KRope,
+        Self::Scores,
+        Self::Probs,
+        Self::Ctx,
+        Self::OOut,
+        Self::MlpIn,
+        Self::Gate,
+        Self::Up,
+        Self::Act,
+        Self::DownIn,
+        Self::DownOut,
+        Self::BlockOut,
+        Self::FinalOut,
+        Self::Logits,
+    ];
+
     /// The name used in configuration and reports.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -60,6 +60,10 @@ pub(crate) fn check(layout: Layout, plan: &Plan) -> Result<()> {
             }
         }
     }
+    if let Some(a) = plan.activations.first() {
+        let why = format!("this version writes no activations into it ({})", a.spec);
+        return refuse(&a.place.to_string(), why, "use `--format qfw`");
+    }
     if let Some(pass) = plan.passes.iter().find(|p| p.group_index) {
         return Err(Error::plan(
             "plan::container",
