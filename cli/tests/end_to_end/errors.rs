@@ -46,12 +46,18 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
     refused(
         "--preset w4a17",
         "config::unknown-preset",
-        &["unknown preset `w4a17` (did you mean `w4a16`?)", "hint: known presets: w2a16, w3a16, w4a16, w8a16; `--config FILE`"],
+        &[
+            "unknown preset `w4a17` (did you mean `w4a16`?)",
+            "hint: known presets: fp8, fp8-block, fp8-dynamic, mxfp4, nvfp4, ternary, w2a16, w3a16, w4a16, w4a16kv8, w4a4, w4a4kv4, w4a8, w8a16, w8a8, w8a8-static; `--config FILE`",
+        ],
     );
     refused(
         "--algo rtn --set scheme.weights.format=int44",
         unknown,
-        &["unknown format `int44` (did you mean `int4`?)", "hint: known formats: int2, int3,"],
+        &[
+            "unknown format `int44` (did you mean `intN`?)",
+            "hint: known formats: float-eXmY, float-fnuz-eXmY, float-ocp-eXmY, intN, mxfp4,",
+        ],
     );
     refused(
         "--algo rtn --set scheme.weights.range=minmaxx",
@@ -166,9 +172,9 @@ fn every_quantized_site_is_rounded_once() {
 #[test]
 fn what_this_version_cannot_quantize_is_refused() {
     refused(
-        "--algo rtn --set scheme.inputs.format=int8",
+        "--algo rtn --set scheme.embed.format=int8",
         "plan::unsupported",
-        &["`scheme.inputs` asks to quantize activations", "hint: this version quantizes the weights of linear layers"],
+        &["`scheme.embed` asks to quantize embeddings", "hint: leave the key out or set it to \"keep\""],
     );
     refused(
         "--algo rtn --set scheme.skip=[\"embed\"]",

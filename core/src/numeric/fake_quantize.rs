@@ -173,3 +173,60 @@ impl WithCoder for ApplyColumnsWith<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observer::tests::int4;
+    use crate::scheme::QuantSpec;
+
+    fn spec(granularity: Granularity, symmetric: bool) -> QuantSpec {
+        let zero = if symmetric { crate::scheme::Zero::None } else { crate::scheme::Zero::Integer };
+        QuantSpec { granularity, symmetric, grid: Grid::Int { lo: -8, hi: 7, zero }, ..int4() }
+    }
+
+    /// Against the definition: every tile's own extremes, found by asking each element for its tile.
+    #[test]
+    fn every_tile_is_rounded_by_its_own_extremes() {
+        let (rows, cols) = (7, 45);
+        let x: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * 0.37).sin() * (1.0 + (i % 11) as f32)).collect();
+        for (r, c) in [
+            (Extent::All, Extent::All),
+            (Extent::Of(1), Extent::All),
+            (Extent::Of(1), Extent::Of(16)),
+            (Extent::All, Extent::Of(1)),
+            (Extent::All, Extent::Of(15)),
+            (Extent::Of(2), Extent::Of(20)),
+        ] {
+            for symmetric in [true, false] {
+                let spec = spec(Granularity::new("t", r, c), symmetric);
+                let (rule, layout) = (ScaleRule::of(&spec, 0.0), spec.granularity.layout(rows, cols));
+                let mut got = x.clone();
+                fake_quantize(&mut got, cols, &spec.granularity, &spec.grid, Ranges::Dynamic(&rule)).unwrap();
+                let tile = |i: usize| layout.tile(i / cols, i % cols);
+                for (i, got) in got.iter().enumerate() {
+                    let same: Vec<f32> = (0..x.len()).filter(|j| tile(*j) == tile(i)).map(|j| x[j]).collect();
+                    let (s, z) = rule
+                        .params(same.iter().copied().fold(f32::INFINITY, f32::min), same.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+                    assert_eq!(*got, spec.grid.nearest(x[i], s, z), "{r:?} {c:?} at {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fixed_parameters_are_used_as_they_are_and_bad_numbers_are_found() {
+        let spec = spec(Granularity::new("head", Extent::All, Extent::Of(2)), true);
+        let mut x = [0.4, 0.6, 40.0, 60.0, -0.9, 9.0, -90.0, 14.0];
+        let fixed = Ranges::Fixed { scale: &[1.0, 10.0], zero: &[0.0, 0.0] };
+        fake_quantize(&mut x, 4, &spec.granularity, &spec.grid, fixed).unwrap();
+        assert_eq!(x, [0.0, 1.0, 40.0, 60.0, -1.0, 7.0, -80.0, 10.0]);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 37, 99] {
+                let mut x = vec![1.0; 100];
+                x[at] = bad;
+                assert_eq!(fake_quantize(&mut x, 10, &spec.granularity, &spec.grid, fixed), Err((at / 10, at % 10)));
+            }
+        }
+    }
+}

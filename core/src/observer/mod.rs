@@ -85,11 +85,11 @@ pub fn fit(observer: &dyn Observer, rule: &ScaleRule, weight: &[f32], layout: Ti
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use crate::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, Reducer, ScaleForm, Timing, Zero};
 
     /// Symmetric int4 with one scale for all.
-    pub(super) fn int4() -> QuantSpec {
+    pub(crate) fn int4() -> QuantSpec {
         QuantSpec {
             format: "int4".to_owned(),
             bits: 4,

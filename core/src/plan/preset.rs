@@ -12,11 +12,23 @@ pub struct Preset {
 }
 
 /// All presets, by name.
-const PRESETS: [Preset; 4] = [
+const PRESETS: [Preset; 16] = [
+    Preset { name: "fp8", text: include_str!("presets/fp8.toml") },
+    Preset { name: "fp8-block", text: include_str!("presets/fp8-block.toml") },
+    Preset { name: "fp8-dynamic", text: include_str!("presets/fp8-dynamic.toml") },
+    Preset { name: "mxfp4", text: include_str!("presets/mxfp4.toml") },
+    Preset { name: "nvfp4", text: include_str!("presets/nvfp4.toml") },
+    Preset { name: "ternary", text: include_str!("presets/ternary.toml") },
     Preset { name: "w2a16", text: include_str!("presets/w2a16.toml") },
     Preset { name: "w3a16", text: include_str!("presets/w3a16.toml") },
     Preset { name: "w4a16", text: include_str!("presets/w4a16.toml") },
+    Preset { name: "w4a16kv8", text: include_str!("presets/w4a16kv8.toml") },
+    Preset { name: "w4a4", text: include_str!("presets/w4a4.toml") },
+    Preset { name: "w4a4kv4", text: include_str!("presets/w4a4kv4.toml") },
+    Preset { name: "w4a8", text: include_str!("presets/w4a8.toml") },
     Preset { name: "w8a16", text: include_str!("presets/w8a16.toml") },
+    Preset { name: "w8a8", text: include_str!("presets/w8a8.toml") },
+    Preset { name: "w8a8-static", text: include_str!("presets/w8a8-static.toml") },
 ];
 
 impl Preset {

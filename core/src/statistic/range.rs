@@ -154,3 +154,18 @@ impl Tap for WindowTap<'_> {
         Ok(x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_reduced_in_their_order() {
+        let windows = [(-1.0, 1.0), (-3.0, 2.0), (-2.0, 6.0)];
+        let of = |r| reduce(r, windows.into_iter());
+        assert_eq!(of(Reducer::Mean), (-2.0, 3.0));
+        assert_eq!(of(Reducer::Max), (-3.0, 6.0));
+        // −1 → −1 + ½(−3 + 1) = −2 → −2; 1 → 1.5 → 3.75
+        assert_eq!(of(Reducer::Ema(0.5)), (-2.0, 3.75));
+    }
+}

@@ -64,14 +64,39 @@ fn defaults_depend_on_the_site() {
 
 #[test]
 fn presets_are_complete_runs_but_for_the_model() {
-    assert_eq!(presets().iter().map(|p| p.name).collect::<Vec<_>>(), ["w2a16", "w3a16", "w4a16", "w8a16"]);
+    assert_eq!(
+        presets().iter().map(|p| p.name).collect::<Vec<_>>(),
+        [
+            "fp8",
+            "fp8-block",
+            "fp8-dynamic",
+            "mxfp4",
+            "nvfp4",
+            "ternary",
+            "w2a16",
+            "w3a16",
+            "w4a16",
+            "w4a16kv8",
+            "w4a4",
+            "w4a4kv4",
+            "w4a8",
+            "w8a16",
+            "w8a8",
+            "w8a8-static"
+        ]
+    );
     for preset in presets() {
         let (run, notes) = Layers::new().preset(preset.name).set("model.path", "m", "MODEL").finish().unwrap();
         assert!(run.scheme.weights.is_some() && run.passes.len() == 1 && notes.is_empty() && !preset.summary().is_empty());
     }
     let error = preset("w4a61").unwrap_err();
     assert_eq!(error.to_string(), "unknown preset `w4a61` (did you mean `w4a16`?)");
-    assert_eq!(error.hint_text(), Some("known presets: w2a16, w3a16, w4a16, w8a16; `--config FILE` takes one of your own"));
+    assert_eq!(
+        error.hint_text(),
+        Some(
+            "known presets: fp8, fp8-block, fp8-dynamic, mxfp4, nvfp4, ternary, w2a16, w3a16, w4a16, w4a16kv8, w4a4, w4a4kv4, w4a8, w8a16, w8a8, w8a8-static; `--config FILE` takes one of your own"
+        )
+    );
 }
 
 #[test]
