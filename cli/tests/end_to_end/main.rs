@@ -8,6 +8,7 @@ mod errors;
 mod hub;
 mod options;
 mod resume;
+mod scheme;
 mod unknown_model;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,84 @@
+//! Every key of a weight's scheme, from the command line to the written model.
+
+use std::collections::BTreeMap;
+
+use super::{apply, perplexity};
+
+/// The perplexity of tiny-llama with weights rounded to nearest by these fields of `scheme.weights`.
+#[track_caller]
+fn weights(fields: &str) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let set: String = fields.split(' ').map(|f| format!("--set scheme.weights.{f} ")).collect();
+    apply("tiny-llama", &out, &format!("--algo rtn --format qfw {set}"));
+    perplexity(&out)
+}
+
+/// Each line differs from the first, and from all others, in the model it gives.
+#[test]
+fn every_key_of_a_weight_changes_the_model() {
+    let lines = [
+        "format=int4",
+        "format=int3",
+        "format=int8",
+        "format=int4 granularity=tensor",
+        "format=int4 granularity=dimension",
+        "format=int4 granularity.group=32",
+        "format=int4 granularity.group-out=32",
+        "format=int4 granularity.block=[32,32]",
+        "format=int4 symmetric=false",
+        "format=int4 symmetric=false zero-point=float",
+        "format=int4 convention=pow-b1",
+        "format=int4 convention=pow-b1m1",
+        "format=int4 convention=narrow",
+        "format=int4 convention=signed-full",
+        "format=int4 scale=po2",
+        "format=int4 scale=po2 scale-rounding=floor",
+        "format=int4 scale=po2 scale-rounding=round",
+        "format=int4 range=mse",
+        "format=int4 rescale=0.8",
+        "format=int4 min-threshold=1.0",
+        "format=ternary",
+        "format=nf4",
+        "format=fp4",
+        "format=fp8",
+        "format=float-e3m2",
+        "format=float-e4m3",
+        "format=float-fnuz-e4m3",
+        "format=float-ocp-e5m2",
+        "format=mxfp4",
+        "format=mxfp6-e2m3",
+        "format=mxfp6-e3m2",
+        "format=mxfp8-e4m3",
+        "format=mxint8",
+        "format=nvfp4",
+    ];
+    let mut seen: BTreeMap<u64, &str> = BTreeMap::new();
+    for line in lines {
+        let p = weights(line);
+        assert!(p.is_finite(), "{line}: {p}");
+        if let Some(other) = seen.insert(p.to_bits(), line) {
+            panic!("`{line}` gives the same model as `{other}`");
+        }
+    }
+}
+
+/// Unsigned symmetric integers are the signed ones shifted; sixteen bits are as good as none.
+#[test]
+fn equal_schemes_give_equal_models() {
+    assert_eq!(weights("format=int4"), weights("format=uint4"));
+    assert_eq!(weights("format=fp8"), weights("format=float-ocp-e4m3"));
+    assert_eq!(weights("format=fp4"), weights("format=float-e2m1"));
+    let float = perplexity(std::path::Path::new(&super::asset("tiny-llama")));
+    assert!((weights("format=int16") / float - 1.0).abs() < 1e-4);
+    assert!((weights("format=uint12 symmetric=false") / float - 1.0).abs() < 1e-3);
+}
+
+/// More bits are better where all else is equal.
+#[test]
+fn more_bits_are_better() {
+    let of: Vec<f64> = (2..=6).map(|bits| weights(&format!("format=int{bits} granularity.group=32"))).collect();
+    assert!(of.windows(2).all(|w| w[1] < w[0]), "{of:?}");
+    assert!(weights("format=mxfp8-e4m3") < weights("format=mxfp6-e2m3"));
+    assert!(weights("format=mxfp6-e2m3") < weights("format=mxfp4"));
+}
