@@ -47,7 +47,7 @@ fn every_preset_runs_and_is_ordered_as_its_bits_are() {
     assert!(of("ternary") > get("w4a4kv4"));
 }
 
-/// Each part of the scheme reaches the model: three bits there do harm that eight do not.
+/// Each part of the scheme reaches the model: two bits there do harm that eight do not.
 #[test]
 fn every_part_of_the_scheme_matters_and_eight_bits_do_little_harm() {
     for model in ["tiny-llama", "tiny-gpt2"] {
@@ -55,9 +55,9 @@ fn every_part_of_the_scheme_matters_and_eight_bits_do_little_harm() {
         let base = after(model, weights);
         for part in ["inputs", "outputs", "queries", "keys", "values", "probs"] {
             let of = |format: &str| after(model, &format!("{weights} {}", set(part, &format!("format={format}"))));
-            let (eight, three) = (of("int8"), of("int3"));
+            let (eight, two) = (of("int8"), of("int2"));
             assert!((eight / base - 1.0).abs() < 0.02, "{model} {part}: {eight} against {base}");
-            assert!(three > base * 1.002 && three > eight, "{model} {part}: three bits change nothing ({three} against {base})");
+            assert!(two > base * 1.002 && two > eight, "{model} {part}: two bits change nothing ({two} against {base})");
         }
     }
 }
