@@ -170,6 +170,24 @@ fn every_quantized_site_is_rounded_once() {
 }
 
 #[test]
+fn sites_that_engines_fuse_have_to_agree() {
+    for (selector, format, names) in [
+        ("attn.k", "int8", "`blocks.0.attn.q` is `int4 channel symmetric` and `blocks.0.attn.k` is `int8 channel symmetric`"),
+        ("mlp.up", "keep", "`blocks.0.mlp.gate` is `int4 channel symmetric` and `blocks.0.mlp.up` is kept"),
+    ] {
+        let change = if format == "keep" { "\"keep\"".to_owned() } else { format!("{{format=\"{format}\"}}") };
+        let over = format!("--set override=[{{match=\"{selector}\",weights={change}}}]");
+        refused(
+            &format!("--algo rtn {over}"),
+            "plan::fused-sites",
+            &[names, "but engines run them as one matrix", "hint: give them the same scheme"],
+        );
+        let dir = tempfile::tempdir().unwrap();
+        super::apply("tiny-llama", &dir.path().join("out"), &format!("--algo rtn --format qfw {over}"));
+    }
+}
+
+#[test]
 fn what_this_version_cannot_quantize_is_refused() {
     refused(
         "--algo rtn --set scheme.embed.format=int8",

@@ -196,8 +196,10 @@ fn skipped_layers_keep_their_bytes() {
         ("'mlp.down'", Box::new(|module: &str| module.ends_with("mlp.down_proj")) as Box<dyn Fn(&str) -> bool>),
         (r"'model\.layers\.[01]\..*'", Box::new(|module: &str| module.contains(".0.") || module.contains(".1."))),
         (
-            "'attn.[qk]','blocks.5.mlp.up'",
-            Box::new(|m: &str| m.contains("q_proj") || m.contains("k_proj") || m == "model.layers.5.mlp.up_proj"),
+            "'attn.[qkv]','blocks.5.mlp.(up|gate)'",
+            Box::new(|m: &str| {
+                ["q_proj", "k_proj", "v_proj", "layers.5.mlp.up_proj", "layers.5.mlp.gate_proj"].iter().any(|name| m.ends_with(name))
+            }),
         ),
     ] {
         let out = dir.path().join(skip.replace(['\'', '\\', '*'], ""));

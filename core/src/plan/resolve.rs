@@ -1,5 +1,7 @@
 //! From raw configuration to the resolved plan: every site's scheme, the passes in order, and refusals before any weight is read.
 
+use std::collections::BTreeMap;
+
 use super::activation::{activations, any_static};
 use super::quant;
 use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
@@ -13,7 +15,7 @@ use crate::granularity::Shape;
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec};
 use crate::statistic::Stream;
-use crate::topology::{Linear, Topology};
+use crate::topology::{Linear, Port, Role, Topology};
 
 /// What the planner has to know of the model.
 pub struct ModelFacts<'a> {
@@ -102,6 +104,7 @@ pub fn resolve(
         algorithms.push(algorithm);
         needs.push(need);
     }
+    fused_sites_agree(raw, &linears, &specs)?;
     one_round_per_site(&sites, &passes, !activations.is_empty())?;
     let plan = Plan {
         version: 1,
@@ -136,6 +139,26 @@ pub fn resolve(
         }
     }
     Ok(Resolved { plan, algorithms, needs, notes })
+}
+
+/// Engines run layers that read the same input (q, k and v; gate and up) as one matrix, and so in one scheme. The native form is for no
+/// engine.
+fn fused_sites_agree(raw: &RawRun, linears: &[&Linear], specs: &[Option<QuantSpec>]) -> Result<()> {
+    if raw.output.format.iter().all(|f| f == "qfw") {
+        return Ok(());
+    }
+    let mut first: BTreeMap<(Option<u32>, Port), (&Linear, &Option<QuantSpec>)> = BTreeMap::new();
+    for (l, spec) in linears.iter().zip(specs).filter(|(l, _)| l.site.role != Role::Linear) {
+        let (other, said) = *first.entry((l.site.block, l.input)).or_insert((l, spec));
+        if said != spec {
+            let show = |s: &Option<QuantSpec>| s.as_ref().map_or_else(|| "kept".to_owned(), |s| format!("`{s}`"));
+            let message =
+                format!("`{}` is {} and `{}` is {}, but engines run them as one matrix", other.site, show(said), l.site, show(spec));
+            return Err(Error::plan("plan::fused-sites", message)
+                .hint("give them the same scheme, in one override that matches both; or use `--format qfw`"));
+        }
+    }
+    Ok(())
 }
 
 /// Whether anything that `raw` runs reads activations.
