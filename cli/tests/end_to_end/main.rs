@@ -1,6 +1,7 @@
 //! The binary as its users run it, on the embedded models. One program, so that it is linked once.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod compat;
 mod containers;
 mod determinism;
 mod errors;
