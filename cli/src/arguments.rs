@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::compat::System;
+
 /// Quantize language models: one binary, no Python.
 #[derive(Debug, Parser)]
 #[command(name = "qfw", version, about, max_term_width = 110)]
@@ -66,6 +68,9 @@ pub(crate) struct RunArgs {
     /// Configuration file
     #[arg(long)]
     pub(crate) config: Option<PathBuf>,
+    /// Read the words after `--` as the command line of another system
+    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["config", "preset", "algo"])]
+    pub(crate) compat: Option<System>,
     /// Set any key of the configuration, or an option of a pass (`gptq.damp=0.1`)
     #[arg(long, value_name = "PATH=VALUE")]
     pub(crate) set: Vec<String>,
@@ -114,6 +119,9 @@ pub(crate) struct RunArgs {
     /// Run block 0 and say how long the whole will take, and how much memory and disk (plan only)
     #[arg(long, conflicts_with = "print_config")]
     pub(crate) measure: bool,
+    /// Command line of the system that `--compat` names
+    #[arg(last = true, value_name = "FLAGS", requires = "compat")]
+    pub(crate) words: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ mod allocator;
 mod arguments;
 mod assets;
 mod command;
+mod compat;
 mod hub;
 mod plugins;
 mod terminal;

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::{say_json, use_threads};
 use crate::arguments::RunArgs;
-use crate::hub;
 use crate::terminal::{CANCELLED, catch_interrupt, duration, note, say, size};
+use crate::{compat, hub};
 
 pub(crate) fn run(a: &RunArgs) -> Result<()> {
     let registry = Registry::linked()?;
@@ -69,6 +69,14 @@ fn layers(a: &RunArgs) -> Result<Layers> {
     if let Some(path) = &a.config {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
         layers = layers.file(&path.display().to_string(), &text);
+    }
+    if let Some(system) = a.compat {
+        let translation = compat::translate(system, &a.words)?;
+        translation.notes.iter().for_each(|n| note(&format!("note: {n}")));
+        if !a.print_config {
+            note(&format!("# --compat {} is read as this run.toml:\n{}", system.name(), translation.toml));
+        }
+        layers = layers.file(&format!("the translation of `--compat {}`", system.name()), &translation.toml);
     }
     layers = layers.algo(&a.algo);
     let text = [

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod activations;
+mod compat;
 mod containers;
 mod determinism;
 mod errors;

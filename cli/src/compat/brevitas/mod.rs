@@ -1,0 +1,72 @@
+//! The LLM entry point of Brevitas.
+
+mod rows;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use qfw_core::Result;
+use toml::Table;
+
+use super::Translation;
+use super::draft::Draft;
+use super::flags::Flags;
+use super::words::{self, Manner};
+
+pub(super) fn translate(words: &[String]) -> Result<Translation> {
+    let manner = Manner { rows: rows::ROWS, file_flag: "config", bare_files: false };
+    let flags = Flags::read(words::read(words, &manner)?, rows::ROWS, "Brevitas")?;
+    let mut draft = Draft::new();
+    flags.judge(&mut draft)?;
+    sections(&flags, &mut draft)?;
+    tensors::weights(&flags, &mut draft)?;
+    tensors::inputs(&flags, &mut draft)?;
+    tensors::attention(&flags, &mut draft)?;
+    passes(&flags, &mut draft);
+    draft.finish()
+}
+
+/// `[model]`, `[calibration]`, `[harness]`, `[eval]` and `[output]`. What is not given has the same default here.
+fn sections(flags: &Flags, draft: &mut Draft) -> Result<()> {
+    draft.set_some("model.path", flags.text("model"));
+    draft.set_some("model.dtype", flags.text("dtype"));
+    draft.set_some("calibration.source", flags.text("dataset"));
+    draft.set_some("calibration.samples", flags.whole("nsamples"));
+    draft.set_some("calibration.seq-len", flags.whole("seqlen"));
+    draft.set_some("calibration.seed", flags.whole("seed"));
+    if let Some(bos) = flags.text("bos-preprocessing") {
+        let one_text = flags.text("dataset").unwrap_or("wikitext2") == "wikitext2";
+        if one_text && bos == "document" {
+            draft.note("wikitext2 is read as one text, so that `--bos-preprocessing document` is done as `sequence`, as Brevitas does");
+        }
+        draft.set("calibration.bos", if one_text { "sequence" } else { bos });
+    }
+    if flags.on("quantize-last-layer", false) {
+        draft.set("scheme.skip", vec!["embed"]);
+        draft.set("model.tie-policy", "untie");
+    }
+    if flags.on("no-quantize", false) {
+        draft.set("harness.no-quantize", true);
+    }
+    draft.set_some("harness.block-name", flags.text("gpxq-block-name"));
+    if flags.on("eval", false) {
+        draft.set("eval.protocol", "brevitas");
+        draft.set("eval.data", flags.text("dataset").unwrap_or("wikitext2"));
+        draft.note("`--eval`: the result is measured by `qfw eval OUT --protocol brevitas --data NAME`");
+    }
+    draft.set_some("output.path", flags.text("checkpoint-name"));
+    Ok(())
+}
+
+fn passes(flags: &Flags, draft: &mut Draft) {
+    if !flags.on("gptq", false) {
+        draft.pass("rtn", Table::new());
+        return;
+    }
+    // Brevitas runs the partly quantized model up to each layer in turn, whether it keeps the inputs of blocks or not.
+    draft.set("harness.sequence", "layer");
+    draft.set("harness.propagate", "quantized");
+    let order = if flags.on("gpxq-act-order", false) { "static" } else { "off" };
+    draft.pass("gptq", Table::from_iter([("act-order".to_owned(), order.into())]));
+    draft.note("`--gptq`: Brevitas updates the weights in 100 runs of columns, here runs have 128; this changes speed only");
+}

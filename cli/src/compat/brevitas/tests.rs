@@ -1,0 +1,257 @@
+//! One case per row: the words, and what they become.
+
+use super::super::System::Brevitas;
+use super::super::row::Meaning;
+use super::super::tests::{holds, translated};
+use super::rows::ROWS;
+
+/// Inputs with every other flag at its default.
+const IN: &str = "--input-bit-width 8 --act-calibration";
+const DYNAMIC: &str = "--input-bit-width 8 --input-scale-type dynamic";
+
+/// Number, words, fragment of the translation. `IN` and `DYNAMIC` in the words stand for the constants.
+const CASES: &[(&str, &str, &str)] = &[
+    ("S136", "--model org/name", "model.path = 'org/name'"),
+    ("S137", "--dtype bfloat16", "model.dtype = 'bfloat16'"),
+    ("S138", "--seed 7", "calibration.seed = 7"),
+    ("S139", "--nsamples 64", "calibration.samples = 64"),
+    ("S141", "--seqlen 512", "calibration.seq-len = 512"),
+    ("S142", "--eval --dataset c4", "eval = { protocol = 'brevitas', data = 'c4' }"),
+    ("S143", "--dataset pile", "calibration.source = 'pile'"),
+    (
+        "S144",
+        "--gptq --gpxq-block-name model.layers",
+        "harness = { block-name = 'model.layers', sequence = 'layer', propagate = 'quantized' }",
+    ),
+    ("S145", "--weight-bit-width 4", "scheme.weights = { format = 'int4', symmetric = true, convention = 'pow-b1', range = 'minmax' }"),
+    (
+        "S145",
+        "",
+        "scheme.weights = { format = 'int8', symmetric = true, convention = 'pow-b1', granularity = { group = 128 }, min-threshold = 1e-4 }",
+    ),
+    ("S146", "--weight-param-method mse", "scheme.weights.range.mse.search = 'brevitas'"),
+    ("S146", "--weight-param-method hqo", "scheme.weights.range = 'hqo'"),
+    (
+        "S147",
+        "--weight-scale-precision po2_scale --weight-quant-granularity per_channel",
+        "scheme.weights = { scale = 'po2', scale-rounding = 'ceil' }",
+    ),
+    ("S147", "--weight-scale-precision po2_scale", "scheme.weights = { scale = 'po2', scale-rounding = 'floor' }"),
+    ("S148", "--weight-quant-type asym", "scheme.weights = { format = 'uint8', symmetric = false, zero-point = 'float' }"),
+    ("S148", "--weight-quant-type sym", "scheme.weights = { format = 'int8', symmetric = true }"),
+    ("S149", "--weight-quant-format e4m3", "scheme.weights = { format = 'float-e4m3', symmetric = true }"),
+    ("S149", "--weight-quant-format float_e4m3", "scheme.weights.format = 'float-e4m3'"),
+    ("S149", "--weight-quant-format float_ocp_e5m2", "scheme.weights.format = 'float-ocp-e5m2'"),
+    ("S149", "--weight-quant-format float_fnuz_e2m1 --weight-bit-width 4", "scheme.weights.format = 'float-fnuz-e2m1'"),
+    ("S150", "--weight-quant-granularity per_channel", "scheme.weights.granularity = 'channel'"),
+    ("S150", "--weight-quant-granularity per_tensor", "scheme.weights.granularity = 'tensor'"),
+    ("S151", "--weight-scale-precision po2_scale --scale-rounding-func-type round", "scheme.weights.scale-rounding = 'round'"),
+    ("S151", "IN --input-scale-precision po2_scale --scale-rounding-func-type floor", "scheme.inputs.scale-rounding = 'floor'"),
+    ("S152", "--weight-group-dim 0 --weight-group-size 64", "scheme.weights.granularity.group-out = 64"),
+    ("S152", "--weight-group-dim 1", "scheme.weights.granularity.group = 128"),
+    ("S153", "--weight-group-size 32", "scheme.weights.granularity.group = 32"),
+    ("S154", "--weight-quant-type asym --quantize-weight-zero-point", "scheme.weights.zero-point = 'integer'"),
+    (
+        "S155",
+        "--input-bit-width 4 --act-calibration",
+        "scheme.inputs = { format = 'uint4', symmetric = false, zero-point = 'float', granularity = 'tensor', timing = 'static' }",
+    ),
+    ("S156", "IN --input-quant-format float_ocp_e4m3", "scheme.inputs = { format = 'float-ocp-e4m3', symmetric = true }"),
+    ("S157", "IN --input-param-method mse", "scheme.inputs = { range = { mse = { search = 'brevitas' } }, reduce = 'mean' }"),
+    ("S158", "IN --input-scale-precision po2_scale", "scheme.inputs = { scale = 'po2', scale-rounding = 'ceil' }"),
+    (
+        "S158",
+        "DYNAMIC --input-scale-precision po2_scale --input-quant-granularity per_row",
+        "scheme.inputs = { scale = 'po2', scale-rounding = 'floor' }",
+    ),
+    ("S159", "DYNAMIC", "scheme.inputs = { timing = 'dynamic', range = 'minmax' }"),
+    (
+        "S159",
+        "--input-bit-width 8 --input-scale-type no_scale --input-quant-format e4m3",
+        "scheme.inputs = { timing = 'cast', format = 'float-e4m3' }",
+    ),
+    ("S160", "IN --input-quant-type sym", "scheme.inputs = { format = 'int8', symmetric = true, convention = 'pow-b1' }"),
+    ("S161", "DYNAMIC --input-quant-granularity per_row", "scheme.inputs.granularity = 'token'"),
+    ("S161", "DYNAMIC --input-quant-granularity per_group", "scheme.inputs.granularity.group = 64"),
+    ("S162", "DYNAMIC --input-quant-granularity per_group --input-group-size 32", "scheme.inputs.granularity.group = 32"),
+    ("S163", "IN --quant-sdpa eager", "scheme = { queries = {}, keys = {}, values = {}, probs = {} }"),
+    ("S163", "IN --quant-sdpa eager --attn-quant-config kv", "scheme = { keys = { format = 'uint8' }, values = { format = 'uint8' } }"),
+    ("S164", "IN --quant-sdpa fx --attn-bit-width 4", "scheme = { inputs.format = 'uint8', keys.format = 'uint4' }"),
+    ("S165", "IN --quant-sdpa fx --attn-quant-format e4m3", "scheme = { inputs.format = 'uint8', probs.format = 'float-e4m3' }"),
+    ("S166", "IN --quant-sdpa fx --attn-param-method mse", "scheme.values.range.mse.search = 'brevitas'"),
+    ("S167", "IN --quant-sdpa fx --attn-scale-precision po2_scale", "scheme.keys.scale = 'po2'"),
+    ("S168", "IN --quant-sdpa fx --attn-scale-type dynamic", "scheme = { inputs.timing = 'static', keys.timing = 'dynamic' }"),
+    (
+        "S169",
+        "IN --quant-sdpa fx --attn-quant-type sym",
+        "scheme = { keys = { format = 'int8', symmetric = true }, probs = { format = 'uint8', symmetric = false, zero-point = 'integer' } }",
+    ),
+    (
+        "S170",
+        "DYNAMIC --quant-sdpa fx --attn-quant-granularity per_row",
+        "scheme = { inputs.granularity = 'tensor', queries.granularity = 'head', keys.granularity = 'head', probs.granularity = 'token' }",
+    ),
+    (
+        "S171",
+        "DYNAMIC --input-quant-granularity per_group --quant-sdpa fx --attn-group-size 16",
+        "scheme = { inputs.granularity.group = 64, keys.granularity.group = 16 }",
+    ),
+    ("S177", "IN --quantize-input-zero-point", "scheme.inputs.zero-point = 'integer'"),
+    ("S178", "--quantize-last-layer", "scheme.skip = ['embed']\nmodel.tie-policy = 'untie'"),
+    (
+        "S183",
+        "--gptq",
+        "harness = { sequence = 'layer', propagate = 'quantized' }\npass = [{ algo = 'gptq', options = { act-order = 'off' } }]",
+    ),
+    ("S183", "", "pass = [{ algo = 'rtn' }]"),
+    ("S185", "--gptq --gpxq-act-order", "pass = [{ algo = 'gptq', options = { act-order = 'static' } }]"),
+    ("S190", "IN", "scheme.inputs = { timing = 'static', reduce = 'mean' }"),
+    ("S195", "--no-quantize", "harness.no-quantize = true"),
+    ("S196", "IN --scaling-min-val 1e-6", "scheme = { weights.min-threshold = 1e-6, inputs.min-threshold = 1e-6 }"),
+    ("S197", "IN --quant-sdpa functional", "scheme.probs = {}"),
+    ("S198", "IN --quant-sdpa eager --eager-quant-sdpa-class LlamaAttention", "scheme.probs = {}"),
+    ("S214", "--checkpoint-name out", "output.path = 'out'"),
+    ("S223", "--bos-preprocessing document --dataset c4", "calibration.bos = 'document'"),
+    ("S223", "--bos-preprocessing document", "calibration.bos = 'sequence'"),
+    ("S230", "IN", "scheme.inputs.range.percentile = { high = 99.999, low = 0.001 }"),
+    ("S230", "DYNAMIC", "scheme.inputs.range = 'minmax'"),
+    ("S231", "--gptq --quant-sdpa fx", "pass = [{ algo = 'gptq' }]"),
+    ("S232", "--quantize-last-layer --gptq", "model.tie-policy = 'untie'"),
+    ("S233", "--weight-narrow-range", "scheme.weights.convention = 'narrow'"),
+    ("S234", "--weight-quant-rescaling-init 0.8", "scheme.weights.rescale = 0.8"),
+    ("S235", "IN --quant-sdpa eager --attn-quant-config qkv", "scheme = { queries = {}, keys = {}, values = {} }"),
+];
+
+fn words(text: &str) -> String {
+    let word = |word| match word {
+        "IN" => IN,
+        "DYNAMIC" => DYNAMIC,
+        other => other,
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn message(words: &str) -> String {
+    let e = translated(Brevitas, words).unwrap_err();
+    format!("{}: {e}", e.code())
+}
+
+#[test]
+fn each_flag_becomes_its_key() {
+    for (number, text, fragment) in CASES {
+        let translation = translated(Brevitas, &words(text)).unwrap_or_else(|e| panic!("{number} {text}: {e}"));
+        holds(&translation.toml, fragment, &format!("{number} {text}"));
+    }
+}
+
+/// Words that give a flag some value of its kind.
+fn some_value(row: &super::super::row::Row) -> String {
+    use super::super::row::Takes;
+    match row.takes {
+        Takes::Switch => format!("--{}", row.name),
+        Takes::Whole => format!("--{} 16", row.name),
+        Takes::Number => format!("--{} 0.5", row.name),
+        Takes::Choice(known) => format!("--{} {}", row.name, known[0]),
+        Takes::Text => format!("--{}=some", row.name),
+        Takes::List => format!("--{} some more", row.name),
+    }
+}
+
+#[test]
+fn each_row_is_a_key_a_note_or_a_refusal() {
+    for row in ROWS {
+        let line = some_value(row);
+        match row.meaning {
+            Meaning::Used => {
+                assert!(CASES.iter().any(|(number, _, _)| row.number.starts_with(number)), "{} has no case", row.number);
+            }
+            Meaning::NoEffect(why) => {
+                assert_eq!(translated(Brevitas, &line).unwrap().notes, [format!("`--{}` has no effect: {why}", row.name)]);
+            }
+            Meaning::Of(owner) => {
+                let refused = matches!(ROWS.iter().find(|r| r.name == owner).unwrap().meaning, Meaning::NotYet(_));
+                assert!(refused || CASES.iter().any(|(number, _, _)| row.number.starts_with(number)), "{} has no case", row.number);
+                let translation = translated(Brevitas, &line).unwrap();
+                assert_eq!(translation.notes, [format!("`--{}` has no effect without `{owner}`", row.name)]);
+            }
+            Meaning::NotYet(method) => {
+                assert_eq!(message(&line), format!("compat::not-built: `--{}` asks for {method}, which is not built yet", row.name));
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_those_of_the_list_of_features() {
+    let mut seen: Vec<u32> =
+        ROWS.iter().flat_map(|row| row.number.split(' ')).map(|n| n.strip_prefix('S').unwrap().parse().unwrap()).collect();
+    // The file itself, statistics, order of passes, and ties are not flags.
+    seen.extend([135, 230, 231, 232]);
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, (135..=236).collect::<Vec<_>>());
+}
+
+#[test]
+fn parts_that_are_not_asked_for_stay_as_they_are() {
+    let scheme = |text: &str| -> Vec<String> {
+        let toml: toml::Table = translated(Brevitas, &words(text)).unwrap().toml.parse().unwrap();
+        let mut parts: Vec<String> = toml["scheme"].as_table().unwrap().keys().cloned().collect();
+        parts.sort_unstable();
+        parts
+    };
+    assert_eq!(scheme(""), ["weights"]);
+    assert_eq!(scheme("--input-quant-format e4m3 --attn-bit-width 4"), ["weights"]);
+    assert_eq!(scheme("--quant-sdpa eager"), ["weights"]);
+    assert_eq!(scheme("IN --attn-quant-config kv"), ["inputs", "weights"]);
+    assert_eq!(scheme("IN --quant-sdpa eager --attn-quant-config kv"), ["inputs", "keys", "values", "weights"]);
+    assert_eq!(scheme("IN --quant-sdpa eager --attn-quant-config qkv"), ["inputs", "keys", "queries", "values", "weights"]);
+}
+
+#[test]
+fn contradictions_are_refused() {
+    for (text, expected) in [
+        ("--input-bit-width 8", "`--input-bit-width`: static scales are calibrated"),
+        ("DYNAMIC --quant-sdpa fx --attn-scale-type static", "`--input-bit-width`: static scales are calibrated"),
+        ("--input-bit-width 8 --input-scale-type no_scale", "`--input-scale-type`: integers need a scale"),
+        ("--weight-quant-format e4m3 --weight-quant-type asym", "`--weight-quant-type`: floats have no zero point"),
+        ("--weight-quant-format e4m3 --weight-bit-width 4", "`--weight-quant-format`: `e4m3` has 8 bits with its sign, not 4"),
+        ("--weight-quant-format fp8", "`--weight-quant-format`: unknown format `fp8`"),
+        ("--weight-quant-format e9m1", "`--weight-quant-format`: unknown format `e9m1`"),
+        ("--weight-bit-width 1", "`--weight-bit-width`: integers have 2 to 16 bits, not 1"),
+        ("--weight-narrow-range --weight-quant-type asym", "`--weight-narrow-range`: only symmetric integers have a narrow range here"),
+    ] {
+        assert_eq!(message(&words(text)), format!("compat::value: {expected}"), "{text}");
+    }
+}
+
+#[test]
+fn what_is_not_built_is_named_at_once() {
+    assert_eq!(
+        message("--magr --qronos --weight-bit-width 4 --qronos-alpha 1e-3"),
+        "compat::not-built: `--magr` asks for MagR, `--qronos` asks for Qronos, none of which is built yet"
+    );
+}
+
+#[test]
+fn a_file_gives_the_defaults_of_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run.yml");
+    let text = "# the template of the entry point writes everything out\n\
+                model: org/name\nweight_bit_width: 4\nweight_quant_granularity: per_channel\nscaling_min_val: 1e-4\ngptq: true\n\
+                magr: false\nmagr_alpha: 0.01\nexport_target: null\nact_equalization: null\nrotation_layers_to_expand: []\n\
+                few_shot_tasks:\n- arc_easy\n- piqa\ncompile_ptq: false\nquant_sdpa: null\nattn_quant_config: qkvs\n";
+    std::fs::write(&path, text).unwrap();
+    let before = translated(Brevitas, &format!("--weight-bit-width 3 --config {}", path.display())).unwrap();
+    let expected = "model.path = 'org/name'\npass = [{ algo = 'gptq' }]\n[scheme.weights]\nformat = 'int3'\ngranularity = 'channel'";
+    holds(&before.toml, expected, "S135");
+    assert_eq!(before.notes.len(), 1, "only what GPTQ does otherwise: {:?}", before.notes);
+    let after = translated(Brevitas, &format!("--config={} --weight-bit-width=3", path.display())).unwrap();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn the_environment_switch_may_stand_in_front() {
+    let translation = translated(Brevitas, "BREVITAS_JIT=1 --weight-bit-width 4").unwrap();
+    assert_eq!(translation.notes, ["`BREVITAS_JIT` has no effect: it switches a compiler of PyTorch on"]);
+}
