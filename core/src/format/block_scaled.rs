@@ -29,7 +29,7 @@ impl Mx {
             id => id.split_once('-')?.1,
         };
         let grid = shape(text, FloatVariant::Ocp)?;
-        Some((Grid::Float(grid), PowerRounding::Floor.exponent(grid.largest())))
+        Some((Grid::Float(grid), PowerRounding::Floor.exponent(f64::from(grid.largest()))))
     }
 }
 

@@ -30,7 +30,7 @@ impl QuantFormat for Float {
         if !ask.symmetric {
             return Err(no_zero_point(&self.id()));
         }
-        let offset = PowerRounding::Floor.exponent(self.0.largest());
+        let offset = PowerRounding::Floor.exponent(f64::from(self.0.largest()));
         Ok(Meaning { grid: Grid::Float(self.0), scale: symmetric_scale(ask, offset), symmetric: true, convention: Convention::default() })
     }
 }

@@ -1,16 +1,24 @@
 //! Observers: rules that choose the range of a tile, and the scale and zero point that follow from a range.
 
 mod absmean;
+mod entropy;
+mod half_quadratic;
+mod hqo;
+mod hqq;
+mod loss;
 mod minmax;
 mod mse;
+mod percentile;
 mod range;
 
+use rayon::prelude::*;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use range::ScaleRule;
 
 use crate::error::{Error, Result};
-use crate::scheme::{QParams, TileLayout};
+use crate::scheme::{Grid, QParams, ScaleForm, TileLayout};
 
 /// A rule that chooses the parameters of one tile from its values. Pure: no state, no order.
 pub trait Observer: Send + Sync {
@@ -26,6 +34,14 @@ pub trait Observer: Send + Sync {
     /// Whether [`Observer::range`] is all there is to it, so that ranges of several windows can be made one.
     fn chooses_ranges(&self) -> bool {
         true
+    }
+
+    /// Whether it can choose parameters of such a format.
+    ///
+    /// # Errors
+    /// If it cannot; the message says why.
+    fn suits(&self, _grid: &Grid, _form: ScaleForm) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -51,7 +67,19 @@ pub struct ObserverRecord {
 inventory::collect!(ObserverRecord);
 
 /// The observers of this crate.
-pub const BUILTIN: &[ObserverRecord] = &[absmean::RECORD, minmax::RECORD, mse::RECORD];
+pub const BUILTIN: &[ObserverRecord] =
+    &[absmean::RECORD, entropy::RECORD, hqo::RECORD, hqq::RECORD, minmax::RECORD, mse::RECORD, percentile::RECORD];
+
+/// Options of an observer; `known` lists them for the hint.
+fn parse<T: DeserializeOwned>(id: &str, known: &str, options: &Value) -> Result<T> {
+    serde_json::from_value(options.clone())
+        .map_err(|e| Error::config("config::invalid", format!("options of observer `{id}`: {e}")).hint(format!("its options: {known}")))
+}
+
+/// Why an observer cannot choose parameters of a format.
+fn refuse(id: &str, why: &str, hint: &str) -> Result<()> {
+    Err(Error::plan("plan::unsupported", format!("observer `{id}` cannot be used here: {why}")).hint(hint))
+}
 
 /// Parameters of every tile of a row-major `[rows, cols]` matrix.
 ///
@@ -65,28 +93,35 @@ pub fn fit(observer: &dyn Observer, rule: &ScaleRule, weight: &[f32], layout: Ti
         let message = format!("the weight holds {} at row {}, column {}", weight[i], i / layout.cols, i % layout.cols);
         return Err(Error::numeric("numeric::not-finite", message));
     }
-    let (tile_rows, tile_cols) = layout.grid();
-    let room = || Vec::with_capacity(layout.tiles());
-    let mut params = QParams { layout, scale: room(), zero: room(), global: rule.global() };
-    let mut values = Vec::new();
-    for tr in 0..tile_rows {
-        for tc in 0..tile_cols {
-            values.clear();
-            let columns = tc * layout.tile_cols..layout.cols.min((tc + 1) * layout.tile_cols);
-            for row in tr * layout.tile_rows..layout.rows.min((tr + 1) * layout.tile_rows) {
-                values.extend_from_slice(&weight[row * layout.cols..][columns.clone()]);
-            }
-            let (scale, zero) = observer.fit(&values, rule);
-            params.scale.push(scale);
-            params.zero.push(zero);
+    let (_, tile_cols) = layout.grid();
+    let one = |values: &mut Vec<f32>, tile: usize| {
+        let (tr, tc) = (tile / tile_cols, tile % tile_cols);
+        values.clear();
+        let columns = tc * layout.tile_cols..layout.cols.min((tc + 1) * layout.tile_cols);
+        for row in tr * layout.tile_rows..layout.rows.min((tr + 1) * layout.tile_rows) {
+            values.extend_from_slice(&weight[row * layout.cols..][columns.clone()]);
         }
-    }
-    Ok(params)
+        observer.fit(values, rule)
+    };
+    // A tile's parameters depend on nothing but its values: threads cannot be told from the result.
+    let pairs: Vec<(f32, f32)> = (0..layout.tiles()).into_par_iter().map_init(Vec::new, one).collect();
+    let (scale, zero) = pairs.into_iter().unzip();
+    Ok(QParams { layout, scale, zero, global: rule.global() })
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use crate::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, Reducer, ScaleForm, Timing, Zero};
+
+    /// Values with tails, on both sides, a little more above.
+    pub(super) fn heavy_tailed(n: usize) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * 0.618_034).fract() - 0.45).map(|u| 0.02 * u + 4.0 * u * u * u * u * u).collect()
+    }
+
+    /// Affine uint4 with one scale for all.
+    pub(super) fn uint4() -> QuantSpec {
+        QuantSpec { format: "uint4".to_owned(), grid: Grid::Int { lo: 0, hi: 15, zero: Zero::Integer }, symmetric: false, ..int4() }
+    }
 
     /// Symmetric int4 with one scale for all.
     pub(crate) fn int4() -> QuantSpec {

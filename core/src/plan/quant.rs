@@ -60,6 +60,7 @@ pub(super) fn resolve(raw: &RawQuant, registry: &Registry, shape: &Shape, auto: 
     if activation && !built.chooses_ranges() {
         return refuse(format!("observer `{observer}` is for weights: it chooses parameters, not ranges"), "use minmax, percentile or mse");
     }
+    built.suits(&meaning.grid, scale)?;
     if timing == Timing::Dynamic && observer != "minmax" {
         return refuse(
             format!("dynamic ranges are those of the values themselves, not of observer `{observer}`"),

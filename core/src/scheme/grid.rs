@@ -58,6 +58,12 @@ impl Grid {
         if let Self::Float(f) = self { within && f.holds(code as u32) } else { within }
     }
 
+    /// How many codes stand for something.
+    pub fn codes(&self) -> usize {
+        let (lo, hi) = self.limits();
+        (lo..=hi).filter(|code| self.holds(*code)).count()
+    }
+
     /// How zero points enter.
     pub fn zero(&self) -> Zero {
         match self {

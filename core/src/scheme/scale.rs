@@ -22,7 +22,7 @@ impl FloatKind {
         let rounded = match self {
             Self::F32 => x,
             Self::F16 => f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32(),
-            Self::Bf16 => bf16::from_f32(x).to_f32(),
+            Self::Bf16 => bf16::from_f32(x.clamp(bf16::MIN.to_f32(), bf16::MAX.to_f32())).to_f32(),
         };
         if rounded != 0.0 || x == 0.0 {
             return rounded;
@@ -58,9 +58,8 @@ pub enum PowerRounding {
 }
 
 impl PowerRounding {
-    /// `ρ(log₂ a)` of a positive finite number.
-    pub fn exponent(self, a: f32) -> i32 {
-        let a = f64::from(a);
+    /// `ρ(log₂ a)` of a positive normal number.
+    pub fn exponent(self, a: f64) -> i32 {
         let bits = a.to_bits();
         let floor = (bits >> 52) as i32 - 1023;
         let mantissa = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
