@@ -62,7 +62,10 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
     refused(
         "--algo rtn --set scheme.weights.range=minmaxx",
         unknown,
-        &["unknown observer `minmaxx` (did you mean `minmax`?)", "hint: known observers: absmean, entropy, hqo, hqq, minmax, mse, percentile"],
+        &[
+            "unknown observer `minmaxx` (did you mean `minmax`?)",
+            "hint: known observers: absmean, entropy, hqo, hqq, minmax, mse, percentile",
+        ],
     );
     refused(
         "--algo rtn --format compresed-tensors",
