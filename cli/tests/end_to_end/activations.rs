@@ -91,6 +91,38 @@ fn static_ranges_come_from_calibration_and_every_granularity_of_inputs_runs() {
     }
 }
 
+/// Every key of a scheme reaches the tensors of attention too; values stand for all, as they share one mechanism.
+#[test]
+fn every_key_reaches_attention() {
+    let weights = "--set scheme.weights.format=int8 --set scheme.weights.granularity=channel";
+    let mut seen = std::collections::BTreeMap::new();
+    for fields in [
+        "format=int3",
+        "format=int4",
+        "format=float-e2m1",
+        "format=int3 granularity=token",
+        "format=int3 granularity=tensor",
+        "format=int3 granularity.group=8",
+        "format=int3 granularity=dimension",
+        "format=int3 symmetric=false",
+        "format=int3 symmetric=false zero-point=float",
+        "format=int3 scale=po2",
+        "format=int3 min-threshold=2.0",
+        "format=int3 rescale=0.9",
+        "format=int3 timing=static",
+        "format=int3 timing=static granularity=head",
+        "format=int3 timing=static range=mse",
+        "format=int3 timing=static range.percentile.high=99.0",
+        "format=int3 timing=static reduce=max",
+    ] {
+        let p = after("tiny-llama", &format!("{weights} {}", set("values", fields)));
+        assert!(p.is_finite(), "{fields}: {p}");
+        if let Some(other) = seen.insert(p.to_bits(), fields) {
+            panic!("`{fields}` gives the same model as `{other}`");
+        }
+    }
+}
+
 #[track_caller]
 fn refused(words: &str, message: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
