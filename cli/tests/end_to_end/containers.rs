@@ -44,6 +44,47 @@ fn every_container_holds_the_same_codes() {
     assert_eq!(perplexities.len(), 18, "schemes that should differ do not");
 }
 
+/// Float weights, rounded inputs, rounded keys and values: the model that is read back rounds at the same places to the same values.
+#[test]
+fn rounded_activations_and_floats_survive_the_container() {
+    const KV: &str = "scheme.keys.format=F scheme.keys.granularity=G scheme.values.format=F scheme.values.granularity=G";
+    let kv = |format: &str, granularity: &str| KV.replace('F', format).replace('G', granularity);
+    let mut seen = Vec::new();
+    for (format, scheme) in [
+        ("int-quantized", "weights.format=int8 scheme.inputs.format=int8 scheme.inputs.timing=dynamic".to_owned()),
+        ("int-quantized", "weights.format=int8 scheme.inputs.format=int8".to_owned()),
+        ("int-quantized", "weights.format=int8 scheme.inputs.format=uint8 scheme.inputs.symmetric=false".to_owned()),
+        (
+            "int-quantized",
+            "weights.granularity.group=64 scheme.inputs.format=int8 scheme.inputs.timing=dynamic scheme.inputs.granularity.group=32"
+                .to_owned(),
+        ),
+        ("float-quantized", "weights.format=fp8 scheme.inputs.format=fp8 scheme.inputs.timing=dynamic".to_owned()),
+        ("float-quantized", "weights.format=fp8 scheme.weights.granularity=tensor scheme.inputs.format=fp8".to_owned()),
+        ("float-quantized", "weights.format=fp8 scheme.weights.granularity.block=[128,128]".to_owned()),
+        ("nvfp4-pack-quantized", "weights.format=nvfp4".to_owned()),
+        ("mxfp4-pack-quantized", "weights.format=mxfp4".to_owned()),
+        ("pack-quantized", format!("weights.format=int8 {}", kv("int8", "tensor"))),
+        ("pack-quantized", format!("weights.format=int4 {}", kv("fp8", "head"))),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let sets = format!("scheme.{scheme}").replace(" ", " --set ");
+        apply("tiny-llama", &out, &format!("--algo rtn --format qfw,compressed-tensors --set {sets}"));
+        let (native, other) = (perplexity(&out.join("qfw")), perplexity(&out.join("compressed-tensors")));
+        assert!((native / other - 1.0).abs() < 1e-6, "{scheme}: {native} and {other}");
+        let config = json(&out.join("compressed-tensors/config.json"))["quantization_config"].clone();
+        assert_eq!(config["format"], format, "{scheme}");
+        assert_eq!(config["kv_cache_scheme"].is_object(), scheme.contains("keys"), "{scheme}");
+        assert_eq!(config["config_groups"]["group_0"]["input_activations"].is_object(), scheme.contains("inputs"), "{scheme}");
+        seen.push(native.to_bits());
+    }
+    let schemes = seen.len();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), schemes, "schemes that should differ do not");
+}
+
 #[test]
 fn calibrated_codes_survive_the_container_too() {
     let dir = tempfile::tempdir().unwrap();

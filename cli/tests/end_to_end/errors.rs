@@ -241,6 +241,39 @@ fn what_the_container_cannot_hold_is_refused_with_the_nearest_that_works() {
         name,
         &["`blocks.0.attn.q`: it holds 8-bit codes, not int4", "hint: use `--format compressed-tensors`"],
     );
+    for (sets, message, hint) in [
+        ("weights.format=float-ocp-e5m2", "its floats are OCP e4m3", "use fp8, nvfp4, mxfp4, int4 or int8"),
+        ("weights.format=mxfp8-e4m3", "the scales of its e4m3 weights are floats", "use fp8"),
+        ("weights.format=nf4", "it has no room for a table of values", "use fp8, nvfp4"),
+        (
+            "weights.granularity.block=[128,128]",
+            "it holds no integers in tiles of the kind `block 128x128`",
+            "use group, channel or tensor",
+        ),
+        ("outputs.format=int8", "it holds rounded inputs, and keys and values, but no outputs", "leave `scheme.outputs` out"),
+        ("probs.format=int8", "but no probs", "leave `scheme.probs` out"),
+        ("inputs.format=fp8", "`blocks.0.attn.in`: it holds integer inputs of integer weights", "use inputs of the weights' kind"),
+        ("inputs.format=int8 scheme.inputs.granularity=dimension", "its static inputs have one scale", "use tensor"),
+        (
+            "inputs.format=int8 scheme.inputs.timing=dynamic scheme.inputs.convention=pow-b1",
+            "readers compute dynamic scales themselves",
+            "leave `convention`",
+        ),
+        ("keys.format=int8", "but values are rounded in 0 of 6", "give `keys` and `values` of all blocks the same scheme"),
+        (
+            "keys.format=int8 scheme.values.format=fp8",
+            "readers round all keys and values alike",
+            "give `keys` and `values` the same scheme",
+        ),
+        (
+            "keys.format=int8 scheme.keys.timing=dynamic scheme.values.format=int8",
+            "engines read one fixed scale",
+            "use `timing = \"static\"`",
+        ),
+    ] {
+        let words = format!("--algo rtn --set scheme.{}", sets.replace(' ', " --set "));
+        refused(&words, name, &[message, hint, "`--format qfw`"]);
+    }
     refused_with(
         &plan(&asset("tiny-gpt2"), &format!("{INT4} --algo rtn")),
         2,

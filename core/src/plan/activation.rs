@@ -167,7 +167,8 @@ fn places(
         let shape = Shape { rows: None, cols, head: part.heads.then_some(model.head_dim), dynamic };
         let spec = quant::resolve(spec, registry, &shape, auto, FloatKind::F32)
             .map_err(|e| e.within(format!("`scheme.{}` at `{place}`", part.key)))?;
-        out.push(PlannedActivation { place, part: part.key.to_owned(), spec });
+        let modules = users.iter().map(|(l, _)| l.module.clone()).collect();
+        out.push(PlannedActivation { place, part: part.key.to_owned(), modules, spec });
     }
     Ok(out)
 }

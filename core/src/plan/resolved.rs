@@ -66,6 +66,8 @@ pub struct PlannedActivation {
     pub place: Place,
     /// The part of the scheme that says so: `inputs`, `outputs`, `queries`, `keys`, `values` or `probs`.
     pub part: String,
+    /// Stored names of the linears it was planned for: those that read an input, or that write anything else.
+    pub modules: Vec<String>,
     /// How they are rounded.
     pub spec: QuantSpec,
 }

@@ -1,15 +1,27 @@
 //! The compressed-tensors container: what vLLM and transformers load.
 //!
-//! * `pack-quantized`: per module `weight_packed` `I32 [out, ⌈in·b/32⌉]`, `weight_scale` `[out, tiles]`, `weight_shape` `I64 [2]`; affine
-//!   also `weight_zero_point` `I32 [⌈out·b/32⌉, tiles]`. Codes and zero points are stored as `q + 2^(b−1)`, little-endian bit streams in
-//!   32-bit words, codes along the row, zero points *down the column*. `ŵ = (q − z)·s`.
-//! * `int-quantized`: `weight` `I8 [out, in]` and `weight_scale`, affine also `weight_zero_point` `I8`.
+//! A checkpoint has one or more *formats*, chosen for each module by what its weight and its input are (see `layout`):
 //!
-//! Written for 2, 4 and 8 bits: for other widths readers before and after compressed-tensors 0.18 pack differently. Read for all
-//! widths, both ways. Source: compressed-tensors 0.20, `compressors/` and `quantization/quant_args.py`.
+//! * `pack-quantized`, `int-quantized`: integers (`int`).
+//! * `float-quantized`: OCP e4m3 (`fp8`).
+//! * `nvfp4-pack-quantized`, `mxfp4-pack-quantized`: e2m1 in runs with small scales (`fp4`).
+//!
+//! Inputs of linears are rounded at each call, or by `M.input_scale` and `M.input_zero_point` of the module; keys and values by
+//! `k_scale` and `v_scale` of the attention module (`activation`). Source: compressed-tensors 0.20, `compressors/` and
+//! `quantization/`.
 
+mod accept;
+mod activation;
+mod arguments;
+mod config;
+mod fp4;
+mod fp8;
+mod groups;
+mod int;
+mod layout;
 mod pack;
 mod read;
+mod read_activation;
 mod write;
 
 use std::sync::Arc;
@@ -17,20 +29,18 @@ use std::sync::Arc;
 use qfw_core::Result;
 use qfw_core::checkpoint::native::NativeReader;
 use qfw_core::checkpoint::{Container, ContainerRecord, ContainerWriter, TensorDecl, TensorSource, Verdict};
+use qfw_core::model::ActivationQuant;
 use qfw_core::plan::Plan;
+use qfw_core::topology::Topology;
 use serde_json::Value;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    Packed,
-    Int8,
-}
+use layout::Choice;
 
-struct CompressedTensors(Layout);
+struct CompressedTensors(Choice);
 
 impl Container for CompressedTensors {
     fn accepts(&self, plan: &Plan) -> Verdict {
-        match write::check(self.0, plan) {
+        match accept::check(self.0, plan) {
             Ok(()) => Verdict::Exact,
             Err(e) => Verdict::Refused(e),
         }
@@ -45,26 +55,30 @@ impl Container for CompressedTensors {
     }
 
     fn quantization_config(&self, plan: &Plan) -> Result<Value> {
-        write::config(self.0, plan)
+        Ok(config::config(self.0, plan))
     }
 
     fn claims(&self, config: &Value) -> bool {
-        // One of the two records answers for both layouts.
-        self.0 == Layout::Packed && config.get("quant_method").and_then(Value::as_str) == Some("compressed-tensors")
+        // One of the two records answers for both.
+        self.0 == Choice::Auto && config.get("quant_method").and_then(Value::as_str) == Some("compressed-tensors")
     }
 
     fn read(&self, config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>> {
         read::open(config, tensors)
     }
+
+    fn activations(&self, config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<ActivationQuant>> {
+        read_activation::activations(config, tensors, topology)
+    }
 }
 
-/// `pack-quantized`, for registries built by hand.
-pub const PACKED: ContainerRecord = ContainerRecord {
+/// The format that fits each module, for registries built by hand.
+pub const AUTO: ContainerRecord = ContainerRecord {
     id: "compressed-tensors",
-    summary: "packed integers (pack-quantized) for vLLM and transformers",
+    summary: "integers, fp8, nvfp4 and mxfp4 for vLLM and transformers",
     version: env!("CARGO_PKG_VERSION"),
     source: env!("CARGO_PKG_NAME"),
-    container: &CompressedTensors(Layout::Packed),
+    container: &CompressedTensors(Choice::Auto),
 };
 
 /// `int-quantized`, for registries built by hand.
@@ -73,8 +87,8 @@ pub const INT8: ContainerRecord = ContainerRecord {
     summary: "plain 8-bit integers (int-quantized) for vLLM and transformers",
     version: env!("CARGO_PKG_VERSION"),
     source: env!("CARGO_PKG_NAME"),
-    container: &CompressedTensors(Layout::Int8),
+    container: &CompressedTensors(Choice::Int8),
 };
 
-inventory::submit! { PACKED }
+inventory::submit! { AUTO }
 inventory::submit! { INT8 }
