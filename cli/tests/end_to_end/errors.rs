@@ -76,7 +76,10 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
         &qfw(&args("list-plugins --kind algoritm", &[])),
         2,
         unknown,
-        &["unknown kind `algoritm` (did you mean `algorithm`?)", "hint: kinds: algorithm, architecture, format, granularity, observer, output-format"],
+        &[
+            "unknown kind `algoritm` (did you mean `algorithm`?)",
+            "hint: kinds: algorithm, architecture, format, granularity, observer, output-format",
+        ],
     );
     let (model, data) = (asset("tiny-llama"), asset("text/evaluation.txt"));
     refused_with(

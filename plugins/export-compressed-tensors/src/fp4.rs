@@ -58,7 +58,7 @@ pub(crate) fn encode(rounded: &Rounded, suffix: &str) -> Result<Vec<u8>> {
             let grid = fp8::grid()?;
             params.scale.iter().map(|s| grid.code(s * global) as u8).collect()
         }
-        (_, None) => params.scale.iter().map(|s| (PowerRounding::Floor.exponent(*s) + BIAS).clamp(0, 254) as u8).collect(),
+        (_, None) => params.scale.iter().map(|s| (PowerRounding::Floor.exponent(f64::from(*s)) + BIAS).clamp(0, 254) as u8).collect(),
     })
 }
 
