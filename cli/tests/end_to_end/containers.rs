@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{apply, apply_args, args, asset, eval, qfw};
+use super::{apply, apply_args, args, asset, eval, perplexity, qfw};
 
 const FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
 
@@ -47,20 +47,21 @@ fn every_container_holds_the_same_codes() {
 /// Float weights, rounded inputs, rounded keys and values: the model that is read back rounds at the same places to the same values.
 #[test]
 fn rounded_activations_and_floats_survive_the_container() {
-    const KV: &str = "scheme.keys.format=F scheme.keys.granularity=G scheme.values.format=F scheme.values.granularity=G";
+    const KV: &str = "scheme.keys.format=F scheme.keys.granularity=G scheme.keys.timing=static \
+                      scheme.values.format=F scheme.values.granularity=G scheme.values.timing=static";
     let kv = |format: &str, granularity: &str| KV.replace('F', format).replace('G', granularity);
     let mut seen = Vec::new();
     for (format, scheme) in [
         ("int-quantized", "weights.format=int8 scheme.inputs.format=int8 scheme.inputs.timing=dynamic".to_owned()),
-        ("int-quantized", "weights.format=int8 scheme.inputs.format=int8".to_owned()),
-        ("int-quantized", "weights.format=int8 scheme.inputs.format=uint8 scheme.inputs.symmetric=false".to_owned()),
+        ("int-quantized", "weights.format=int8 scheme.inputs.format=int8 scheme.inputs.timing=static".to_owned()),
+        ("int-quantized", "weights.format=int8 scheme.inputs.format=uint8 scheme.inputs.symmetric=false scheme.inputs.timing=static".to_owned()),
         (
             "int-quantized",
             "weights.granularity.group=64 scheme.inputs.format=int8 scheme.inputs.timing=dynamic scheme.inputs.granularity.group=32"
                 .to_owned(),
         ),
         ("float-quantized", "weights.format=fp8 scheme.inputs.format=fp8 scheme.inputs.timing=dynamic".to_owned()),
-        ("float-quantized", "weights.format=fp8 scheme.weights.granularity=tensor scheme.inputs.format=fp8".to_owned()),
+        ("float-quantized", "weights.format=fp8 scheme.weights.granularity=tensor scheme.inputs.format=fp8 scheme.inputs.timing=static".to_owned()),
         ("float-quantized", "weights.format=fp8 scheme.weights.granularity.block=[128,128]".to_owned()),
         ("nvfp4-pack-quantized", "weights.format=nvfp4".to_owned()),
         ("mxfp4-pack-quantized", "weights.format=mxfp4".to_owned()),
