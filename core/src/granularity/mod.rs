@@ -113,3 +113,72 @@ fn block(_: &Shape, value: &Value) -> Result<Granularity> {
             .hint("write { block = [128, 128] }")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::registry::Registry;
+
+    const WEIGHT: Shape = Shape { rows: Some(48), cols: 64, head: None, dynamic: false };
+    const INPUT: Shape = Shape { rows: None, cols: 64, head: None, dynamic: false };
+    const DYNAMIC: Shape = Shape { dynamic: true, ..INPUT };
+
+    fn tiles(id: &str, shape: &Shape, value: &Value) -> Result<Granularity> {
+        Registry::builtin()?.granularity(id, shape, value)
+    }
+
+    /// Rows and columns of a tile on a `[48, 64]` matrix.
+    #[test]
+    fn each_id_has_its_tiles() {
+        let heads = Shape { head: Some(16), ..INPUT };
+        let null = Value::Null;
+        let table: &[(&str, Shape, Value, (usize, usize))] = &[
+            ("tensor", WEIGHT, null.clone(), (48, 64)),
+            ("tensor", INPUT, null.clone(), (48, 64)),
+            ("channel", WEIGHT, null.clone(), (1, 64)),
+            ("token", DYNAMIC, null.clone(), (1, 64)),
+            ("dimension", WEIGHT, null.clone(), (48, 1)),
+            ("dimension", INPUT, null.clone(), (48, 1)),
+            ("head", heads, null.clone(), (48, 16)),
+            ("head", Shape { dynamic: true, ..heads }, null.clone(), (1, 16)),
+            ("group", WEIGHT, json!(32), (1, 32)),
+            ("group", DYNAMIC, json!(32), (1, 32)),
+            ("group", WEIGHT, json!(1000), (1, 64)),
+            ("group-out", WEIGHT, json!(16), (16, 1)),
+            ("block", WEIGHT, json!([16, 32]), (16, 32)),
+        ];
+        for (id, shape, value, want) in table {
+            let granularity = tiles(id, shape, value).unwrap();
+            let layout = granularity.layout(48, 64);
+            assert_eq!((granularity.id.as_str(), (layout.tile_rows, layout.tile_cols)), (*id, *want), "{shape:?} {value}");
+        }
+        for record in BUILTIN {
+            assert!(table.iter().any(|(id, ..)| *id == record.id), "`{}` is not tested", record.id);
+        }
+    }
+
+    #[test]
+    fn refusals_say_why() {
+        let null = Value::Null;
+        let table: &[(&str, Shape, Value, &str)] = &[
+            ("channel", INPUT, null.clone(), "activations have no granularity `channel`: their rows are tokens"),
+            ("group-out", INPUT, json!(16), "activations have no granularity `group-out`: their rows are tokens"),
+            ("token", WEIGHT, null.clone(), "weights have no granularity `token`: they have no tokens"),
+            ("token", INPUT, null.clone(), "granularity `token` cannot be static: tokens are not known beforehand"),
+            ("head", WEIGHT, null.clone(), "granularity `head` is for queries, keys and values: other tensors have no heads"),
+            ("tensor", WEIGHT, json!(3), "granularity `tensor` has no size, got 3"),
+            ("group", WEIGHT, null.clone(), "granularity `group` needs a size of at least 1, got null"),
+            ("group", WEIGHT, json!(0), "granularity `group` needs a size of at least 1, got 0"),
+            ("group", WEIGHT, json!(1u64 << 40), "granularity `group` needs a size of at least 1, got 1099511627776"),
+            ("block", WEIGHT, json!([16]), "granularity `block` needs rows and columns, got [16]"),
+            ("block", WEIGHT, json!([16, 0]), "granularity `block` needs rows and columns, got [16,0]"),
+            ("colour", WEIGHT, null.clone(), "unknown granularity `colour`"),
+        ];
+        for (id, shape, value, message) in table {
+            let error = tiles(id, shape, value).unwrap_err().to_string();
+            assert!(error.contains(message), "`{id}` {value}: {error}");
+        }
+    }
+}

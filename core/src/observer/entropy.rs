@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::minmax::extremes;
 use super::{Observer, ObserverRecord, ScaleRule, parse};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::scheme::{Coder, WithCoder};
 
 /// Options of the observer `entropy`.

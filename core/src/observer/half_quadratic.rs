@@ -3,8 +3,9 @@
 //! Both minimize `Σ |x − x̂|^p` with `p < 1`, which pays little for outliers, by alternation. With errors `v = x − x̂` and their shrunken
 //! copies `E = sign(v)·max(0, |v| − |v|^(p−1)/β)`, a zero point moves to the mean `z ← z − mean(v − E)/s`; then `β ← κβ`.
 
+use super::ScaleRule;
 use super::loss::Loss;
-use super::{ScaleRule, minmax::extremes};
+use super::minmax::extremes;
 use crate::scheme::{Grid, Zero};
 
 /// The numbers of a search.

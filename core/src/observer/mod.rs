@@ -10,6 +10,8 @@ mod minmax;
 mod mse;
 mod percentile;
 mod range;
+#[cfg(test)]
+mod range_tests;
 
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;

@@ -214,7 +214,6 @@ mod tests {
             };
             let best = factors.iter().min_by(|a, b| error(a).total_cmp(&error(b))).unwrap();
             assert_eq!(built(&options).0.range(&values, &rule), (best * lo, best * hi), "{options}");
-            assert!(*best < 1.0, "the outlier is clipped");
         }
     }
 
