@@ -54,14 +54,20 @@ fn rounded_activations_and_floats_survive_the_container() {
     for (format, scheme) in [
         ("int-quantized", "weights.format=int8 scheme.inputs.format=int8 scheme.inputs.timing=dynamic".to_owned()),
         ("int-quantized", "weights.format=int8 scheme.inputs.format=int8 scheme.inputs.timing=static".to_owned()),
-        ("int-quantized", "weights.format=int8 scheme.inputs.format=uint8 scheme.inputs.symmetric=false scheme.inputs.timing=static".to_owned()),
+        (
+            "int-quantized",
+            "weights.format=int8 scheme.inputs.format=uint8 scheme.inputs.symmetric=false scheme.inputs.timing=static".to_owned(),
+        ),
         (
             "int-quantized",
             "weights.granularity.group=64 scheme.inputs.format=int8 scheme.inputs.timing=dynamic scheme.inputs.granularity.group=32"
                 .to_owned(),
         ),
         ("float-quantized", "weights.format=fp8 scheme.inputs.format=fp8 scheme.inputs.timing=dynamic".to_owned()),
-        ("float-quantized", "weights.format=fp8 scheme.weights.granularity=tensor scheme.inputs.format=fp8 scheme.inputs.timing=static".to_owned()),
+        (
+            "float-quantized",
+            "weights.format=fp8 scheme.weights.granularity=tensor scheme.inputs.format=fp8 scheme.inputs.timing=static".to_owned(),
+        ),
         ("float-quantized", "weights.format=fp8 scheme.weights.granularity.block=[128,128]".to_owned()),
         ("nvfp4-pack-quantized", "weights.format=nvfp4".to_owned()),
         ("mxfp4-pack-quantized", "weights.format=mxfp4".to_owned()),

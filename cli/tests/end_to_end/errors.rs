@@ -256,15 +256,23 @@ fn what_the_container_cannot_hold_is_refused_with_the_nearest_that_works() {
         ("outputs.format=int8", "it holds rounded inputs, and keys and values, but no outputs", "leave `scheme.outputs` out"),
         ("probs.format=int8", "but no probs", "leave `scheme.probs` out"),
         ("inputs.format=fp8", "`blocks.0.attn.in`: it holds integer inputs of integer weights", "use inputs of the weights' kind"),
-        ("inputs.format=int8 scheme.inputs.timing=static scheme.inputs.granularity=dimension", "its static inputs have one scale", "use tensor"),
+        (
+            "inputs.format=int8 scheme.inputs.timing=static scheme.inputs.granularity=dimension",
+            "its static inputs have one scale",
+            "use tensor",
+        ),
         (
             "inputs.format=int8 scheme.inputs.timing=dynamic scheme.inputs.convention=pow-b1",
             "readers compute dynamic scales themselves",
             "leave `convention`",
         ),
-        ("keys.format=int8", "but values are rounded in 0 of 6", "give `keys` and `values` of all blocks the same scheme"),
         (
-            "keys.format=int8 scheme.values.format=fp8",
+            "keys.format=int8 scheme.keys.timing=static",
+            "but values are rounded in 0 of 6",
+            "give `keys` and `values` of all blocks the same scheme",
+        ),
+        (
+            "keys.format=int8 scheme.keys.timing=static scheme.values.format=fp8 scheme.values.timing=static",
             "readers round all keys and values alike",
             "give `keys` and `values` the same scheme",
         ),
