@@ -1,4 +1,5 @@
 //! What holds for every format, granularity and observer, whatever finite numbers come in.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use proptest::prelude::*;
 use qfw_core::format::Ask;

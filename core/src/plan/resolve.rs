@@ -147,7 +147,8 @@ fn fused_sites_agree(raw: &RawRun, linears: &[&Linear], specs: &[Option<QuantSpe
     if raw.output.format.iter().all(|f| f == "qfw") {
         return Ok(());
     }
-    let mut first: BTreeMap<(Option<u32>, Port), (&Linear, &Option<QuantSpec>)> = BTreeMap::new();
+    type Said<'a> = (&'a Linear, &'a Option<QuantSpec>);
+    let mut first: BTreeMap<(Option<u32>, Port), Said<'_>> = BTreeMap::new();
     for (l, spec) in linears.iter().zip(specs).filter(|(l, _)| l.site.role != Role::Linear) {
         let (other, said) = *first.entry((l.site.block, l.input)).or_insert((l, spec));
         if said != spec {

@@ -12,6 +12,7 @@ use super::read::fields_of;
 
 /// One part of the scheme: leave the tensors in high precision, or quantize them.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a handful of them exist, in a configuration")]
 pub enum RawSpec {
     /// `"keep"`: high precision.
     Keep,
@@ -21,6 +22,7 @@ pub enum RawSpec {
 
 /// One part of an override: keep, or change some fields of what the scheme says.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a handful of them exist, in a configuration")]
 pub enum RawSpecChange {
     /// `"keep"`: high precision.
     Keep,

@@ -138,9 +138,9 @@ fn input(plan: &Plan, a: &PlannedActivation) -> Result<()> {
             let why = format!("`{}` reads it rounded, but keeps its weight, and readers round inputs of quantized layers only", s.site);
             return refuse(&place, &why, "quantize that weight, or skip that layer, or use `--format qfw`");
         };
-        if !matches!((&weight.grid, &spec.grid), (Grid::Int { .. }, Grid::Int { .. }))
-            && !(fp8::holds(&weight.grid) && fp8::holds(&spec.grid))
-        {
+        let integers = matches!((&weight.grid, &spec.grid), (Grid::Int { .. }, Grid::Int { .. }));
+        let floats = fp8::holds(&weight.grid) && fp8::holds(&spec.grid);
+        if !integers && !floats {
             let why = format!("it holds integer inputs of integer weights and fp8 inputs of fp8 weights, not {spec} for {weight}");
             return refuse(&place, &why, "use inputs of the weights' kind, int8 or fp8, or weights alone, or `--format qfw`");
         }

@@ -7,7 +7,7 @@ use qfw_core::checkpoint::{ContainerWriter, TensorDecl};
 use crate::activation;
 use crate::layout::{Choice, Layout};
 
-fn layouts<'a>(choice: Choice, native: &'a NativeReader) -> impl Iterator<Item = (&'a NativeSite, Layout)> {
+fn layouts(choice: Choice, native: &NativeReader) -> impl Iterator<Item = (&NativeSite, Layout)> {
     let inputs = activation::inputs(&native.activations);
     native.sites.iter().map(move |s| (s, Layout::of(choice, &s.spec, inputs.get(s.module.as_str()).copied())))
 }
