@@ -192,7 +192,7 @@ mod tests {
         let rule = ScaleRule::of(&uint4(), 0.0);
         let positive: Vec<f32> = heavy_tailed(3000).iter().map(|x| x.abs()).collect();
         let (low, high) = Entropy::default().range(&positive, &rule);
-        assert!(low >= 0.0 && low < 0.1 && high <= extremes(&positive).1, "{low} {high}");
+        assert!((0.0..0.1).contains(&low) && high <= extremes(&positive).1, "{low} {high}");
         let negative: Vec<f32> = positive.iter().map(|x| -x).collect();
         assert_eq!(Entropy::default().range(&negative, &rule), (-high, -low));
         assert_eq!(Entropy::default().range(&[0.0; 4], &rule), (0.0, 0.0));
