@@ -1,6 +1,8 @@
 //! What holds for every format, granularity and observer, whatever finite numbers come in.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use proptest::prelude::*;
 use qfw_core::format::Ask;
 use qfw_core::granularity::Shape;
@@ -138,7 +140,7 @@ fn fitted(registry: &Registry, spec: &QuantSpec, weight: &[f32]) -> qfw_core::er
     fit(&*observer, &ScaleRule::of(spec, amax), weight, spec.granularity.layout(ROWS, COLS))
 }
 
-/// Values of the grid next to `code`, in f64, and the two ends.
+/// The values of a grid, in f64.
 struct Ruler {
     /// Rising, in units of the scale and with the zero point taken off.
     values: Vec<f64>,
@@ -176,7 +178,7 @@ impl Ruler {
 fn clipping(spec: &QuantSpec) -> Option<f64> {
     match (&spec.grid, spec.scale) {
         (Grid::Int { .. }, ScaleForm::Float(_)) => match (spec.symmetric, spec.convention) {
-            (true, Convention::PowB1) => Some(1.0),
+            (true, Convention::PowB1 | Convention::SignedFull) => Some(1.0),
             _ => Some(0.5),
         },
         (_, ScaleForm::Float(_)) => Some(0.0),
@@ -214,8 +216,10 @@ fn check(registry: &Registry, choice: &Choice, weight: &[f32]) -> Result<(), Tes
         let slack = 3e-7 * (within.abs() + f64::from(z.abs())) + 1e-6;
         prop_assert!(error <= ruler.distance(v) + slack, "{x:e} becomes {value:e} at scale {s:e}, zero point {z}: off by {error} steps");
         if let ("minmax", Some(clipping)) = (choice.observer.0, clipping(&spec)) {
-            // A stored half may be smaller than the scale by 2^−11 of it.
-            let short = if choice.ask.stored == FloatKind::F32 { 0.0 } else { 2f64.powi(-10) * v.abs() };
+            // A stored half may be smaller than the scale by 2^−11 of it, or 2^−25 below its normal numbers; that much of the range is lost.
+            let short = if choice.ask.stored == FloatKind::F32 { 0.0 } else { 2f64.powi(-11).max(2f64.powi(-25) / f64::from(s.abs())) };
+            let width = ruler.values[ruler.values.len() - 1] - ruler.values[0];
+            let short = 1.1 * short * width;
             prop_assert!(ruler.beyond(v) <= clipping + slack + short, "{x:e} at scale {s:e} lies {} beyond the codes", ruler.beyond(v));
         }
     }
