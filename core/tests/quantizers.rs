@@ -69,7 +69,7 @@ fn choices() -> impl Strategy<Value = Choice> {
         ("percentile", json!({})),
         ("percentile", json!({ "high": 90.0, "low": 10.0 })),
         ("mse", json!({})),
-        ("mse", json!({ "search": "gptq" })),
+        ("mse", json!({ "search": "wide" })),
         ("mse", json!({ "search": "brevitas" })),
         ("hqo", json!({})),
         ("hqq", json!({})),

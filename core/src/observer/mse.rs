@@ -5,11 +5,11 @@
 //! | `search` | candidates | error | ties |
 //! |---|---|---|---|
 //! | `range` | `(1 − i/grid)·range`, `i = 0 … ⌊max-shrink·grid⌋ − 1` | `Σ \|x − x̂\|^norm` | the wider |
-//! | `gptq` | the same with `norm = 2.4, grid = 100, max-shrink = 0.8` | | |
+//! | `wide` | the same with `norm = 2.4, grid = 100, max-shrink = 0.8` | | |
 //! | `brevitas` | `i/20·range`, `i = 2 … 20` | `Σ (x − x̂)²` | the narrower |
 //!
 //! `range` is llm-compressor's with its defaults, `norm = 2.4, grid = 100, max-shrink = 0.2`, less its `patience`: every candidate is
-//! tried. `gptq` is the one of the GPTQ reference code and of SpinQuant. Both shrink the two ends together. `brevitas` does so for
+//! tried. `wide` is the one of the GPTQ reference code and of SpinQuant. Both shrink the two ends together. `brevitas` does so for
 //! symmetric formats; for affine ones it first narrows the width from above with the low end in place, then moves the low end, `i/20` of
 //! what it was, with that width.
 
@@ -29,7 +29,7 @@ enum Search {
     /// Shrunken ranges, by `norm`, `grid` and `max-shrink`.
     Range,
     /// Those of the GPTQ reference code.
-    Gptq,
+    Wide,
     /// Twentieths of the range, squared error.
     Brevitas,
 }
@@ -101,7 +101,7 @@ impl Mse {
         let search = options.search.unwrap_or(Search::Range);
         let (norm, grid, max_shrink) = match search {
             Search::Range => (2.4, 100, 0.2),
-            Search::Gptq => (2.4, 100, 0.8),
+            Search::Wide => (2.4, 100, 0.8),
             Search::Brevitas => (2.0, 20, 0.9),
         };
         let own = Self { search, norm, grid, max_shrink };
@@ -119,7 +119,7 @@ impl Mse {
         ];
         match pairs.into_iter().find(|(_, asked, own)| search != Search::Range && asked != own) {
             Some((key, asked, own)) => {
-                let name = if search == Search::Gptq { "gptq" } else { "brevitas" };
+                let name = if search == Search::Wide { "wide" } else { "brevitas" };
                 let message = format!("observer `mse`: `search = \"{name}\"` has `{key} = {own}`, but `{key} = {asked}` is asked for");
                 Err(Error::config("config::invalid", message).hint(format!("leave out `{key}`, or `search`")))
             }
@@ -204,7 +204,7 @@ mod tests {
         let (lo, hi) = extremes(&values);
         for (options, norm, factors) in [
             (json!({}), 2.4, (0..20).map(|i| 1.0 - i as f32 / 100.0).collect::<Vec<_>>()),
-            (json!({ "search": "gptq" }), 2.4, (0..80).map(|i| 1.0 - i as f32 / 100.0).collect()),
+            (json!({ "search": "wide" }), 2.4, (0..80).map(|i| 1.0 - i as f32 / 100.0).collect()),
             (json!({ "search": "brevitas" }), 2.0, (2..=20).map(|i| i as f32 / 20.0).collect()),
         ] {
             let rule = ScaleRule::of(&int4(), 0.0);
@@ -232,8 +232,8 @@ mod tests {
 
     #[test]
     fn named_searches_fix_their_numbers() {
-        let (_, resolved) = built(&json!({ "search": "gptq" }));
-        assert_eq!(resolved, json!({ "search": "gptq", "norm": 2.4, "grid": 100, "max-shrink": 0.8 }));
+        let (_, resolved) = built(&json!({ "search": "wide" }));
+        assert_eq!(resolved, json!({ "search": "wide", "norm": 2.4, "grid": 100, "max-shrink": 0.8 }));
         assert_eq!(built(&resolved).1, resolved, "what was resolved can be read again");
         assert_eq!(built(&json!({ "max-shrink": 0.5 })).1, json!({ "search": "range", "norm": 2.4, "grid": 100, "max-shrink": 0.5 }));
         let refused = |options: Value| (RECORD.build)(&options).err().unwrap().to_string();
