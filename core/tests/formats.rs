@@ -1,6 +1,5 @@
 //! Value sets and casts of number formats against implementations that are not ours: `ml_dtypes` by way of a table, and `half`.
 #![allow(clippy::unwrap_used, reason = "tests")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use half::{bf16, f16};
 use qfw_core::scheme::{FloatGrid, FloatVariant, Grid, PowerRounding};

@@ -1,6 +1,5 @@
 //! What holds for every format, granularity and observer, whatever finite numbers come in.
 #![allow(clippy::unwrap_used, reason = "tests")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use proptest::prelude::*;
 use qfw_core::format::Ask;
