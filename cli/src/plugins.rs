@@ -1,9 +1,15 @@
 //! The plugins linked into the program. A crate that nobody names is dropped by the linker, and its records with it.
 
+#[cfg(feature = "bias-correction")]
+use qfw_bias_correction as _;
+#[cfg(feature = "clip")]
+use qfw_clip as _;
 #[cfg(feature = "export-compressed-tensors")]
 use qfw_export_compressed_tensors as _;
 #[cfg(feature = "gptq")]
 use qfw_gptq as _;
+#[cfg(feature = "magr")]
+use qfw_magr as _;
 #[cfg(feature = "rtn")]
 use qfw_rtn as _;
 
@@ -12,7 +18,7 @@ mod tests {
     #[test]
     fn every_plugin_of_the_workspace_is_linked() {
         let registry = qfw_core::registry::Registry::linked().unwrap();
-        for id in ["rtn", "gptq"] {
+        for id in ["rtn", "gptq", "magr", "clip", "bias-correction"] {
             assert!(registry.algorithm(id).is_ok(), "{id}");
         }
         for id in ["qfw", "compressed-tensors", "compressed-tensors-int8"] {

@@ -2,6 +2,7 @@
 //!
 //! This is the sequence every front end and embedder needs before the block loop; nothing in it prints or reads the environment.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::calibration::{Bos, Corpus, DataFile, SampleSpec, Source, Tokenizer, W
 use crate::checkpoint::{Adapted, Checkpoint, StoredDtype};
 use crate::error::{Error, Result};
 use crate::harness::{Control, Measured, Mode, Run, Summary};
-use crate::model::{Activations, Model, model_type};
+use crate::model::{Activations, Architecture, Model, model_type};
 use crate::plan::raw::{RawBos, RawCalibration, RawDtype, RawModel, RawRun, RawTiePolicy};
 use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, resolve};
 use crate::registry::Registry;
@@ -127,7 +128,7 @@ impl Session {
         let mut checkpoint = Checkpoint::open(model)?;
         adapt(&mut checkpoint, &raw.model, registry)?;
         let calibrated = needs_calibration(&raw, registry)?;
-        let (opened, opening) =
+        let (mut opened, opening) =
             if calibrated { (Opened::of(checkpoint, registry)?, Vec::new()) } else { Opened::for_weights(checkpoint, registry)? };
         if !opened.checkpoint.config.get("quantization_config").is_none_or(serde_json::Value::is_null) {
             return Err(Error::plan("plan::already-quantized", format!("`{}` is quantized already", raw.model.path))
@@ -141,21 +142,14 @@ impl Session {
             hash: windows.hash.clone(),
             seed: raw.calibration.seed,
         });
-        let tensors = Arc::clone(&opened.checkpoint.tensors);
-        let stored = |l: &Linear| match tensors.info(&format!("{}.weight", l.module)).map(|i| &i.dtype) {
-            Some(StoredDtype::F16 | StoredDtype::Ggml(_)) => FloatKind::F16,
-            Some(StoredDtype::BF16) => FloatKind::Bf16,
-            _ => FloatKind::F32,
-        };
-        let facts = ModelFacts {
-            model_type: model_type(&opened.checkpoint.config)?,
-            tensorwise: opened.model.is_tensorwise(),
-            topology: &opened.model.topology,
-            hash: opened.checkpoint.content_hash()?,
-            stored: &stored,
-            head_dim: opened.model.dims.head_dim,
-        };
-        let mut resolved = resolve(&raw, registry, &facts, calibration, sorted)?;
+        let mut resolved = plan(&raw, registry, &opened, calibration.clone(), sorted)?;
+        if !resolved.biases.is_empty() {
+            let architecture = opened.model.architecture();
+            let mut checkpoint = opened.checkpoint;
+            with_biases(&mut checkpoint, architecture, &resolved.biases)?;
+            opened = Opened::of(checkpoint, registry)?;
+            resolved = plan(&raw, registry, &opened, calibration, sorted)?;
+        }
         resolved.notes.splice(0..0, opening);
         let budget = Budget::of(
             &resolved.plan,
@@ -192,6 +186,48 @@ impl Session {
         let Opened { checkpoint, model } = &self.opened;
         Run::new(registry, checkpoint, model, &self.resolved, &self.windows.ids, Device::Cpu, self.budget.spill)
     }
+}
+
+/// The plan for an open model.
+fn plan(raw: &RawRun, registry: &Registry, opened: &Opened, calibration: Option<CalibrationPlan>, sorted: bool) -> Result<Resolved> {
+    let tensors = Arc::clone(&opened.checkpoint.tensors);
+    let stored = |l: &Linear| match tensors.info(&format!("{}.weight", l.module)).map(|i| &i.dtype) {
+        Some(StoredDtype::F16 | StoredDtype::Ggml(_)) => FloatKind::F16,
+        Some(StoredDtype::BF16) => FloatKind::Bf16,
+        _ => FloatKind::F32,
+    };
+    let facts = ModelFacts {
+        model_type: model_type(&opened.checkpoint.config)?,
+        tensorwise: opened.model.is_tensorwise(),
+        topology: &opened.model.topology,
+        hash: opened.checkpoint.content_hash()?,
+        stored: &stored,
+        head_dim: opened.model.dims.head_dim,
+    };
+    resolve(raw, registry, &facts, calibration, sorted)
+}
+
+/// Gives linears of some roles biases of zero, by the configuration's own key for it, so that the result is a model like any other with
+/// biases.
+fn with_biases(checkpoint: &mut Checkpoint, architecture: &dyn Architecture, roles: &BTreeSet<Role>) -> Result<()> {
+    for role in roles {
+        let Some(key) = architecture.bias_key(*role) else {
+            let message = format!("`{}` of a `{}` model has no bias, and config.json no key that gives it one", role, architecture.id());
+            return Err(Error::plan("plan::no-bias", message).hint(
+                "leave these layers to the pass by `skip`; a model that computes as LLaMA does can be read as one with \
+                 `model.model-type = \"llama\"`, which has such keys",
+            ));
+        };
+        checkpoint.config[key] = true.into();
+    }
+    let tensors = Arc::clone(&checkpoint.tensors);
+    let has = |name: &str| tensors.info(name).is_some();
+    let topology = architecture.topology(&architecture.parse(&checkpoint.config, &has)?);
+    let lacking = topology.params.iter().filter(|p| p.part == Part::Bias && !has(&p.tensor));
+    let vectors: Vec<(String, usize, String)> =
+        lacking.map(|p| (p.tensor.clone(), p.shape.iter().product(), p.tensor.trim_end_matches(".bias").to_owned() + ".weight")).collect();
+    checkpoint.tensors = Arc::new(Adapted::zeros(tensors, &vectors)?);
+    Ok(())
 }
 
 /// The calibration data of a run that may not fetch any.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use qfw_core::algorithm::{
-    AlgorithmRecord, Condition, Correct, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage,
+    AlgorithmRecord, Condition, Conditioned, Correct, Corrected, Frozen, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded,
+    SiteContext, Stage,
 };
 use qfw_core::checkpoint::{Checkpoint, TensorSource};
 use qfw_core::harness::{Control, Mode};
@@ -22,13 +23,20 @@ struct Double;
 struct Broken;
 struct Nearest;
 struct Later;
+struct Swap;
 
-fn with(cx: &SiteContext<'_>, f: impl Fn(f32) -> f32) -> Vec<f32> {
-    cx.weight.iter().map(|w| f(*w)).collect()
+impl qfw_core::algorithm::Transform for Swap {
+    fn solve(&self, _: &qfw_core::topology::Region, _: &SiteContext<'_>) -> Result<Option<qfw_core::algorithm::Change>> {
+        Ok(None)
+    }
+}
+
+fn with(cx: &SiteContext<'_>, f: impl Fn(f32) -> f32) -> Conditioned {
+    Conditioned { weight: cx.weight.iter().map(|w| f(*w)).collect(), events: Vec::new() }
 }
 
 impl Condition for Add {
-    fn condition(&self, cx: &SiteContext<'_>) -> Result<Vec<f32>> {
+    fn condition(&self, cx: &SiteContext<'_>) -> Result<Conditioned> {
         // What it asked for is there, though the rounding that follows asks for nothing.
         assert_eq!(cx.gram()?.n, cx.linear.shape.1);
         Ok(with(cx, |w| w + 0.25))
@@ -36,17 +44,18 @@ impl Condition for Add {
 }
 
 impl Condition for Double {
-    fn condition(&self, cx: &SiteContext<'_>) -> Result<Vec<f32>> {
+    fn condition(&self, cx: &SiteContext<'_>) -> Result<Conditioned> {
         Ok(with(cx, |w| w * 2.0))
     }
 }
 
 impl Condition for Broken {
-    fn condition(&self, cx: &SiteContext<'_>) -> Result<Vec<f32>> {
+    fn condition(&self, cx: &SiteContext<'_>) -> Result<Conditioned> {
         if cx.linear.site.to_string() == "blocks.1.attn.k" {
             return Err(Error::numeric("test::broken", "no solution"));
         }
-        Ok(if cx.linear.site.to_string() == "blocks.1.attn.v" { vec![f32::NAN; cx.weight.len()] } else { cx.weight.to_vec() })
+        let broken = cx.linear.site.to_string() == "blocks.1.attn.v";
+        Ok(with(cx, |w| if broken { f32::NAN } else { w }))
     }
 }
 
@@ -57,8 +66,14 @@ impl Round for Nearest {
 }
 
 impl Correct for Later {
-    fn correct(&self, _: &SiteContext<'_>) -> Result<Option<Vec<f32>>> {
-        Ok(None)
+    fn correct(&self, cx: &SiteContext<'_>, frozen: &Frozen<'_>) -> Result<Corrected> {
+        let site = cx.linear.site.to_string();
+        if site == "blocks.2.mlp.up" {
+            return Err(Error::numeric("test::later", "no solution"));
+        }
+        // It sees what the site was and what it has become.
+        assert!(cx.weight != frozen.weight && cx.weight.len() == frozen.weight.len());
+        Ok(Corrected { bias: frozen.bias.iter().map(|b| b + 0.5).collect(), events: Vec::new() })
     }
 }
 
@@ -67,7 +82,7 @@ macro_rules! algorithm {
         impl PtqAlgorithm for $type {
             fn needs(&self, _cx: &PlanContext<'_>) -> Result<Needs> {
                 #[allow(clippy::redundant_closure_call, reason = "the context is not used by all")]
-                Ok(Needs { inputs: ($inputs)(_cx), ..Needs::default() })
+                Ok(Needs { inputs: ($inputs)(_cx), bias: Phase::$phase == Phase::Correct, ..Needs::default() })
             }
             fn stage(&self) -> Stage<'_> {
                 Stage::$phase(self)
@@ -94,8 +109,9 @@ algorithm!(Double, "double", Condition, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Broken, "broken", Condition, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Nearest, "nearest", Round, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Later, "later", Correct, |_: &PlanContext<'_>| Vec::new());
+algorithm!(Swap, "swap", Transform, |_: &PlanContext<'_>| Vec::new());
 
-static RECORDS: [AlgorithmRecord; 5] = [Add::RECORD, Double::RECORD, Broken::RECORD, Nearest::RECORD, Later::RECORD];
+static RECORDS: [AlgorithmRecord; 6] = [Add::RECORD, Double::RECORD, Broken::RECORD, Nearest::RECORD, Later::RECORD, Swap::RECORD];
 
 fn registry() -> Registry {
     let mut registry = Registry::builtin().unwrap();
@@ -165,7 +181,26 @@ fn what_a_condition_returns_is_checked() {
 #[test]
 fn phases_that_are_not_run_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let error = run(&["nearest", "later"], &dir.path().join("out")).err().unwrap();
-    assert_eq!(error.to_string(), "`later` works in the correct phase, which this version does not run");
-    assert!(error.hint_text().unwrap().contains("condition and round"));
+    let error = run(&["swap", "nearest"], &dir.path().join("out")).err().unwrap();
+    assert_eq!(error.to_string(), "`swap` works in the transform phase, which this version does not run");
+    assert!(error.hint_text().unwrap().contains("condition, round and correct"));
+}
+
+/// The tiny LLaMA has no biases: it gets some, and is a LLaMA with biases from then on.
+#[test]
+fn corrections_change_biases_that_are_added_where_there_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let (rounded, events) = run(&["nearest", "later"], &out).unwrap();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(events[0].contains("blocks.2.mlp.up") && events[0].contains("the bias stays as it was: `blocks.2.mlp.up`: no solution"));
+    for (block, role, value) in [(0, "self_attn.q_proj", 0.5), (3, "mlp.down_proj", 0.5), (2, "mlp.up_proj", 0.0)] {
+        let bias = values(&*rounded, &format!("model.layers.{block}.{role}.bias"));
+        assert!(bias.iter().all(|b| *b == value), "{role}: {bias:?}");
+    }
+    let config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!((&config["attention_bias"], &config["mlp_bias"]), (&true.into(), &true.into()));
+    // What comes out runs, with the biases in it.
+    let opened = qfw_core::session::Opened::open(&out, &registry()).unwrap();
+    assert!(opened.model.topology.linears.iter().filter(|l| l.site.block.is_some()).all(|l| l.bias));
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::numeric::{Codes, encode};
 use crate::observer::{self, Observer, ScaleRule};
 use crate::scheme::{QParams, QuantSpec, TileLayout};
-use crate::statistic::{Gram, Stats, Stream};
+use crate::statistic::{Gram, StatKind, Stats, Stream};
 use crate::topology::Linear;
 
 /// One site under work.
@@ -59,6 +59,17 @@ impl SiteContext<'_> {
         self.stats.gram(self.linear.input, self.stream)
     }
 
+    /// The means of the site's input over all tokens: as it is, and as the site sees it, which differs where inputs are rounded.
+    ///
+    /// # Errors
+    /// If they were not declared.
+    pub fn input_means(&self, stream: Stream) -> Result<(&[f64], &[f64])> {
+        let (port, of) = (self.linear.input, |kind| self.stats.mean(self.linear.input, kind, stream));
+        let plain = of(StatKind::Mean)
+            .ok_or_else(|| Error::internal(format!("the mean at `{port}` was used without declaring the need for it")))?;
+        Ok((plain, of(StatKind::RoundedMean).unwrap_or(plain)))
+    }
+
     /// Round to nearest: the parameters fitted to the weight, each element to its nearest code.
     ///
     /// # Errors
@@ -70,6 +81,14 @@ impl SiteContext<'_> {
     }
 }
 
+/// A weight moved in high precision.
+pub struct Conditioned {
+    /// Row-major `[out, in]`.
+    pub weight: Vec<f32>,
+    /// What happened on the way.
+    pub events: Vec<Event>,
+}
+
 /// Codes of a site.
 pub struct Rounded {
     /// The codes.
@@ -78,6 +97,23 @@ pub struct Rounded {
     pub params: QParams,
     /// For each input channel its tile column, where groups do not run in storage order.
     pub group_index: Option<Vec<u32>>,
+    /// What happened on the way.
+    pub events: Vec<Event>,
+}
+
+/// What a site computes with once it is rounded.
+#[derive(Clone, Copy)]
+pub struct Frozen<'a> {
+    /// The values of its codes, row-major `[out, in]`.
+    pub weight: &'a [f32],
+    /// Its bias `[out]`.
+    pub bias: &'a [f32],
+}
+
+/// A new bias.
+pub struct Corrected {
+    /// `[out]`
+    pub bias: Vec<f32>,
     /// What happened on the way.
     pub events: Vec<Event>,
 }
@@ -97,6 +133,25 @@ pub enum Event {
         asked: f64,
         /// Used.
         used: f64,
+    },
+    /// The largest weights were made smaller before rounding.
+    Shrunk {
+        /// `Σ max|w|` over the ranges of the layer, relative to what it was.
+        magnitude: f64,
+        /// `tr(H)² / ‖H‖²`: how many directions the layer's inputs really have, out of its input channels.
+        effective_rank: f64,
+    },
+    /// Weights beyond a searched limit were clipped before rounding.
+    Clipped {
+        /// How many of the layer's ranges were.
+        ranges: usize,
+        /// The layer's error on the calibration data after rounding to nearest, relative to that without clipping.
+        error: f64,
+    },
+    /// The bias was changed.
+    Corrected {
+        /// `‖E y − E ŷ‖ / ‖E y‖` over the calibration tokens before that, bias aside.
+        mean_error: f64,
     },
     /// The site was rounded to nearest instead.
     Fallback {

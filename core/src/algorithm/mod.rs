@@ -13,7 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use context::{Event, Rounded, SiteContext};
+pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext};
 pub use needs::{Needs, PlanContext};
 
 use candle_core::Tensor;
@@ -108,11 +108,11 @@ pub trait Transform: Send + Sync {
 
 /// Moves a weight in high precision.
 pub trait Condition: Send + Sync {
-    /// The weight to quantize instead, row-major `[out, in]`.
+    /// The weight to quantize instead.
     ///
     /// # Errors
     /// What makes the site unsolvable.
-    fn condition(&self, cx: &SiteContext<'_>) -> Result<Vec<f32>>;
+    fn condition(&self, cx: &SiteContext<'_>) -> Result<Conditioned>;
 }
 
 /// Splits a branch off a weight.
@@ -135,11 +135,11 @@ pub trait Round: Send + Sync {
 
 /// Adapts what is not codes.
 pub trait Correct: Send + Sync {
-    /// A new bias `[out]` for a site, or `None` to leave it.
+    /// A new bias for a site that has become `frozen`; `cx.weight` is what it was.
     ///
     /// # Errors
     /// What makes the site unsolvable.
-    fn correct(&self, cx: &SiteContext<'_>) -> Result<Option<Vec<f32>>>;
+    fn correct(&self, cx: &SiteContext<'_>, frozen: &Frozen<'_>) -> Result<Corrected>;
 }
 
 /// An algorithm, and its options with defaults filled in.

@@ -4,12 +4,16 @@ use crate::statistic::{StatKind, Stream};
 use crate::topology::{Linear, Topology};
 
 /// Statistics at the input of every site a pass works on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Needs {
     /// Collected at the input port of each site.
     pub inputs: Vec<(StatKind, Stream)>,
     /// Its groups do not run in storage order: the container has to hold a group index per input channel.
     pub group_index: bool,
+    /// Its sites have to have a bias; core gives zeros to those that lack one.
+    pub bias: bool,
+    /// The step of its sites is to be this fraction of what their ranges say; 0 leaves it. The planner makes it `rescale` of their scheme.
+    pub rescale: f64,
     /// Solver scratch in bytes for the widest site, for the memory plan.
     pub scratch_bytes: u64,
 }

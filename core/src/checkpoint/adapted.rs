@@ -1,4 +1,4 @@
-//! A checkpoint's tensors as a run wants them: in another float type, or with one of them under a second name.
+//! A checkpoint's tensors as a run wants them: in another float type, with one of them under a second name, or with more of them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,18 +14,24 @@ const ROWS: usize = 1024;
 /// Tensors over others.
 pub struct Adapted {
     inner: Arc<dyn TensorSource>,
-    /// What differs: how it appears, the tensor behind it, and the type its numbers are rounded to.
-    changed: BTreeMap<String, (TensorInfo, String, Option<FloatKind>)>,
+    /// What differs, and how it appears.
+    changed: BTreeMap<String, (TensorInfo, Origin)>,
+}
+
+/// Where the numbers of a changed tensor come from.
+enum Origin {
+    /// The tensor of the same name, rounded to this type.
+    Cast(FloatKind),
+    /// Another tensor.
+    Copy(String),
+    /// Nowhere: they are zeros.
+    Zeros,
 }
 
 impl Adapted {
     /// Every float tensor of `inner` in the type `kind`. Others, and those that have the type, stay.
     pub fn cast(inner: Arc<dyn TensorSource>, kind: FloatKind) -> Self {
-        let dtype = match kind {
-            FloatKind::F32 => StoredDtype::F32,
-            FloatKind::F16 => StoredDtype::F16,
-            FloatKind::Bf16 => StoredDtype::BF16,
-        };
+        let dtype = StoredDtype::from(kind);
         let mut changed = BTreeMap::new();
         for name in inner.names() {
             let Some(info) = inner.info(&name) else { continue };
@@ -34,7 +40,7 @@ impl Adapted {
             if float && info.dtype != dtype {
                 let bytes = info.shape.iter().product::<usize>() as u64 * dtype.size().unwrap_or(0);
                 let info = TensorInfo { dtype: dtype.clone(), bytes: 0..bytes, ..info.clone() };
-                changed.insert(name.clone(), (info, name, Some(kind)));
+                changed.insert(name, (info, Origin::Cast(kind)));
             }
         }
         Self { inner, changed }
@@ -46,7 +52,26 @@ impl Adapted {
     /// If there is no `from`.
     pub fn copy(inner: Arc<dyn TensorSource>, from: &str, to: &str) -> Result<Self> {
         let info = TensorInfo { name: to.to_owned(), ..inner.require(from)?.clone() };
-        let changed = BTreeMap::from([(to.to_owned(), (info, from.to_owned(), None))]);
+        let changed = BTreeMap::from([(to.to_owned(), (info, Origin::Copy(from.to_owned())))]);
+        Ok(Self { inner, changed })
+    }
+
+    /// The tensors of `inner`, and vectors of zeros: each with its name, its length, and the tensor whose type it takes.
+    ///
+    /// # Errors
+    /// If there is no such tensor.
+    pub fn zeros(inner: Arc<dyn TensorSource>, vectors: &[(String, usize, String)]) -> Result<Self> {
+        let mut changed = BTreeMap::new();
+        for (name, length, like) in vectors {
+            let like = inner.require(like)?;
+            let dtype = match like.dtype {
+                StoredDtype::F16 | StoredDtype::BF16 => like.dtype.clone(),
+                _ => StoredDtype::F32,
+            };
+            let bytes = *length as u64 * dtype.size().unwrap_or(0);
+            let info = TensorInfo { name: name.clone(), dtype, shape: vec![*length], bytes: 0..bytes, file: like.file.clone() };
+            changed.insert(name.clone(), (info, Origin::Zeros));
+        }
         Ok(Self { inner, changed })
     }
 }
@@ -65,19 +90,28 @@ impl TensorSource for Adapted {
     }
 
     fn read_f32(&self, name: &str, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
-        let Some((_, behind, kind)) = self.changed.get(name) else { return self.inner.read_f32(name, rows, out) };
-        self.inner.read_f32(behind, rows, out)?;
-        if let Some(kind) = kind {
-            for x in out {
-                *x = rounded(name, *kind, *x)?;
+        match self.changed.get(name) {
+            None => self.inner.read_f32(name, rows, out),
+            Some((_, Origin::Copy(behind))) => self.inner.read_f32(behind, rows, out),
+            Some((info, Origin::Zeros)) => {
+                out.clear();
+                out.resize(rows.len() * info.shape.iter().skip(1).product::<usize>(), 0.0);
+                Ok(())
+            }
+            Some((_, Origin::Cast(kind))) => {
+                self.inner.read_f32(name, rows, out)?;
+                out.iter_mut().try_for_each(|x| rounded(name, *kind, *x).map(|y| *x = y))
             }
         }
-        Ok(())
     }
 
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
-        let Some((info, behind, kind)) = self.changed.get(name) else { return self.inner.read_bytes(name) };
-        let Some(kind) = kind else { return self.inner.read_bytes(behind) };
+        let (info, kind) = match self.changed.get(name) {
+            None => return self.inner.read_bytes(name),
+            Some((_, Origin::Copy(behind))) => return self.inner.read_bytes(behind),
+            Some((info, Origin::Zeros)) => return Ok(vec![0; info.bytes.end as usize]),
+            Some((info, Origin::Cast(kind))) => (info, kind),
+        };
         let rows = info.shape.first().copied().unwrap_or(1);
         let (mut bytes, mut values) = (Vec::new(), Vec::new());
         for start in (0..rows).step_by(ROWS) {
@@ -90,11 +124,7 @@ impl TensorSource for Adapted {
 
 /// The nearest number of the type; what it is too small for is an error rather than an infinity.
 fn rounded(name: &str, kind: FloatKind, x: f32) -> Result<f32> {
-    let y = match kind {
-        FloatKind::F32 => x,
-        FloatKind::F16 => half::f16::from_f32(x).to_f32(),
-        FloatKind::Bf16 => half::bf16::from_f32(x).to_f32(),
-    };
+    let y = kind.round(x);
     if y.is_finite() || !x.is_finite() {
         return Ok(y);
     }

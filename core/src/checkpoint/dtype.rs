@@ -3,6 +3,8 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::scheme::FloatKind;
+
 /// A stored number type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoredDtype {
@@ -105,5 +107,15 @@ impl StoredDtype {
             _ => return false,
         }
         true
+    }
+}
+
+impl From<FloatKind> for StoredDtype {
+    fn from(kind: FloatKind) -> Self {
+        match kind {
+            FloatKind::F32 => Self::F32,
+            FloatKind::F16 => Self::F16,
+            FloatKind::Bf16 => Self::BF16,
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Per quantized module `M` (a linear's stored name): `M.codes` `U8 [out, row bytes]`, codes minus the grid's smallest, packed as dense
 //! little-endian bit streams, a row on whole bytes; `M.scale` `F32 [tile rows, tile columns]`; `M.zero` of the same shape where the
 //! format has zero points, `I32` or, for float zero points, `F32`; `M.global` `F32 [1]` where scales have two levels (`M.scale` is their product); `M.group_index` `I32 [in]` where groups do not run in storage order. Weights are `[out, in]` here whatever the
-//! source's layout. Everything else keeps its stored name and bytes. `quantization_config` in `config.json` lists the modules and their
+//! source's layout. `M.bias` is the bias where a pass has changed it, in the source's type. Everything else keeps its stored name and bytes. `quantization_config` in `config.json` lists the modules and their
 //! specs under `quant_method = "qfw"`.
 
 use std::collections::BTreeMap;
@@ -206,17 +206,23 @@ impl NativeReader {
         open_tensors(shard)
     }
 
-    /// The tensors that pass through unchanged, in the order of their names.
+    /// The tensors that are no codes, in the order of their names: those that pass through unchanged, and changed biases.
     pub fn plain(&self) -> Vec<&TensorInfo> {
         let replaced: std::collections::BTreeSet<String> = self.sites.iter().map(|s| format!("{}.weight", s.module)).collect();
         self.source.names().iter().filter(|n| !replaced.contains(*n)).filter_map(|n| self.source.info(n)).collect()
     }
 
-    /// Copies a tensor of the source.
+    /// Copies one of them.
     ///
     /// # Errors
     /// If reading or writing fails.
     pub fn copy_plain(&self, name: &str, out: &mut dyn ContainerWriter) -> Result<()> {
+        if let Some(shard) = name.strip_suffix(".bias").and_then(|module| self.shards.get(module)) {
+            let shard = open_tensors(shard)?;
+            if shard.info(name).is_some() {
+                return out.write(name, &shard.read_bytes(name)?);
+            }
+        }
         out.write(name, &self.source.read_bytes(name)?)
     }
 }

@@ -11,12 +11,12 @@ use super::report::SiteReport;
 use super::run::{Control, Run};
 use super::stream::Stream;
 use super::sweep::collect;
-use crate::algorithm::{Event, Rounded, SiteContext, Stage};
+use crate::algorithm::{Conditioned, Event, Frozen, Rounded, SiteContext, Stage};
 use crate::checkpoint::TensorDecl;
 use crate::checkpoint::native::{NativeSite, encode_site};
 use crate::error::{Error, Result};
 use crate::harness::report::Progress;
-use crate::model::{Activations, MapWeights, WeightSource};
+use crate::model::{ActivationQuant, Activations, MapWeights, WeightSource};
 use crate::numeric::{Onto, Transpose, decode, gemm, with_slice};
 use crate::observer::Observer;
 use crate::plan::{Failure, Sequence};
@@ -24,7 +24,8 @@ use crate::scheme::{QuantSpec, ScaleForm};
 use crate::statistic::{Collector, Gram, RangeCollector, StatKey, Stats, Stream as StreamKind};
 use crate::topology::{Linear, Part, Port};
 
-/// A site to be rounded: the linear, its spec, its observer, the passes that condition it, in order, and the one that rounds it.
+/// A site to be rounded: the linear, its spec, its observer, the passes that condition it, the one that rounds it, and those that correct
+/// what remains, in order.
 pub(super) struct Job<'a> {
     pub(super) linear: &'a Linear,
     pub(super) spec: &'a QuantSpec,
@@ -32,12 +33,13 @@ pub(super) struct Job<'a> {
     pub(super) observer: &'a dyn Observer,
     pub(super) conditions: Vec<usize>,
     pub(super) pass: usize,
+    pub(super) corrections: Vec<usize>,
 }
 
 impl Job<'_> {
     /// Every pass that works on the site.
     pub(super) fn passes(&self) -> impl Iterator<Item = usize> + '_ {
-        self.conditions.iter().copied().chain([self.pass])
+        self.conditions.iter().copied().chain([self.pass]).chain(self.corrections.iter().copied())
     }
 }
 
@@ -106,17 +108,24 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
     // Ranges are taken in the first sweep, before anything in the block is rounded.
     let ranges = run.ranges(Some(b));
     let mut wanted = ranges.as_ref();
+    let mut means = Stats::default();
     for group in groups.iter().filter(|g| !g.is_empty()) {
         control.report(Progress::Step { name: "collect" });
         let stats = statistics(run, b, group, (original, &result.weights), streams, wanted.take(), control)?;
         control.report(Progress::Step { name: "round" });
         round_group(run, group, &stats, &mut result)?;
+        means.extend_means(&stats);
     }
     if wanted.is_some() {
         control.report(Progress::Step { name: "collect" });
         statistics(run, b, &[], (original, original), streams, wanted, control)?;
     }
     run.fix_activations(Some(b), ranges, &mut result)?;
+    if jobs.iter().any(|j| !j.corrections.is_empty()) {
+        control.report(Progress::Step { name: "correct" });
+        means.extend(rounded_means(run, b, &jobs, original, &result, streams, control)?);
+        correct(run, &jobs, &means, original, &mut result)?;
+    }
     Ok(result)
 }
 
@@ -137,7 +146,7 @@ fn statistics(
             let needs = job.passes().flat_map(|p| &run.needs(p).inputs).filter(|(_, s)| *s == kind);
             needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
         });
-        let collector = Collector::new(kind, keys);
+        let collector = Collector::new(kind, keys, &[]);
         let ranges = ranges.filter(|_| kind == run.stream());
         if collector.last_port().is_none() && ranges.is_none() {
             continue;
@@ -148,6 +157,93 @@ fn statistics(
         stats.extend(collect(&*block, stream, run.device(), collector, ranges, control)?);
     }
     Ok(stats)
+}
+
+/// What corrections need to know of inputs that are rounded: how is known only now, so that this takes a sweep of its own, over the
+/// original weights, as the one before.
+fn rounded_means(
+    run: &Run<'_>,
+    b: u32,
+    jobs: &[Job<'_>],
+    original: &MapWeights,
+    result: &BlockResult,
+    streams: &Streams,
+    control: &Control<'_>,
+) -> Result<Stats> {
+    let rounding: Vec<&ActivationQuant> = result.activations.iter().collect();
+    let mut stats = Stats::default();
+    for kind in [StreamKind::Reference, StreamKind::Quantized] {
+        let jobs = jobs.iter().filter(|j| rounding.iter().any(|a| a.place.port == j.linear.input));
+        let keys = jobs.flat_map(|job| {
+            let needs = job.corrections.iter().flat_map(|p| &run.needs(*p).inputs).filter(|(_, s)| *s == kind);
+            needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
+        });
+        let collector = Collector::new(kind, keys, &rounding);
+        if collector.last_port().is_some() {
+            let stream = streams.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))?;
+            stats.extend(collect(&*run.model().block(b, original)?, stream, run.device(), collector, None, control)?);
+        }
+    }
+    Ok(stats)
+}
+
+/// Lets the correcting passes work on the rounded sites.
+fn correct(run: &Run<'_>, jobs: &[Job<'_>], means: &Stats, original: &MapWeights, result: &mut BlockResult) -> Result<()> {
+    for job in jobs.iter().filter(|j| !j.corrections.is_empty()) {
+        let site = job.linear.site;
+        let values = |weights: &MapWeights, part| -> Result<Vec<f32>> {
+            let tensor = weights.get(site, part)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            with_slice::<f32, _>(&tensor, |w| Ok(w.to_vec()))
+        };
+        let (was, is) = (values(original, Part::Weight)?, values(&result.weights, Part::Weight)?);
+        let mut bias = values(&result.weights, Part::Bias)?;
+        let stored = run.bias_kind(job.linear)?;
+        for pass in &job.corrections {
+            let Stage::Correct(correct) = run.algorithm(*pass).stage() else {
+                return Err(Error::internal("a pass of the correct phase has another stage"));
+            };
+            let corrected = correct.correct(&site_context(run, job, &was, means, 0.0), &Frozen { weight: &is, bias: &bias });
+            let report = result.sites.iter_mut().find(|r| r.site == site.to_string());
+            let events = report.map(|r| &mut r.events).ok_or_else(|| Error::internal(format!("`{site}` was not reported")))?;
+            match corrected.map_err(|e| e.within(format!("`{site}`"))) {
+                Ok(corrected) if corrected.bias.len() == bias.len() && corrected.bias.iter().all(|b| b.is_finite()) => {
+                    bias = corrected.bias.into_iter().map(|b| stored.round(b)).collect();
+                    events.extend(corrected.events);
+                }
+                Ok(corrected) => {
+                    let algo = &run.plan().passes[*pass].algo;
+                    let message = format!(
+                        "`{site}`: `{algo}` returned {} biases, or some that are not finite, for {}",
+                        corrected.bias.len(),
+                        bias.len()
+                    );
+                    return Err(Error::new(crate::error::ErrorKind::Plugin, "plugin::contract", message));
+                }
+                Err(e) if e.kind() == crate::error::ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {
+                    events.push(Event::Fallback { reason: format!("the bias stays as it was: {e}") });
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let decl = TensorDecl { name: format!("{}.bias", job.linear.module), dtype: stored.into(), shape: vec![bias.len()] };
+        result.tensors.push((decl, stored.bytes(&bias)));
+        let tensor = Tensor::from_vec(bias, job.linear.shape.0, &Device::Cpu)?.to_device(run.device())?;
+        result.weights.insert(site, Part::Bias, tensor);
+    }
+    Ok(())
+}
+
+fn site_context<'a>(run: &'a Run<'_>, job: &'a Job<'_>, weight: &'a [f32], stats: &'a Stats, amax: f32) -> SiteContext<'a> {
+    SiteContext {
+        linear: job.linear,
+        weight,
+        spec: job.spec,
+        observer: job.observer,
+        stats,
+        stream: run.stream(),
+        seed: run.plan().harness.seed,
+        amax,
+    }
 }
 
 /// Rounds the sites of a group, all at once, and puts what they became into the block.
@@ -185,16 +281,7 @@ fn round_site(run: &Run<'_>, job: &Job<'_>, amax: f32, stats: &Stats, weights: &
     let start = Instant::now();
     let weight = weights.get(site, Part::Weight)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     with_slice::<f32, _>(&weight, |w| {
-        let cx = SiteContext {
-            linear: job.linear,
-            weight: w,
-            spec: job.spec,
-            observer: job.observer,
-            stats,
-            stream: run.stream(),
-            seed: run.plan().harness.seed,
-            amax,
-        };
+        let cx = site_context(run, job, w, stats, amax);
         let rounded = rounded_or_fallback(run, job, &cx).map_err(|e| e.within(format!("`{site}`")))?;
         check(&rounded, job)?;
         let mut decoded = Vec::new();
@@ -227,23 +314,27 @@ fn rounded_or_fallback(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Re
 }
 
 fn conditioned_and_rounded(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<Rounded> {
-    let mut moved: Option<Vec<f32>> = None;
+    let (mut moved, mut events): (Option<Vec<f32>>, Vec<Event>) = (None, Vec::new());
     for pass in &job.conditions {
         let Stage::Condition(condition) = run.algorithm(*pass).stage() else {
             return Err(Error::internal("a pass of the condition phase has another stage"));
         };
-        let weight = condition.condition(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })?;
+        let Conditioned { weight, events: new } =
+            condition.condition(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })?;
         if weight.len() != cx.weight.len() || weight.iter().any(|w| !w.is_finite()) {
             let algo = &run.plan().passes[*pass].algo;
             let message = format!("`{algo}` returned {} values, or some that are not finite, for {:?}", weight.len(), job.linear.shape);
             return Err(Error::new(crate::error::ErrorKind::Plugin, "plugin::contract", message));
         }
         moved = Some(weight);
+        events.extend(new);
     }
     let Stage::Round(round) = run.algorithm(job.pass).stage() else {
         return Err(Error::internal("a pass of the round phase has another stage"));
     };
-    round.round(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })
+    let mut rounded = round.round(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })?;
+    rounded.events.splice(0..0, events);
+    Ok(rounded)
 }
 
 /// What every rounding has to satisfy, whoever made it.

@@ -17,13 +17,13 @@ use super::stream::Stream;
 use super::sweep::{for_each_window, interrupted, propagate};
 use crate::algorithm::{Needs, Phase, PtqAlgorithm};
 use crate::checkpoint::native::{NativeSite, encode_activation, write_shard};
-use crate::checkpoint::{Checkpoint, TensorDecl};
+use crate::checkpoint::{Checkpoint, StoredDtype, TensorDecl};
 use crate::error::{Error, Result};
 use crate::model::{ActivationQuant, Activations, Both, Flow, MapWeights, Model, Nothing, WeightSource};
 use crate::observer::Observer;
 use crate::plan::{Plan, Propagate, Resolved};
 use crate::registry::Registry;
-use crate::scheme::{QuantSpec, Timing};
+use crate::scheme::{FloatKind, QuantSpec, Timing};
 use crate::statistic::{Collector, RangeCollector, RangeSite, StatKey, Stats, Stream as StreamKind};
 use crate::topology::{Linear, Part};
 
@@ -280,7 +280,7 @@ impl<'a> Run<'a> {
                 let needs = job.passes().flat_map(|p| &self.needs(p).inputs).filter(|(_, s)| *s == kind);
                 needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
             });
-            let collector = Collector::new(kind, keys);
+            let collector = Collector::new(kind, keys, &[]);
             let ranges = ranges.as_ref().filter(|_| kind == self.stream());
             let Some(stream) = streams.get(kind) else { continue };
             if collector.last_port().is_none() && ranges.is_none() {
@@ -363,10 +363,23 @@ impl<'a> Run<'a> {
                 passes.filter(move |(_, p)| p.phase == phase).filter(|(_, p)| p.sites.contains(&name)).map(|(i, _)| i)
             };
             if let Some(pass) = of(Phase::Round).next() {
-                jobs.push(Job { linear, spec, native, observer: &**observer, conditions: of(Phase::Condition).collect(), pass });
+                let (conditions, corrections) = (of(Phase::Condition).collect(), of(Phase::Correct).collect());
+                jobs.push(Job { linear, spec, native, observer: &**observer, conditions, pass, corrections });
             }
         }
         jobs
+    }
+
+    /// The type in which the bias of a linear is stored.
+    pub(super) fn bias_kind(&self, linear: &Linear) -> Result<FloatKind> {
+        let info = self.model.weights.tensors().require(&format!("{}.bias", linear.module))?;
+        match info.dtype {
+            StoredDtype::F16 => Ok(FloatKind::F16),
+            StoredDtype::BF16 => Ok(FloatKind::Bf16),
+            StoredDtype::F32 => Ok(FloatKind::F32),
+            _ => Err(Error::input("checkpoint::dtype", format!("tensor `{}` is of a type that a new bias cannot have", info.name))
+                .hint("set `model.dtype = \"float32\"`")),
+        }
     }
 
     /// Notes how long a site took; the deterministic record of the run does not hold it.

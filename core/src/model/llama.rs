@@ -9,7 +9,7 @@ use super::decoder::{self, DecoderBlock, DecoderEdges, Defaults};
 use super::weights::WeightSource;
 use super::{Architecture, Block, Dims, Edges};
 use crate::error::Result;
-use crate::topology::Topology;
+use crate::topology::{Role, Topology};
 
 const DEFAULTS: Defaults = Defaults { kv_heads: None, head_dim: None, max_positions: 2048 };
 
@@ -31,6 +31,14 @@ impl Architecture for Llama {
 
     fn topology(&self, dims: &Dims) -> Topology {
         decoder::topology(dims)
+    }
+
+    fn bias_key(&self, role: Role) -> Option<&'static str> {
+        match role {
+            Role::AttnQ | Role::AttnK | Role::AttnV | Role::AttnO => Some("attention_bias"),
+            Role::MlpGate | Role::MlpUp | Role::MlpDown => Some("mlp_bias"),
+            _ => None,
+        }
     }
 
     fn block(&self, dims: &Dims, b: u32, weights: &dyn WeightSource) -> Result<Box<dyn Block>> {

@@ -29,7 +29,7 @@ pub use weights::{MapWeights, WeightSource};
 
 use crate::error::{Error, Result, did_you_mean};
 use crate::numeric::Activation;
-use crate::topology::{Port, PortName, Topology};
+use crate::topology::{Port, PortName, Role, Topology};
 
 /// The numbers of a model that its forward pass depends on.
 #[derive(Clone, Debug)]
@@ -168,6 +168,12 @@ pub trait Architecture: Send + Sync {
 
     /// What the model is made of.
     fn topology(&self, dims: &Dims) -> Topology;
+
+    /// The key of `config.json` that gives the linears of a role biases, where there is one. Families without it have them or not by
+    /// definition, and readers would ignore others.
+    fn bias_key(&self, _: Role) -> Option<&'static str> {
+        None
+    }
 
     /// Block `b` with its weights.
     ///

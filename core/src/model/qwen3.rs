@@ -9,7 +9,7 @@ use super::decoder::{self, DecoderBlock, DecoderEdges, Defaults};
 use super::weights::WeightSource;
 use super::{Architecture, Block, Dims, Edges};
 use crate::error::Result;
-use crate::topology::Topology;
+use crate::topology::{Role, Topology};
 
 const DEFAULTS: Defaults = Defaults { kv_heads: Some(32), head_dim: Some(128), max_positions: 32_768 };
 
@@ -32,6 +32,10 @@ impl Architecture for Qwen3 {
 
     fn topology(&self, dims: &Dims) -> Topology {
         decoder::topology(dims)
+    }
+
+    fn bias_key(&self, role: Role) -> Option<&'static str> {
+        matches!(role, Role::AttnQ | Role::AttnK | Role::AttnV | Role::AttnO).then_some("attention_bias")
     }
 
     fn block(&self, dims: &Dims, b: u32, weights: &dyn WeightSource) -> Result<Box<dyn Block>> {

@@ -1,6 +1,6 @@
 //! From raw configuration to the resolved plan: every site's scheme, the passes in order, and refusals before any weight is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::activation::{activations, any_static};
 use super::quant;
@@ -43,6 +43,8 @@ pub struct Resolved {
     pub needs: Vec<Needs>,
     /// Things worth telling, such as passes that were reordered.
     pub notes: Vec<String>,
+    /// Roles of linears that a pass needs to have a bias, but that have none.
+    pub biases: BTreeSet<Role>,
 }
 
 /// Resolves `raw` for a model. `sorted` says the passes came from a plain list of names, which is sorted by phase; passes written out in
@@ -60,39 +62,40 @@ pub fn resolve(
     refuse_unsupported(raw)?;
     let linears: Vec<&Linear> = model.topology.linears.iter().collect();
     same_blocks(raw, &linears)?;
-    let specs = if raw.harness.no_quantize { vec![None; linears.len()] } else { site_specs(raw, registry, model, &linears)? };
+    let mut specs = if raw.harness.no_quantize { vec![None; linears.len()] } else { site_specs(raw, registry, model, &linears)? };
     let activations = if raw.harness.no_quantize { Vec::new() } else { activations(raw, registry, model, &linears)? };
     let mut notes = Vec::new();
     let order = pass_order(raw, registry, sorted, &mut notes)?;
-    let sites: Vec<PlannedSite> = linears
-        .iter()
-        .zip(&specs)
-        .map(|(l, spec)| PlannedSite {
-            site: l.site.to_string(),
-            module: l.module.clone(),
-            shape: l.shape,
-            transposed: l.transposed,
-            weights: spec.clone(),
-        })
-        .collect();
     let propagate = match raw.harness.propagate {
         None | Some(RawPropagate::Quantized) => Propagate::Quantized,
         Some(RawPropagate::Reference) => Propagate::Reference,
         Some(RawPropagate::Both) => Propagate::Both,
     };
     let stream = if propagate == Propagate::Reference { Stream::Reference } else { Stream::Quantized };
+    let mut biases = BTreeSet::new();
     let (mut passes, mut algorithms, mut needs) = (Vec::new(), Vec::new(), Vec::new());
     for raw_pass in order {
         let record = registry.algorithm(&raw_pass.algo)?;
         let options = serde_json::to_value(&raw_pass.options).map_err(|e| Error::internal(e.to_string()))?;
         let (algorithm, options) = registry.build_algorithm(&raw_pass.algo, &options)?;
-        if !matches!(record.phase, Phase::Condition | Phase::Round) {
+        if !matches!(record.phase, Phase::Condition | Phase::Round | Phase::Correct) {
             let message = format!("`{}` works in the {} phase, which this version does not run", record.id, record.phase);
-            return Err(Error::plan("plan::unsupported", message).hint("this version runs algorithms of the phases condition and round"));
+            return Err(
+                Error::plan("plan::unsupported", message).hint("this version runs algorithms of the phases condition, round and correct")
+            );
         }
-        let chosen = pass_sites(raw_pass, &linears, &specs)?;
+        let mut chosen = pass_sites(raw_pass, &linears, &specs)?;
+        if record.phase == Phase::Correct && chosen.iter().any(|l| l.site.block.is_none()) {
+            chosen.retain(|l| l.site.block.is_some());
+            notes.push(format!("`{}` leaves the head as it is", record.id));
+        }
         let cx = PlanContext { topology: model.topology, sites: &chosen, stream };
         let need = algorithm.needs(&cx)?;
+        if need.bias {
+            let lacking = chosen.iter().filter(|l| !l.bias).map(|l| l.site.role);
+            biases.extend(lacking);
+        }
+        shrunk(&mut specs, &need, record.id, &linears, &chosen)?;
         passes.push(PlannedPass {
             group_index: need.group_index,
             algo: record.id.to_owned(),
@@ -104,6 +107,17 @@ pub fn resolve(
         algorithms.push(algorithm);
         needs.push(need);
     }
+    let sites: Vec<PlannedSite> = linears
+        .iter()
+        .zip(&specs)
+        .map(|(l, spec)| PlannedSite {
+            site: l.site.to_string(),
+            module: l.module.clone(),
+            shape: l.shape,
+            transposed: l.transposed,
+            weights: spec.clone(),
+        })
+        .collect();
     fused_sites_agree(raw, &linears, &specs)?;
     one_round_per_site(&sites, &passes, !activations.is_empty())?;
     let plan = Plan {
@@ -138,7 +152,23 @@ pub fn resolve(
             Verdict::Refused(error) => return Err(error.within(format!("output format `{format}`"))),
         }
     }
-    Ok(Resolved { plan, algorithms, needs, notes })
+    Ok(Resolved { plan, algorithms, needs, notes, biases })
+}
+
+/// Takes the finer step that a pass wants for its sites into their schemes.
+fn shrunk(specs: &mut [Option<QuantSpec>], need: &Needs, algo: &str, linears: &[&Linear], chosen: &[&Linear]) -> Result<()> {
+    if need.rescale == 0.0 || need.rescale == 1.0 {
+        return Ok(());
+    }
+    for (spec, l) in specs.iter_mut().zip(linears).filter(|(_, l)| chosen.iter().any(|c| c.site == l.site)) {
+        let Some(spec) = spec else { continue };
+        if spec.rescale != 1.0 {
+            let message = format!("`{algo}` and `scheme.weights.rescale` both change the step of `{}`", l.site);
+            return Err(Error::plan("plan::conflict", message).hint("leave one of them out"));
+        }
+        spec.rescale = need.rescale as f32;
+    }
+    Ok(())
 }
 
 /// Engines run layers that read the same input (q, k and v; gate and up) as one matrix, and so in one scheme. The native form is for no

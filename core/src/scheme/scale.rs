@@ -35,6 +35,15 @@ impl FloatKind {
         smallest.copysign(x)
     }
 
+    /// The nearest number of this type.
+    pub fn round(self, x: f32) -> f32 {
+        match self {
+            Self::F32 => x,
+            Self::F16 => f16::from_f32(x).to_f32(),
+            Self::Bf16 => bf16::from_f32(x).to_f32(),
+        }
+    }
+
     /// The bytes of `values` in this type, little-endian.
     pub fn bytes(self, values: &[f32]) -> Vec<u8> {
         match self {

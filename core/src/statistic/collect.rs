@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Tensor};
 
+use super::mean::Means;
 use super::{Gram, Stat, StatKey, StatKind, Stats, Stream, TreeSum};
 use crate::error::{Error, Result};
-use crate::model::Tap;
+use crate::model::{ActivationQuant, Tap};
 use crate::numeric::{add_lower, gram, with_slice};
 use crate::topology::Port;
 
@@ -16,6 +17,7 @@ use crate::topology::Port;
 pub struct Collector {
     stream: Stream,
     grams: BTreeMap<Port, GramSum>,
+    means: Means,
 }
 
 struct GramSum {
@@ -25,23 +27,19 @@ struct GramSum {
 }
 
 impl Collector {
-    /// Collects `keys`, which all name the same stream.
-    pub fn new(stream: Stream, keys: impl IntoIterator<Item = StatKey>) -> Self {
-        let mut grams = BTreeMap::new();
-        for key in keys {
-            match key.kind {
-                StatKind::Gram => {
-                    let add = |a: &mut Vec<f32>, b: &Vec<f32>| add_lower(a, b, b.len().isqrt());
-                    grams.insert(key.port, GramSum { sum: TreeSum::new(add), spare: Mutex::default(), tokens: AtomicU64::new(0) });
-                }
-            }
-        }
-        Self { stream, grams }
+    /// Collects `keys`, which all name the same stream. Rounded means are taken where `rounding` says how.
+    pub fn new(stream: Stream, keys: impl IntoIterator<Item = StatKey>, rounding: &[&ActivationQuant]) -> Self {
+        let (grams, means): (Vec<StatKey>, Vec<StatKey>) = keys.into_iter().partition(|k| k.kind == StatKind::Gram);
+        let gram = |key: StatKey| {
+            let add = |a: &mut Vec<f32>, b: &Vec<f32>| add_lower(a, b, b.len().isqrt());
+            (key.port, GramSum { sum: TreeSum::new(add), spare: Mutex::default(), tokens: AtomicU64::new(0) })
+        };
+        Self { stream, grams: grams.into_iter().map(gram).collect(), means: Means::new(means.into_iter(), rounding) }
     }
 
     /// The last port a sweep has to reach, or `None` if nothing is collected.
     pub fn last_port(&self) -> Option<Port> {
-        self.grams.keys().max().copied()
+        self.grams.keys().max().copied().max(self.means.last_port())
     }
 
     /// The tap for window `index`.
@@ -60,6 +58,7 @@ impl Collector {
             let gram = Gram::new(lower.len().isqrt(), lower, g.tokens.into_inner());
             stats.insert(StatKey { port, kind: StatKind::Gram, stream: self.stream }, Stat::Gram(gram.into()));
         }
+        self.means.finish(n, &mut stats)?;
         Ok(stats)
     }
 }
@@ -71,7 +70,7 @@ struct WindowTap<'a> {
 
 impl Tap for WindowTap<'_> {
     fn wants(&self, port: Port) -> bool {
-        self.collector.grams.contains_key(&port)
+        self.collector.grams.contains_key(&port) || self.collector.means.wants(port)
     }
 
     fn at(&mut self, port: Port, x: Tensor) -> Result<Tensor> {
@@ -86,6 +85,7 @@ impl Tap for WindowTap<'_> {
             g.tokens.fetch_add(t as u64, Ordering::Relaxed);
             g.sum.insert(self.index, h, |old| g.give(old))?;
         }
+        self.collector.means.at(self.index, port, &x)?;
         Ok(x)
     }
 }

@@ -5,6 +5,7 @@
 //! tree over window indices ([`TreeSum`]): collected in any order, by any number of threads, the sum has the same bits.
 
 mod collect;
+mod mean;
 mod range;
 mod tree;
 
@@ -38,6 +39,10 @@ pub enum Stream {
 pub enum StatKind {
     /// `XᵀX` over all tokens, lower triangle, f32.
     Gram,
+    /// The mean over all tokens, f64.
+    Mean,
+    /// The mean over all tokens of what readers see, where the activation is rounded; nothing where it is not.
+    RoundedMean,
 }
 
 /// Names a statistic.
@@ -71,6 +76,17 @@ impl Gram {
         Self { n, lower, tokens, factor: OnceLock::new() }
     }
 
+    /// Both triangles, row-major `[n, n]`.
+    pub fn full(&self) -> Vec<f32> {
+        let mut full = self.lower.clone();
+        for i in 0..self.n {
+            for j in 0..i {
+                full[j * self.n + i] = full[i * self.n + j];
+            }
+        }
+        full
+    }
+
     /// The inverse factor, computed once for the options asked first.
     ///
     /// # Errors
@@ -94,6 +110,8 @@ impl Gram {
 pub enum Stat {
     /// See [`StatKind::Gram`].
     Gram(Arc<Gram>),
+    /// See [`StatKind::Mean`] and [`StatKind::RoundedMean`].
+    Mean(Arc<[f64]>),
 }
 
 /// Finished statistics by key.
@@ -113,6 +131,20 @@ impl Stats {
         self.map.extend(other.map);
     }
 
+    /// Takes the means of `other`, which are small enough to be kept.
+    pub fn extend_means(&mut self, other: &Self) {
+        let means = other.map.iter().filter(|(_, stat)| matches!(stat, Stat::Mean(_)));
+        self.map.extend(means.map(|(key, stat)| (*key, stat.clone())));
+    }
+
+    /// A mean at a port, if it was collected.
+    pub fn mean(&self, port: Port, kind: StatKind, stream: Stream) -> Option<&[f64]> {
+        match self.map.get(&StatKey { port, kind, stream }) {
+            Some(Stat::Mean(mean)) => Some(mean),
+            _ => None,
+        }
+    }
+
     /// The Gram matrix at a port.
     ///
     /// # Errors
@@ -120,7 +152,7 @@ impl Stats {
     pub fn gram(&self, port: Port, stream: Stream) -> Result<&Arc<Gram>> {
         match self.map.get(&StatKey { port, kind: StatKind::Gram, stream }) {
             Some(Stat::Gram(gram)) => Ok(gram),
-            None => Err(Error::internal(format!("the Gram matrix at `{port}` was used without declaring the need for it"))),
+            _ => Err(Error::internal(format!("the Gram matrix at `{port}` was used without declaring the need for it"))),
         }
     }
 }

@@ -34,6 +34,7 @@ impl PtqAlgorithm for Gptq {
             inputs: vec![(StatKind::Gram, cx.stream)],
             group_index: self.options.act_order == ActOrder::Group,
             scratch_bytes: 2 * n * n * 8,
+            ..Needs::default()
         })
     }
 

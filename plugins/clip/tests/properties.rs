@@ -1,0 +1,159 @@
+//! `clip` against AWQ's definition, with explicit tokens instead of the Gram matrix.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Arc;
+
+use qfw_core::algorithm::{Conditioned, Event, SiteContext, Stage};
+use qfw_core::format::Ask;
+use qfw_core::registry::Registry;
+use qfw_core::scheme::{Convention, FloatKind, Granularity, ObserverChoice, QuantSpec, Reducer, Timing};
+use qfw_core::statistic::{Gram, Stat, StatKey, StatKind, Stats, Stream};
+use qfw_core::topology::{Linear, PortName, Role, SiteId};
+use serde_json::{Value, json};
+
+const ROWS: usize = 70;
+const COLS: usize = 40;
+const TOKENS: usize = 100;
+
+struct Problem {
+    weight: Vec<f32>,
+    x: Vec<f64>,
+}
+
+/// Weights with a few large ones, inputs of unlike sizes.
+fn problem(seed: u64) -> Problem {
+    let mut state = seed;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1u64 << 53) as f64 - 0.5
+    };
+    let weight = (0..ROWS * COLS).map(|_| (2.0 * uniform()).powi(5) as f32).collect();
+    let x = (0..TOKENS * COLS).map(|i| uniform() * (1.0 + (i % COLS) as f64 % 7.0)).collect();
+    Problem { weight, x }
+}
+
+fn spec(registry: &Registry, granularity: Granularity, format: &str, symmetric: bool) -> QuantSpec {
+    let ask = Ask { symmetric, convention: Convention::HalfRange, float_zero: false, power_of_two: None, stored: FloatKind::F32 };
+    let format = registry.format(format).unwrap();
+    let meaning = format.resolve(&ask).unwrap();
+    QuantSpec {
+        format: format.id(),
+        bits: format.bits(),
+        grid: meaning.grid,
+        granularity,
+        symmetric: meaning.symmetric,
+        convention: meaning.convention,
+        observer: ObserverChoice { id: "minmax".to_owned(), options: json!({}) },
+        timing: Timing::Static,
+        min_threshold: 0.0,
+        reduce: Reducer::Mean,
+        rescale: 1.0,
+        scale: meaning.scale,
+    }
+}
+
+fn clipped(p: &Problem, role: Role, granularity: Granularity, format: &str, symmetric: bool, options: &Value) -> Conditioned {
+    let mut registry = Registry::builtin().unwrap();
+    registry.add_algorithm(&qfw_clip::RECORD).unwrap();
+    let site = SiteId::in_block(0, role);
+    let (input, output) = (PortName::DownIn.into(), PortName::DownOut.into());
+    let linear = Linear { site, shape: (ROWS, COLS), input, output, bias: false, module: "down".to_owned(), transposed: false };
+    let h = |i: usize, j: usize| (0..TOKENS).map(|t| p.x[t * COLS + i] * p.x[t * COLS + j]).sum::<f64>() as f32;
+    let lower = (0..COLS * COLS).map(|ij| if ij % COLS <= ij / COLS { h(ij / COLS, ij % COLS) } else { 0.0 }).collect();
+    let mut stats = Stats::default();
+    let key = StatKey { port: linear.input, kind: StatKind::Gram, stream: Stream::Quantized };
+    stats.insert(key, Stat::Gram(Arc::new(Gram::new(COLS, lower, TOKENS as u64))));
+    let (observer, _) = registry.build_observer("minmax", &json!({})).unwrap();
+    let spec = spec(&registry, granularity, format, symmetric);
+    let cx = SiteContext {
+        linear: &linear,
+        weight: &p.weight,
+        spec: &spec,
+        observer: &*observer,
+        stats: &stats,
+        stream: Stream::Quantized,
+        seed: 0,
+        amax: 0.0,
+    };
+    let (algorithm, _) = registry.build_algorithm("clip", options).unwrap();
+    let Stage::Condition(condition) = algorithm.stage() else { panic!("clip conditions") };
+    condition.condition(&cx).unwrap()
+}
+
+/// AWQ's search in f64: symmetric int4 in the half-range convention, the error over tokens formed explicitly.
+fn by_tokens(p: &Problem, group: usize) -> Vec<f32> {
+    let mut out = p.weight.clone();
+    for row in out.chunks_exact_mut(COLS) {
+        for (g, w) in row.chunks_mut(group).enumerate() {
+            let original = w.to_vec();
+            let largest = original.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            let mut best = (f64::INFINITY, 1.0f32);
+            for i in 0..10 {
+                let limit = (1.0 - f64::from(i) / 20.0) as f32 * largest;
+                let step = limit / 7.5;
+                let delta: Vec<f64> = original
+                    .iter()
+                    .map(|x| {
+                        let clamped = x.clamp(-limit, limit);
+                        f64::from((clamped / step).round_ties_even().clamp(-8.0, 7.0) * step - x)
+                    })
+                    .collect();
+                let error: f64 =
+                    (0..TOKENS).map(|t| delta.iter().zip(&p.x[t * COLS + g * group..]).map(|(d, x)| d * x).sum::<f64>().powi(2)).sum();
+                if error < best.0 {
+                    best = (error, limit);
+                }
+            }
+            w.iter_mut().for_each(|x| *x = x.clamp(-best.1, best.1));
+        }
+    }
+    out
+}
+
+#[test]
+fn limits_are_those_of_a_search_over_tokens() {
+    for seed in 0..4 {
+        for (granularity, group) in [(Granularity::group(16), 16), (Granularity::channel(), COLS)] {
+            let p = problem(seed);
+            let Conditioned { weight, events } = clipped(&p, Role::MlpDown, granularity, "int4", true, &json!({}));
+            let expected = by_tokens(&p, group);
+            // A tie broken by the last bit of an f32 sum may take the neighbouring limit.
+            let differing = weight.iter().zip(&expected).filter(|(a, b)| (**a - **b).abs() > 1e-6).count();
+            assert!(differing * 200 <= weight.len(), "{differing} of {} differ", weight.len());
+            let Event::Clipped { ranges, error } = events[0] else { panic!("{events:?}") };
+            assert!(ranges > 0 && error < 1.0, "{ranges} {error}");
+        }
+    }
+}
+
+/// Whatever the format and the tiles: weights only shrink towards zero, by at most half of the largest of their range, and the error that is
+/// reported does not rise.
+#[test]
+fn any_format_and_granularity_clips() {
+    let p = problem(9);
+    let all = [
+        (Granularity::group(16), "int2", true),
+        (Granularity::group(16), "uint4", false),
+        (Granularity::tensor(), "int4", true),
+        (Granularity::channel(), "float-ocp-e2m1", true),
+        (Granularity::channel(), "nf4", true),
+    ];
+    for (granularity, format, symmetric) in all {
+        let Conditioned { weight, events } = clipped(&p, Role::MlpUp, granularity, format, symmetric, &json!({}));
+        let Event::Clipped { error, .. } = events[0] else { panic!("{events:?}") };
+        assert!(error <= 1.0, "{format}: {error}");
+        for (a, b) in weight.iter().zip(&p.weight) {
+            assert!(a.abs() <= b.abs() && a * b >= 0.0 && (a == b || a.abs() > 0.0), "{format}: {a} from {b}");
+        }
+    }
+}
+
+#[test]
+fn queries_and_keys_are_left_alone_unless_asked_for() {
+    let p = problem(2);
+    for role in [Role::AttnQ, Role::AttnK, Role::AttnQkv] {
+        assert_eq!(clipped(&p, role, Granularity::group(16), "int4", true, &json!({})).weight, p.weight);
+        assert_ne!(clipped(&p, role, Granularity::group(16), "int4", true, &json!({ "queries-keys": true })).weight, p.weight);
+    }
+}
