@@ -59,6 +59,30 @@ fn sections(flags: &Flags, draft: &mut Draft) -> Result<()> {
 }
 
 fn passes(flags: &Flags, draft: &mut Draft) {
+    if flags.on("magr", false) {
+        let alpha = flags.number("magr-alpha").unwrap_or(0.01);
+        // Its steps have no momentum, and it takes all of them.
+        let options = [
+            ("alpha", alpha.into()),
+            ("alpha-mode", "brevitas".into()),
+            ("per", "channel".into()),
+            ("solver", "plain".into()),
+            ("tolerance", 0.0.into()),
+        ];
+        draft.pass("magr", options.into_iter().map(|(k, v): (&str, toml::Value)| (k.to_owned(), v)).collect());
+        draft.note("`--magr`: Brevitas takes the inputs of the float model, here they are those of the partly quantized one");
+    }
+    if flags.on("awq-clip", false) {
+        draft.pass("clip", Table::new());
+    }
+    rounding(flags, draft);
+    if flags.on("bias-corr", false) {
+        draft.set("harness.propagate", "both");
+        draft.pass("bias-correction", Table::from_iter([("inputs".to_owned(), "reference".into())]));
+    }
+}
+
+fn rounding(flags: &Flags, draft: &mut Draft) {
     if !flags.on("gptq", false) {
         draft.pass("rtn", Table::new());
         return;

@@ -11,6 +11,18 @@ const DYNAMIC: &str = "--input-bit-width 8 --input-scale-type dynamic";
 
 /// Number, words, fragment of the translation. `IN` and `DYNAMIC` in the words stand for the constants.
 const CASES: &[(&str, &str, &str)] = &[
+    (
+        "S179",
+        "--magr",
+        "pass = [{ algo = 'magr', options = { alpha = 0.01, alpha-mode = 'brevitas', per = 'channel' } }, { algo = 'rtn' }]",
+    ),
+    ("S180", "--magr --magr-alpha 0.002", "pass = [{ algo = 'magr', options = { alpha = 0.002 } }, { algo = 'rtn' }]"),
+    (
+        "S191",
+        "--bias-corr",
+        "harness.propagate = 'both'\npass = [{ algo = 'rtn' }, { algo = 'bias-correction', options = { inputs = 'reference' } }]",
+    ),
+    ("S227", "--awq-clip --gptq", "pass = [{ algo = 'clip' }, { algo = 'gptq' }]"),
     ("S136", "--model org/name", "model.path = 'org/name'"),
     ("S137", "--dtype bfloat16", "model.dtype = 'bfloat16'"),
     ("S138", "--seed 7", "calibration.seed = 7"),
@@ -228,8 +240,8 @@ fn contradictions_are_refused() {
 #[test]
 fn what_is_not_built_is_named_at_once() {
     assert_eq!(
-        message("--magr --qronos --weight-bit-width 4 --qronos-alpha 1e-3"),
-        "compat::not-built: `--magr` asks for MagR, `--qronos` asks for Qronos, none of which is built yet"
+        message("--svd-quant --weight-equalization --weight-bit-width 4 --svd-quant-rank 8"),
+        "compat::not-built: `--weight-equalization` asks for weight equalization, `--svd-quant` asks for SVDQuant, none of which is built yet"
     );
 }
 
