@@ -51,7 +51,7 @@ pub struct Options {
     pub alpha_mode: AlphaMode,
     /// Over which weights the largest magnitude is taken.
     pub per: Per,
-    /// Steps at most.
+    /// Steps at most. 40 with momentum lower the objective as far as the paper's 200 without (SmolLM2's down projections: 37 do).
     #[schemars(range(min = 0, max = 100_000))]
     pub iterations: usize,
     /// A row is done when a step lowers its objective by less than this share; 0 takes all steps.
@@ -72,7 +72,7 @@ impl Default for Options {
             alpha: None,
             alpha_mode: AlphaMode::Paper,
             per: Per::Range,
-            iterations: 200,
+            iterations: 40,
             tolerance: 1e-5,
             solver: Solver::Accelerated,
             step_shrink: 1.0,
@@ -99,7 +99,7 @@ impl Options {
             return wrong("tolerance", o.tolerance.to_string(), "it must be from 0 to 1; 0.00001 is usual");
         }
         if o.iterations > 100_000 {
-            return wrong("iterations", o.iterations.to_string(), "it must be at most 100000; 200 is usual");
+            return wrong("iterations", o.iterations.to_string(), "it must be at most 100000; 40 is usual");
         }
         Ok(o)
     }

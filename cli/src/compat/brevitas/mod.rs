@@ -67,6 +67,7 @@ fn passes(flags: &Flags, draft: &mut Draft) {
             ("alpha-mode", "brevitas".into()),
             ("per", "channel".into()),
             ("solver", "plain".into()),
+            ("iterations", 200.into()),
             ("tolerance", 0.0.into()),
         ];
         draft.pass("magr", options.into_iter().map(|(k, v): (&str, toml::Value)| (k.to_owned(), v)).collect());
