@@ -18,8 +18,12 @@ pub struct SiteContext<'a> {
     pub linear: &'a Linear,
     /// Its weight as it stands, row-major `[out, in]`; finite.
     pub weight: &'a [f32],
+    /// The weight before any pass moved it, row-major `[out, in]`: what the layer's output is to be like.
+    pub original: &'a [f32],
     /// What it is to become.
     pub spec: &'a QuantSpec,
+    /// How its input is rounded, if it is.
+    pub input: Option<&'a QuantSpec>,
     /// Chooses ranges for `spec`.
     pub observer: &'a dyn Observer,
     /// The statistics declared in [`super::Needs`].

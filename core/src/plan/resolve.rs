@@ -6,8 +6,9 @@ use super::activation::{activations, any_static};
 use super::quant;
 use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
 use super::raw::{RawOnFailure, RawPropagate, RawSequence};
-use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Propagate, Sequence};
+use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Sequence, input_of};
 use super::select::Selector;
+use super::streams;
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm};
 use crate::checkpoint::formats::Verdict;
 use crate::error::{Error, Result};
@@ -75,12 +76,7 @@ pub fn resolve(
             weights: spec.clone(),
         })
         .collect();
-    let propagate = match raw.harness.propagate {
-        None | Some(RawPropagate::Quantized) => Propagate::Quantized,
-        Some(RawPropagate::Reference) => Propagate::Reference,
-        Some(RawPropagate::Both) => Propagate::Both,
-    };
-    let stream = if propagate == Propagate::Reference { Stream::Reference } else { Stream::Quantized };
+    let stream = if raw.harness.propagate == Some(RawPropagate::Reference) { Stream::Reference } else { Stream::Quantized };
     let (mut passes, mut algorithms, mut needs) = (Vec::new(), Vec::new(), Vec::new());
     for raw_pass in order {
         let record = registry.algorithm(&raw_pass.algo)?;
@@ -90,8 +86,9 @@ pub fn resolve(
             let message = format!("`{}` works in the {} phase, which this version does not run", record.id, record.phase);
             return Err(Error::plan("plan::unsupported", message).hint("this version runs algorithms of the phases condition and round"));
         }
-        let chosen = pass_sites(raw_pass, &linears, &specs)?;
-        let cx = PlanContext { topology: model.topology, sites: &chosen, stream };
+        let (chosen, weights): (Vec<&Linear>, Vec<&QuantSpec>) = pass_sites(raw_pass, &linears, &specs)?.into_iter().unzip();
+        let inputs: Vec<Option<&QuantSpec>> = chosen.iter().map(|l| input_of(&activations, l)).collect();
+        let cx = PlanContext { topology: model.topology, sites: &chosen, weights: &weights, inputs: &inputs, stream };
         let need = algorithm.needs(&cx)?;
         passes.push(PlannedPass {
             group_index: need.group_index,
@@ -106,6 +103,7 @@ pub fn resolve(
     }
     fused_sites_agree(raw, &linears, &specs)?;
     one_round_per_site(&sites, &passes, !activations.is_empty())?;
+    let propagate = streams::propagate(raw.harness.propagate, &passes, &needs, &mut notes)?;
     let plan = Plan {
         version: 1,
         qfw: env!("CARGO_PKG_VERSION").to_owned(),
@@ -329,7 +327,11 @@ fn pass_order<'a>(raw: &'a RawRun, registry: &Registry, sorted: bool, notes: &mu
     Ok(order.into_iter().map(|(_, p)| p).collect())
 }
 
-fn pass_sites<'a>(pass: &super::raw::RawPass, linears: &[&'a Linear], specs: &[Option<QuantSpec>]) -> Result<Vec<&'a Linear>> {
+fn pass_sites<'a>(
+    pass: &super::raw::RawPass,
+    linears: &[&'a Linear],
+    specs: &'a [Option<QuantSpec>],
+) -> Result<Vec<(&'a Linear, &'a QuantSpec)>> {
     let chosen = pass.selector.as_deref().map(Selector::new).transpose()?;
     let skipped: Vec<Selector> = pass.skip.iter().map(|s| Selector::new(s)).collect::<Result<_>>()?;
     for s in chosen.iter().chain(&skipped) {
@@ -340,8 +342,8 @@ fn pass_sites<'a>(pass: &super::raw::RawPass, linears: &[&'a Linear], specs: &[O
     Ok(linears
         .iter()
         .zip(specs)
-        .filter(|(l, spec)| spec.is_some() && chosen.as_ref().is_none_or(|c| c.matches(l)) && !skipped.iter().any(|s| s.matches(l)))
-        .map(|(l, _)| *l)
+        .filter(|(l, _)| chosen.as_ref().is_none_or(|c| c.matches(l)) && !skipped.iter().any(|s| s.matches(l)))
+        .filter_map(|(l, spec)| Some((*l, spec.as_ref()?)))
         .collect())
 }
 

@@ -5,17 +5,22 @@
 //! tree over window indices ([`TreeSum`]): collected in any order, by any number of threads, the sum has the same bits.
 
 mod collect;
+mod paired;
 mod range;
+mod shared;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use collect::Collector;
+pub use collect::{Collector, Keep};
+pub use paired::CrossGram;
 pub use range::{RangeCollector, RangeSite};
 pub use tree::TreeSum;
+
+use shared::Shared;
 
 use crate::error::{Error, Result};
 use crate::numeric::{FactorOptions, InverseFactor, inverse_factor};
@@ -27,8 +32,18 @@ use crate::topology::Port;
 pub enum Stream {
     /// Those of the original model.
     Reference,
-    /// Those of the model quantized so far.
+    /// Those of the model quantized so far; inside the block under work its activations are not rounded.
     Quantized,
+    /// Those of the model quantized so far, with the activations of the block under work rounded as the scheme says. Where the scheme
+    /// rounds none they are those of [`Self::Quantized`], and cost nothing more.
+    Rounded,
+}
+
+impl Stream {
+    /// Whose hidden states feed the block under work.
+    pub fn fed_by(self) -> Self {
+        if self == Self::Reference { Self::Reference } else { Self::Quantized }
+    }
 }
 
 /// What is collected.
@@ -38,6 +53,9 @@ pub enum Stream {
 pub enum StatKind {
     /// `XᵀX` over all tokens, lower triangle, f32.
     Gram,
+    /// `X̃ᵀX` over all tokens, all of it, f32: `X̃` is the stream of the key, `X` the reference stream on the same windows. Element
+    /// `(i, j)` is `x̃ᵢ·xⱼ`: rows are channels of the key's stream, columns are channels of the reference.
+    CrossGram,
 }
 
 /// Names a statistic.
@@ -51,9 +69,6 @@ pub struct StatKey {
     pub stream: Stream,
 }
 
-/// A factor, or why there is none, for every layer that reads the same input.
-type SharedFactor = std::result::Result<Arc<InverseFactor>, Arc<Error>>;
-
 /// A Gram matrix, with the factorizations made from it so far: layers that share it share them.
 pub struct Gram {
     /// Channels.
@@ -62,13 +77,13 @@ pub struct Gram {
     pub lower: Vec<f32>,
     /// Tokens summed over.
     pub tokens: u64,
-    factor: OnceLock<(FactorOptions, SharedFactor)>,
+    factor: Shared<FactorOptions, InverseFactor>,
 }
 
 impl Gram {
     /// A finished sum.
     pub fn new(n: usize, lower: Vec<f32>, tokens: u64) -> Self {
-        Self { n, lower, tokens, factor: OnceLock::new() }
+        Self { n, lower, tokens, factor: Shared::default() }
     }
 
     /// The inverse factor, computed once for the options asked first.
@@ -76,16 +91,7 @@ impl Gram {
     /// # Errors
     /// As [`inverse_factor`].
     pub fn inverse_factor(&self, options: &FactorOptions) -> Result<Arc<InverseFactor>> {
-        let compute = || inverse_factor(&self.lower, self.n, options).map(Arc::new).map_err(Arc::new);
-        let (known, result) = self.factor.get_or_init(|| (*options, compute()));
-        let result = if known == options { result.clone() } else { compute() };
-        result.map_err(|e| {
-            let copy = Error::new(e.kind(), e.code(), e.to_string());
-            match e.hint_text() {
-                Some(hint) => copy.hint(hint),
-                None => copy,
-            }
-        })
+        self.factor.get(*options, || inverse_factor(&self.lower, self.n, options))
     }
 }
 
@@ -94,6 +100,8 @@ impl Gram {
 pub enum Stat {
     /// See [`StatKind::Gram`].
     Gram(Arc<Gram>),
+    /// See [`StatKind::CrossGram`].
+    CrossGram(Arc<CrossGram>),
 }
 
 /// Finished statistics by key.
@@ -113,6 +121,13 @@ impl Stats {
         self.map.extend(other.map);
     }
 
+    /// Makes what is there under `from` known under `to` too.
+    pub fn share(&mut self, from: StatKey, to: StatKey) {
+        if let Some(stat) = self.map.get(&from).cloned() {
+            self.map.insert(to, stat);
+        }
+    }
+
     /// The Gram matrix at a port.
     ///
     /// # Errors
@@ -120,7 +135,18 @@ impl Stats {
     pub fn gram(&self, port: Port, stream: Stream) -> Result<&Arc<Gram>> {
         match self.map.get(&StatKey { port, kind: StatKind::Gram, stream }) {
             Some(Stat::Gram(gram)) => Ok(gram),
-            None => Err(Error::internal(format!("the Gram matrix at `{port}` was used without declaring the need for it"))),
+            _ => Err(Error::internal(format!("the Gram matrix at `{port}` was used without declaring the need for it"))),
+        }
+    }
+
+    /// The cross-Gram matrix of a stream with the reference, at a port.
+    ///
+    /// # Errors
+    /// If nobody declared the need for it.
+    pub fn cross_gram(&self, port: Port, stream: Stream) -> Result<&Arc<CrossGram>> {
+        match self.map.get(&StatKey { port, kind: StatKind::CrossGram, stream }) {
+            Some(Stat::CrossGram(cross)) => Ok(cross),
+            _ => Err(Error::internal(format!("the cross-Gram matrix at `{port}` was used without declaring the need for it"))),
         }
     }
 }
