@@ -2,8 +2,12 @@
 
 #[cfg(feature = "export-compressed-tensors")]
 use qfw_export_compressed_tensors as _;
+#[cfg(feature = "gpfq")]
+use qfw_gpfq as _;
 #[cfg(feature = "gptq")]
 use qfw_gptq as _;
+#[cfg(feature = "qronos")]
+use qfw_qronos as _;
 #[cfg(feature = "rtn")]
 use qfw_rtn as _;
 
@@ -12,7 +16,7 @@ mod tests {
     #[test]
     fn every_plugin_of_the_workspace_is_linked() {
         let registry = qfw_core::registry::Registry::linked().unwrap();
-        for id in ["rtn", "gptq"] {
+        for id in ["rtn", "gptq", "gpfq", "qronos"] {
             assert!(registry.algorithm(id).is_ok(), "{id}");
         }
         for id in ["qfw", "compressed-tensors", "compressed-tensors-int8"] {

@@ -86,6 +86,13 @@ pub struct Rounded {
     pub events: Vec<Event>,
 }
 
+/// What the state of the inputs alone has to tell of a site.
+pub fn input_events(dead: usize, asked: f64, used: f64) -> Vec<Event> {
+    let dead = (dead > 0).then_some(Event::DeadColumns { count: dead });
+    let damped = (used != asked).then_some(Event::Damped { asked, used });
+    dead.into_iter().chain(damped).collect()
+}
+
 /// Something worth reporting about a site: failure is data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -97,7 +104,7 @@ pub enum Event {
     },
     /// More damping than asked for was needed.
     Damped {
-        /// Asked for, relative to the mean diagonal.
+        /// Asked for, in the unit of the pass: the mean diagonal, or the largest eigenvalue.
         asked: f64,
         /// Used.
         used: f64,
