@@ -36,12 +36,8 @@ fn errors(noise: f64) -> [f64; 4] {
     for seed in 0..seeds {
         let layer = Layer::random(100 + seed, (32, 64), 512, noise);
         let by = |record, options| layer.round(record, &spec, options, None).unwrap();
-        let all = [
-            layer.nearest(&spec),
-            by(&qfw_gptq::RECORD, json!({})),
-            by(&qfw_gpfq::RECORD, json!({})),
-            by(&qfw_qronos::RECORD, json!({})),
-        ];
+        let all =
+            [layer.nearest(&spec), by(&qfw_gptq::RECORD, json!({})), by(&qfw_gpfq::RECORD, json!({})), by(&qfw_qronos::RECORD, json!({}))];
         for (sum, rounded) in sums.iter_mut().zip(&all) {
             *sum += layer.error(&spec, rounded).sqrt() / seeds as f64;
         }

@@ -26,20 +26,35 @@ pub enum Answer {
 
 /// Names that belong to the scheme, the calibration and the order of the run.
 pub const KEYS: &[Elsewhere] = &[
-    Elsewhere { names: &["mse"], answer: Answer::Refused("how ranges are chosen is set elsewhere", "set `scheme.weights.range = \"mse\"`") },
-    Elsewhere { names: &["sym"], answer: Answer::Refused("whether weights have zero points is set elsewhere", "set `scheme.weights.symmetric`") },
+    Elsewhere {
+        names: &["mse"],
+        answer: Answer::Refused("how ranges are chosen is set elsewhere", "set `scheme.weights.range = \"mse\"`"),
+    },
+    Elsewhere {
+        names: &["sym"],
+        answer: Answer::Refused("whether weights have zero points is set elsewhere", "set `scheme.weights.symmetric`"),
+    },
     Elsewhere {
         names: &["groupsize", "group-size", "w-groupsize"],
         answer: Answer::Refused("the size of groups is set elsewhere", "set `scheme.weights.granularity.group`"),
     },
-    Elsewhere { names: &["wbits", "w-bits", "bits"], answer: Answer::Refused("the format of weights is set elsewhere", "set `scheme.weights.format`") },
+    Elsewhere {
+        names: &["wbits", "w-bits", "bits"],
+        answer: Answer::Refused("the format of weights is set elsewhere", "set `scheme.weights.format`"),
+    },
     Elsewhere {
         names: &["true-sequential", "layer-sequential"],
-        answer: Answer::Refused("the order inside a block is set elsewhere", "set `harness.sequence` to \"layer\" for true, to \"block\" for false"),
+        answer: Answer::Refused(
+            "the order inside a block is set elsewhere",
+            "set `harness.sequence` to \"layer\" for true, to \"block\" for false",
+        ),
     },
     Elsewhere {
         names: &["block-sequential"],
-        answer: Answer::Refused("what the next block reads is set elsewhere", "set `harness.propagate` to \"quantized\" for true, to \"reference\" for false"),
+        answer: Answer::Refused(
+            "what the next block reads is set elsewhere",
+            "set `harness.propagate` to \"quantized\" for true, to \"reference\" for false",
+        ),
     },
     Elsewhere { names: &["nsamples"], answer: Answer::Refused("the calibration data is set elsewhere", "set `calibration.samples`") },
     Elsewhere { names: &["seqlen"], answer: Answer::Refused("the calibration data is set elsewhere", "set `calibration.seq-len`") },
@@ -58,8 +73,7 @@ pub fn read_options<T: DeserializeOwned>(algo: &str, options: &Value, known: &st
             let Some(entry) = elsewhere.iter().chain(KEYS).find(|e| e.names.contains(&plain.as_str())) else { continue };
             match entry.answer {
                 Answer::Refused(why, hint) => {
-                    return Err(Error::config("config::elsewhere", format!("`{name}` is no option of `{algo}`: {why}"))
-                        .hint(hint));
+                    return Err(Error::config("config::elsewhere", format!("`{name}` is no option of `{algo}`: {why}")).hint(hint));
                 }
                 Answer::Always(value, why) if map[&name] != Value::Bool(value) => {
                     return Err(Error::config("config::invalid", format!("option `{name}` of `{algo}` is {}: {why}", map[&name]))
@@ -69,9 +83,8 @@ pub fn read_options<T: DeserializeOwned>(algo: &str, options: &Value, known: &st
             };
         }
     }
-    serde_json::from_value(options).map_err(|e| {
-        Error::config("config::invalid", format!("options of `{algo}`: {e}")).hint(format!("its options: {known}"))
-    })
+    serde_json::from_value(options)
+        .map_err(|e| Error::config("config::invalid", format!("options of `{algo}`: {e}")).hint(format!("its options: {known}")))
 }
 
 #[cfg(test)]
@@ -95,6 +108,9 @@ mod tests {
         assert_eq!(e.to_string(), "`true_sequential` is no option of `m`: the order inside a block is set elsewhere");
         assert_eq!(e.hint_text(), Some("set `harness.sequence` to \"layer\" for true, to \"block\" for false"));
         let e = read(json!({ "dampp": 1.0 })).unwrap_err();
-        assert_eq!((e.to_string().as_str(), e.hint_text()), ("options of `m`: unknown field `dampp`, expected `damp`", Some("its options: damp")));
+        assert_eq!(
+            (e.to_string().as_str(), e.hint_text()),
+            ("options of `m`: unknown field `dampp`, expected `damp`", Some("its options: damp"))
+        );
     }
 }

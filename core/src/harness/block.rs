@@ -158,9 +158,7 @@ fn statistics(
             StreamKind::Quantized => run.model().block(b, &current.weights)?,
             StreamKind::Rounded => current.activations.in_block(b, run.model().block(b, &current.weights)?),
         };
-        Ok(Box::new(move |i, last, tap| {
-            block.run(Span::until(stop_after(last)), Flow::new(stream.get(i, run.device())?), tap).map(|_| ())
-        }))
+        Ok(Box::new(move |i, last, tap| block.run(Span::until(stop_after(last)), Flow::new(stream.get(i, run.device())?), tap).map(|_| ())))
     };
     let wanted = Wanted {
         keys: group.iter().flat_map(|job| job.keys(run)).collect(),

@@ -54,13 +54,7 @@ pub fn inverse_factor(h: &[f32], n: usize, options: &FactorOptions) -> Result<In
 }
 
 /// `L⁻¹` of `JP(H + λI)PᵀJ = LLᵀ` in the given order, and the damping that it took: `λ = damp · unit`.
-pub(super) fn damped_inverse(
-    h: &[f32],
-    diagonal: &Diagonal,
-    order: Option<&[u32]>,
-    asked: f64,
-    unit: f64,
-) -> Result<(Mat<f64>, f64)> {
+pub(super) fn damped_inverse(h: &[f32], diagonal: &Diagonal, order: Option<&[u32]>, asked: f64, unit: f64) -> Result<(Mat<f64>, f64)> {
     let n = diagonal.filled.len();
     let column = |i: usize| order.map_or(i, |o| o[i] as usize);
     let mut damp = asked;

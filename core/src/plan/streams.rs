@@ -11,7 +11,12 @@ use crate::statistic::{StatKind, Stream};
 ///
 /// # Errors
 /// If what was asked leaves out what a pass needs.
-pub(super) fn propagate(asked: Option<RawPropagate>, passes: &[PlannedPass], needs: &[Needs], notes: &mut Vec<String>) -> Result<Propagate> {
+pub(super) fn propagate(
+    asked: Option<RawPropagate>,
+    passes: &[PlannedPass],
+    needs: &[Needs],
+    notes: &mut Vec<String>,
+) -> Result<Propagate> {
     let first = |wanted: fn(StatKind, Stream) -> bool| {
         let pass = needs.iter().position(|n| n.inputs.iter().any(|(kind, stream)| wanted(*kind, *stream)));
         pass.map(|i| passes[i].algo.as_str())
@@ -61,9 +66,8 @@ mod tests {
         assert_eq!(both, Ok(Propagate::Both));
         assert_eq!(notes, ["`harness.propagate` is `both`: `pairs` needs the activations of the original model too"]);
         assert_eq!(of(Some(RawPropagate::Both), pair()), (Ok(Propagate::Both), Vec::new()));
-        let lacks = |what: &str, kept: &str| {
-            Err(format!("`pairs` needs the activations of the {what} model, but `harness.propagate` is `{kept}`"))
-        };
+        let lacks =
+            |what: &str, kept: &str| Err(format!("`pairs` needs the activations of the {what} model, but `harness.propagate` is `{kept}`"));
         assert_eq!(of(Some(RawPropagate::Quantized), pair()).0, lacks("original", "quantized"));
         assert_eq!(of(Some(RawPropagate::Reference), pair()).0, lacks("quantized", "reference"));
         let one = || vec![(StatKind::Gram, Stream::Reference)];

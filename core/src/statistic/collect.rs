@@ -33,9 +33,7 @@ impl Collector {
         for key in keys {
             match key.kind {
                 StatKind::Gram => grams.insert(key.port, MatrixSum::new(|a, b| add_lower(a, b, b.len().isqrt()))),
-                StatKind::CrossGram => {
-                    crosses.insert(key.port, MatrixSum::new(|a, b| a.iter_mut().zip(b).for_each(|(a, b)| *a += *b)))
-                }
+                StatKind::CrossGram => crosses.insert(key.port, MatrixSum::new(|a, b| a.iter_mut().zip(b).for_each(|(a, b)| *a += *b))),
             };
         }
         Self { stream, grams, crosses }

@@ -46,9 +46,12 @@ fn codes_are_those_of_the_textbook_in_f64() {
         if seed % 3 == 2 {
             layer.quantized.chunks_mut(40).for_each(|x| x[7] = 0.0);
         }
-        for (granularity, symmetric) in
-            [(Granularity::channel(), true), (Granularity::group(8), true), (Granularity::group(7), false), (Granularity::block(3, 16), true)]
-        {
+        for (granularity, symmetric) in [
+            (Granularity::channel(), true),
+            (Granularity::group(8), true),
+            (Granularity::group(7), false),
+            (Granularity::block(3, 16), true),
+        ] {
             let spec = spec("int4", granularity, symmetric);
             for act_order in ["off", "static"] {
                 for block in [1, 16, 128] {
@@ -153,8 +156,12 @@ fn accumulators_want_integers_of_known_width() {
         layer.round(&RECORD, weights, options, input).map(|_| ()).unwrap_err().to_string()
     };
     let (int4, int8) = (spec("int4", Granularity::channel(), true), spec("int8", Granularity::channel(), true));
-    assert!(message(&spec("nf4", Granularity::channel(), true), Some(&int8), 32).starts_with("`accumulator-bits` wants weights of symmetric"));
-    assert!(message(&spec("uint4", Granularity::channel(), false), Some(&int8), 32).starts_with("`accumulator-bits` wants weights of symm"));
+    assert!(
+        message(&spec("nf4", Granularity::channel(), true), Some(&int8), 32).starts_with("`accumulator-bits` wants weights of symmetric")
+    );
+    assert!(
+        message(&spec("uint4", Granularity::channel(), false), Some(&int8), 32).starts_with("`accumulator-bits` wants weights of symm")
+    );
     assert_eq!(message(&int4, None, 32), "`accumulator-bits` needs to know the inputs, and the scheme rounds none");
     let float = spec("float-ocp-e4m3", Granularity::channel(), true);
     assert!(message(&int4, Some(&float), 32).starts_with("`accumulator-bits` wants inputs of integers"));

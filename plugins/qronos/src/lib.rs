@@ -18,9 +18,7 @@
 
 mod options;
 
-use qfw_core::algorithm::{
-    AlgorithmRecord, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, input_events,
-};
+use qfw_core::algorithm::{AlgorithmRecord, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, input_events};
 use qfw_core::numeric::{AlignmentOptions, ColumnSweep, Feedback, SweepParams};
 use qfw_core::statistic::{StatKind, Stream};
 use qfw_core::{Error, Result};

@@ -41,11 +41,9 @@ fn textbook<'a>(layer: &Layer, spec: &'a QuantSpec, rounded: &'a Rounded, alpha:
     let damped: Vec<f64> = (0..n * n).map(|i| h(i / n, i % n) + if i / n == i % n { lambda } else { 0.0 }).collect();
     let p = inverse(&damped, n);
     let m = n - 1;
-    let schur: Vec<f64> =
-        (0..m * m).map(|i| p[(i / m + 1) * n + i % m + 1] - p[(i / m + 1) * n] * p[i % m + 1] / p[0]).collect();
-    let target: Vec<f64> = (1..n)
-        .map(|j| (0..n).map(|i| w[i] * (g(i, j) + if i == j { lambda } else { 0.0 })).sum::<f64>() - q0 * h(0, j))
-        .collect();
+    let schur: Vec<f64> = (0..m * m).map(|i| p[(i / m + 1) * n + i % m + 1] - p[(i / m + 1) * n] * p[i % m + 1] / p[0]).collect();
+    let target: Vec<f64> =
+        (1..n).map(|j| (0..n).map(|i| w[i] * (g(i, j) + if i == j { lambda } else { 0.0 })).sum::<f64>() - q0 * h(0, j)).collect();
     for j in 0..m {
         v[j + 1] = (0..m).map(|i| target[i] * schur[i * m + j]).sum();
     }
