@@ -6,10 +6,14 @@ use qfw_bias_correction as _;
 use qfw_clip as _;
 #[cfg(feature = "export-compressed-tensors")]
 use qfw_export_compressed_tensors as _;
+#[cfg(feature = "gpfq")]
+use qfw_gpfq as _;
 #[cfg(feature = "gptq")]
 use qfw_gptq as _;
 #[cfg(feature = "magr")]
 use qfw_magr as _;
+#[cfg(feature = "qronos")]
+use qfw_qronos as _;
 #[cfg(feature = "rtn")]
 use qfw_rtn as _;
 
@@ -18,7 +22,7 @@ mod tests {
     #[test]
     fn every_plugin_of_the_workspace_is_linked() {
         let registry = qfw_core::registry::Registry::linked().unwrap();
-        for id in ["rtn", "gptq", "magr", "clip", "bias-correction"] {
+        for id in ["rtn", "gptq", "gpfq", "qronos", "magr", "clip", "bias-correction"] {
             assert!(registry.algorithm(id).is_ok(), "{id}");
         }
         for id in ["qfw", "compressed-tensors", "compressed-tensors-int8"] {

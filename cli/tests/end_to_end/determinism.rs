@@ -36,6 +36,8 @@ fn threads_do_not_change_a_byte() {
         "--algo gptq --set harness.propagate=reference",
         "--algo gptq --set harness.propagate=both --set gptq.act-order=off --set scheme.weights.granularity.group=32",
         "--algo gptq --format qfw --set scheme.inputs.format=int8 --set scheme.inputs.timing=static --set scheme.keys.format=fp8",
+        "--algo gpfq",
+        "--algo qronos --set harness.sequence=layer --set scheme.inputs.format=int8 --set scheme.inputs.timing=static --format qfw",
         "--algo gptq --set scheme.weights.range=mse --set scheme.weights.symmetric=false --format qfw --set gptq.act-order=group",
     ] {
         let dir = tempfile::tempdir().unwrap();
@@ -49,6 +51,7 @@ fn threads_do_not_change_a_byte() {
 fn the_budget_does_not_change_a_byte() {
     for words in [
         "--algo gptq --set harness.propagate=both --set calibration.samples=96 --threads 1",
+        "--algo qronos --set calibration.samples=96 --threads 1",
         "--algo gptq --set harness.sequence=layer --set calibration.samples=96 --threads 2",
     ] {
         let dir = tempfile::tempdir().unwrap();

@@ -42,7 +42,11 @@ fn refused_file(text: &str, name: &str, says: &[&str]) {
 #[test]
 fn unknown_names_are_answered_with_the_nearest_and_all_known() {
     let unknown = "registry::unknown";
-    refused("--algo gptqq", unknown, &["unknown algorithm `gptqq` (did you mean `gptq`?)", "hint: known algorithms: gptq, optq, rtn"]);
+    refused(
+        "--algo gptqq",
+        unknown,
+        &["unknown algorithm `gptqq` (did you mean `gptq`?)", "hint: known algorithms: gpfq, gptq, optq, qronos, rtn"],
+    );
     refused(
         "--preset w4a17",
         "config::unknown-preset",
@@ -95,7 +99,7 @@ fn unknown_and_wrong_options_of_a_pass_are_named() {
     refused(
         "--algo gptq --set gptq.dampp=1",
         "config::invalid",
-        &["options of `gptq`: unknown field `dampp`", "hint: its options: block-size, damp, act-order (off, static, group), static-groups"],
+        &["options of `gptq`: unknown field `dampp`", "hint: its options: block-size, num-blocks, damp, act-order (off, static, group), "],
     );
     refused("--algo gptq --set gptq.damp=2", "config::invalid", &["option `damp` of `gptq` is 2", "hint: it must be from 0 to 1"]);
     refused("--algo rtn --set rtn.damp=1", "config::invalid", &["options of `rtn`", "`damp`"]);

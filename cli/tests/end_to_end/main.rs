@@ -8,6 +8,7 @@ mod determinism;
 mod errors;
 mod hub;
 mod options;
+mod pairs;
 mod resume;
 mod scheme;
 mod unknown_model;

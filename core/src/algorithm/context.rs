@@ -18,8 +18,12 @@ pub struct SiteContext<'a> {
     pub linear: &'a Linear,
     /// Its weight as it stands, row-major `[out, in]`; finite.
     pub weight: &'a [f32],
+    /// The weight before any pass moved it, row-major `[out, in]`: what the layer's output is to be like.
+    pub original: &'a [f32],
     /// What it is to become.
     pub spec: &'a QuantSpec,
+    /// How its input is rounded, if it is.
+    pub input: Option<&'a QuantSpec>,
     /// Chooses ranges for `spec`.
     pub observer: &'a dyn Observer,
     /// The statistics declared in [`super::Needs`].
@@ -118,6 +122,13 @@ pub struct Corrected {
     pub events: Vec<Event>,
 }
 
+/// What the state of the inputs alone has to tell of a site.
+pub fn input_events(dead: usize, asked: f64, used: f64) -> Vec<Event> {
+    let dead = (dead > 0).then_some(Event::DeadColumns { count: dead });
+    let damped = (used != asked).then_some(Event::Damped { asked, used });
+    dead.into_iter().chain(damped).collect()
+}
+
 /// Something worth reporting about a site: failure is data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -129,7 +140,7 @@ pub enum Event {
     },
     /// More damping than asked for was needed.
     Damped {
-        /// Asked for, relative to the mean diagonal.
+        /// Asked for, in the unit of the pass: the mean diagonal, or the largest eigenvalue.
         asked: f64,
         /// Used.
         used: f64,

@@ -5,16 +5,20 @@
 //! returns codes, a [`Correct`] changes anything but codes. An algorithm sees roles, weights, statistics and its options; never tensor
 //! names, files or other algorithms. It says what it needs before the run ([`Needs`]) and the harness provides it.
 
+mod accumulator;
 mod context;
 mod needs;
+mod options;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext};
+pub use accumulator::accumulator_limit;
+pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext, input_events};
 pub use needs::{Needs, PlanContext};
+pub use options::{Answer, Elsewhere, KEYS, read_options};
 
 use candle_core::Tensor;
 

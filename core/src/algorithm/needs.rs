@@ -1,12 +1,14 @@
 //! What an algorithm asks of the harness before the run.
 
+use crate::scheme::QuantSpec;
 use crate::statistic::{StatKind, Stream};
 use crate::topology::{Linear, Topology};
 
 /// Statistics at the input of every site a pass works on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Needs {
-    /// Collected at the input port of each site.
+    /// Collected at the input port of each site. [`Stream::Reference`] and [`StatKind::CrossGram`] make the run keep the activations of the
+    /// original model too.
     pub inputs: Vec<(StatKind, Stream)>,
     /// Its groups do not run in storage order: the container has to hold a group index per input channel.
     pub group_index: bool,
@@ -24,6 +26,10 @@ pub struct PlanContext<'a> {
     pub topology: &'a Topology,
     /// The sites it will work on.
     pub sites: &'a [&'a Linear],
+    /// For each of them: what its weight is to become.
+    pub weights: &'a [&'a QuantSpec],
+    /// For each of them: how its input is rounded, if it is.
+    pub inputs: &'a [Option<&'a QuantSpec>],
     /// The stream the run propagates, and so the one to take statistics on by default.
     pub stream: Stream,
 }

@@ -7,21 +7,22 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use super::collect::{Forward, Wanted, collect};
 use super::report::SiteReport;
 use super::run::{Control, Run};
 use super::stream::Stream;
-use super::sweep::collect;
+use super::sweep::stop_after;
 use crate::algorithm::{Conditioned, Event, Frozen, Rounded, SiteContext, Stage};
 use crate::checkpoint::TensorDecl;
 use crate::checkpoint::native::{NativeSite, encode_site};
 use crate::error::{Error, Result};
 use crate::harness::report::Progress;
-use crate::model::{ActivationQuant, Activations, MapWeights, WeightSource};
+use crate::model::{ActivationQuant, Activations, Flow, MapWeights, Span, WeightSource};
 use crate::numeric::{Onto, Transpose, decode, gemm, with_slice};
 use crate::observer::Observer;
 use crate::plan::{Failure, Sequence};
 use crate::scheme::{QuantSpec, ScaleForm};
-use crate::statistic::{Collector, Gram, RangeCollector, StatKey, Stats, Stream as StreamKind};
+use crate::statistic::{Gram, RangeCollector, StatKey, StatKind, Stats, Stream as StreamKind};
 use crate::topology::{Linear, Part, Port};
 
 /// A site to be rounded: the linear, its spec, its observer, the passes that condition it, the one that rounds it, and those that correct
@@ -41,6 +42,17 @@ impl Job<'_> {
     pub(super) fn passes(&self) -> impl Iterator<Item = usize> + '_ {
         self.conditions.iter().copied().chain([self.pass]).chain(self.corrections.iter().copied())
     }
+
+    /// Statistics that its passes need.
+    pub(super) fn keys<'r>(&'r self, run: &'r Run<'_>) -> impl Iterator<Item = StatKey> + 'r {
+        let needs = self.passes().flat_map(|p| &run.needs(p).inputs);
+        needs.map(|(kind, stream)| StatKey { port: self.linear.input, kind: *kind, stream: *stream })
+    }
+
+    /// Whether any of them is of rounded activations.
+    pub(super) fn wants_rounded(&self, run: &Run<'_>) -> bool {
+        self.keys(run).any(|k| k.stream == StreamKind::Rounded)
+    }
 }
 
 /// The streams a run keeps.
@@ -51,10 +63,7 @@ pub(super) struct Streams {
 
 impl Streams {
     pub(super) fn get(&self, kind: StreamKind) -> Option<&Stream> {
-        match kind {
-            StreamKind::Reference => self.reference.as_ref(),
-            StreamKind::Quantized => self.quantized.as_ref(),
-        }
+        if kind.fed_by() == StreamKind::Reference { self.reference.as_ref() } else { self.quantized.as_ref() }
     }
 
     pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &Stream)> {
@@ -106,21 +115,32 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
     };
     let mut result = BlockResult::new(original.clone());
     // Ranges are taken in the first sweep, before anything in the block is rounded.
-    let ranges = run.ranges(Some(b));
+    let mut ranges = run.ranges(Some(b));
+    let rounded = run.rounds(Some(b)) && jobs.iter().any(|job| job.wants_rounded(run));
+    if rounded {
+        // Statistics of rounded activations want static ranges known before: that takes a sweep of its own.
+        if ranges.is_some() {
+            control.report(Progress::Step { name: "collect" });
+            statistics(run, b, &[], (original, &result), streams, ranges.as_ref(), control)?;
+        }
+        run.fix_activations(Some(b), ranges.take(), &mut result)?;
+    }
     let mut wanted = ranges.as_ref();
     let mut means = Stats::default();
     for group in groups.iter().filter(|g| !g.is_empty()) {
         control.report(Progress::Step { name: "collect" });
-        let stats = statistics(run, b, group, (original, &result.weights), streams, wanted.take(), control)?;
+        let stats = statistics(run, b, group, (original, &result), streams, wanted.take(), control)?;
         control.report(Progress::Step { name: "round" });
         round_group(run, group, &stats, &mut result)?;
         means.extend_means(&stats);
     }
     if wanted.is_some() {
         control.report(Progress::Step { name: "collect" });
-        statistics(run, b, &[], (original, original), streams, wanted, control)?;
+        statistics(run, b, &[], (original, &result), streams, wanted, control)?;
     }
-    run.fix_activations(Some(b), ranges, &mut result)?;
+    if !rounded {
+        run.fix_activations(Some(b), ranges, &mut result)?;
+    }
     if jobs.iter().any(|j| !j.corrections.is_empty()) {
         control.report(Progress::Step { name: "correct" });
         means.extend(rounded_means(run, b, &jobs, original, &result, streams, control)?);
@@ -129,34 +149,33 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
     Ok(result)
 }
 
-/// Collects what the group's passes need. The reference stream runs through the original weights, the quantized one through the
-/// weights as rounded so far.
+/// Collects what the group's passes need. The reference stream runs through the original weights, the others through what the block has
+/// become so far.
 fn statistics(
     run: &Run<'_>,
     b: u32,
     group: &[&Job<'_>],
-    (original, current): (&MapWeights, &MapWeights),
+    (original, current): (&MapWeights, &BlockResult),
     streams: &Streams,
     ranges: Option<&RangeCollector<'_>>,
     control: &Control<'_>,
 ) -> Result<Stats> {
-    let mut stats = Stats::default();
-    for kind in [StreamKind::Reference, StreamKind::Quantized] {
-        let keys = group.iter().flat_map(|job| {
-            let needs = job.passes().flat_map(|p| &run.needs(p).inputs).filter(|(_, s)| *s == kind);
-            needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
-        });
-        let collector = Collector::new(kind, keys, &[]);
-        let ranges = ranges.filter(|_| kind == run.stream());
-        if collector.last_port().is_none() && ranges.is_none() {
-            continue;
-        }
+    let open = |kind: StreamKind| -> Result<Forward<'_>> {
         let stream = streams.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))?;
-        let weights = if kind == StreamKind::Reference { original } else { current };
-        let block = run.model().block(b, weights)?;
-        stats.extend(collect(&*block, stream, run.device(), collector, ranges, control)?);
-    }
-    Ok(stats)
+        let block = match kind {
+            StreamKind::Reference => run.model().block(b, original)?,
+            StreamKind::Quantized => run.model().block(b, &current.weights)?,
+            StreamKind::Rounded => current.activations.in_block(b, run.model().block(b, &current.weights)?),
+        };
+        Ok(Box::new(move |i, last, tap| block.run(Span::until(stop_after(last)), Flow::new(stream.get(i, run.device())?), tap).map(|_| ())))
+    };
+    let wanted = Wanted {
+        keys: group.iter().flat_map(|job| job.keys(run)).collect(),
+        ranges: ranges.map(|r| (run.stream(), r)),
+        rounds: run.rounds(Some(b)),
+        rounding: Vec::new(),
+    };
+    collect(&wanted, run.windows(), open, control)
 }
 
 /// What corrections need to know of inputs that are rounded: how is known only now, so that this takes a sweep of its own, over the
@@ -171,20 +190,17 @@ fn rounded_means(
     control: &Control<'_>,
 ) -> Result<Stats> {
     let rounding: Vec<&ActivationQuant> = result.activations.iter().collect();
-    let mut stats = Stats::default();
-    for kind in [StreamKind::Reference, StreamKind::Quantized] {
-        let jobs = jobs.iter().filter(|j| rounding.iter().any(|a| a.place.port == j.linear.input));
-        let keys = jobs.flat_map(|job| {
-            let needs = job.corrections.iter().flat_map(|p| &run.needs(*p).inputs).filter(|(_, s)| *s == kind);
-            needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
-        });
-        let collector = Collector::new(kind, keys, &rounding);
-        if collector.last_port().is_some() {
-            let stream = streams.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))?;
-            stats.extend(collect(&*run.model().block(b, original)?, stream, run.device(), collector, None, control)?);
-        }
-    }
-    Ok(stats)
+    let jobs = jobs.iter().filter(|j| rounding.iter().any(|a| a.place.port == j.linear.input));
+    let keys = jobs.flat_map(|job| {
+        let needs = job.corrections.iter().flat_map(|p| &run.needs(*p).inputs);
+        needs.map(|(kind, stream)| StatKey { port: job.linear.input, kind: *kind, stream: *stream })
+    });
+    let open = |kind: StreamKind| -> Result<Forward<'_>> {
+        let stream = streams.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))?;
+        let block = run.model().block(b, original)?;
+        Ok(Box::new(move |i, last, tap| block.run(Span::until(stop_after(last)), Flow::new(stream.get(i, run.device())?), tap).map(|_| ())))
+    };
+    collect(&Wanted { keys: keys.collect(), ranges: None, rounds: true, rounding: rounding.clone() }, run.windows(), open, control)
 }
 
 /// Lets the correcting passes work on the rounded sites.
@@ -237,7 +253,9 @@ fn site_context<'a>(run: &'a Run<'_>, job: &'a Job<'_>, weight: &'a [f32], stats
     SiteContext {
         linear: job.linear,
         weight,
+        original: weight,
         spec: job.spec,
+        input: run.input_of(job.linear),
         observer: job.observer,
         stats,
         stream: run.stream(),
@@ -286,7 +304,8 @@ fn round_site(run: &Run<'_>, job: &Job<'_>, amax: f32, stats: &Stats, weights: &
         check(&rounded, job)?;
         let mut decoded = Vec::new();
         decode(&job.spec.grid, &rounded.params, &rounded.codes, 0..job.linear.shape.0, rounded.group_index.as_deref(), &mut decoded);
-        let gram = cx.gram().ok();
+        let gram = run.needs(job.pass).inputs.iter().find(|(kind, _)| *kind == StatKind::Gram);
+        let gram = gram.and_then(|(_, stream)| stats.gram(job.linear.input, *stream).ok());
         let report = SiteReport {
             site: site.to_string(),
             algo: run.plan().passes[job.pass].algo.clone(),

@@ -11,6 +11,7 @@
 //! ```
 
 mod block;
+mod collect;
 mod export;
 mod journal;
 mod measure;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use super::block::{BlockResult, Job, Streams, quantize, round_group};
+use super::collect::{Forward, Wanted, collect};
 use super::export;
 use super::journal::{BlockEntry, Journal, different, hash_file};
 use super::report::{Progress, SiteReport, Summary};
@@ -19,12 +20,12 @@ use crate::algorithm::{Needs, Phase, PtqAlgorithm};
 use crate::checkpoint::native::{NativeSite, encode_activation, write_shard};
 use crate::checkpoint::{Checkpoint, StoredDtype, TensorDecl};
 use crate::error::{Error, Result};
-use crate::model::{ActivationQuant, Activations, Both, Flow, MapWeights, Model, Nothing, WeightSource};
+use crate::model::{ActivationQuant, Activations, Flow, MapWeights, Model, Nothing, WeightSource};
 use crate::observer::Observer;
 use crate::plan::{Plan, Propagate, Resolved};
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec, Timing};
-use crate::statistic::{Collector, RangeCollector, RangeSite, StatKey, Stats, Stream as StreamKind};
+use crate::statistic::{RangeCollector, RangeSite, Stats, Stream as StreamKind};
 use crate::topology::{Linear, Part};
 
 /// What to do with what is in the output directory.
@@ -272,39 +273,65 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let jobs = self.head_jobs();
-        let edges = self.model.edges()?;
-        let ranges = self.ranges(None);
-        let mut stats = Stats::default();
-        for kind in [StreamKind::Reference, StreamKind::Quantized] {
-            let keys = jobs.iter().flat_map(|job| {
-                let needs = job.passes().flat_map(|p| &self.needs(p).inputs).filter(|(_, s)| *s == kind);
-                needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
-            });
-            let collector = Collector::new(kind, keys, &[]);
-            let ranges = ranges.as_ref().filter(|_| kind == self.stream());
-            let Some(stream) = streams.get(kind) else { continue };
-            if collector.last_port().is_none() && ranges.is_none() {
-                continue;
-            }
-            for_each_window(stream.windows(), control, |i| {
-                let flow = Flow::new(stream.get(i, &self.device)?);
-                match ranges {
-                    Some(ranges) => edges.finish(flow, &mut Both(&mut collector.window(i), &mut ranges.window(i)))?,
-                    None => edges.finish(flow, &mut collector.window(i))?,
-                };
-                Ok(())
-            })?;
-            stats.extend(collector.finish(stream.windows())?);
-        }
         let mut weights = MapWeights::default();
         for job in &jobs {
             let weight: Tensor = self.model.weights.get(job.linear.site, Part::Weight)?;
             weights.insert(job.linear.site, Part::Weight, weight);
         }
         let mut result = BlockResult::new(weights);
-        self.fix_activations(None, ranges, &mut result)?;
+        let mut ranges = self.ranges(None);
+        let rounded = self.rounds(None) && jobs.iter().any(|job| job.wants_rounded(self));
+        if rounded {
+            if ranges.is_some() {
+                self.head_statistics(&[], &result, streams, ranges.as_ref(), control)?;
+            }
+            self.fix_activations(None, ranges.take(), &mut result)?;
+        }
+        let stats = self.head_statistics(&jobs, &result, streams, ranges.as_ref(), control)?;
+        if !rounded {
+            self.fix_activations(None, ranges, &mut result)?;
+        }
         round_group(self, &jobs.iter().collect::<Vec<_>>(), &stats, &mut result)?;
         self.record(self.plan().blocks, result.tensors, &result.sites, journal, streams)
+    }
+
+    /// What the passes over the head need. Nothing before it is left to change, so all streams run through the same edges.
+    fn head_statistics(
+        &self,
+        jobs: &[Job<'_>],
+        current: &BlockResult,
+        streams: &Streams,
+        ranges: Option<&RangeCollector<'_>>,
+        control: &Control<'_>,
+    ) -> Result<Stats> {
+        let open = |kind: StreamKind| -> Result<Forward<'_>> {
+            let stream = streams.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))?;
+            let edges = self.model.edges()?;
+            let edges = if kind == StreamKind::Rounded { current.activations.at_edges(edges) } else { edges };
+            Ok(Box::new(move |i, _, tap| edges.finish(Flow::new(stream.get(i, &self.device)?), tap).map(|_| ())))
+        };
+        let wanted = Wanted {
+            keys: jobs.iter().flat_map(|job| job.keys(self)).collect(),
+            ranges: ranges.map(|r| (self.stream(), r)),
+            rounds: self.rounds(None),
+            rounding: Vec::new(),
+        };
+        collect(&wanted, self.windows.len(), open, control)
+    }
+
+    /// Whether activations of a block (`None`: around the blocks) are rounded.
+    pub(super) fn rounds(&self, block: Option<u32>) -> bool {
+        self.plan().activations.iter().any(|a| a.place.block == block)
+    }
+
+    /// How the input of a linear is rounded, if it is.
+    pub(super) fn input_of(&self, linear: &Linear) -> Option<&QuantSpec> {
+        self.plan().input_of(linear)
+    }
+
+    /// Calibration windows.
+    pub(super) fn windows(&self) -> usize {
+        self.windows.len()
     }
 
     /// Whether anything is left to do behind the last block.

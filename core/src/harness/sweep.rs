@@ -11,8 +11,7 @@ use candle_core::Device;
 use super::run::Control;
 use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Block, Both, Flow, Nothing, Span};
-use crate::statistic::{Collector, RangeCollector, Stats};
+use crate::model::{Block, Flow, Nothing, Span};
 use crate::topology::Port;
 
 /// Calls `f` for `0..n`, in parallel, in order of start. Stops at the first error, or when cancelled.
@@ -56,31 +55,8 @@ pub(super) fn interrupted() -> Error {
         .hint("finished blocks are kept; run the same command with `--resume` to go on")
 }
 
-/// Runs every window up to the last port `collector` or `ranges` wants, and returns the statistics; `ranges` keeps its own.
-pub(super) fn collect(
-    block: &dyn Block,
-    stream: &Stream,
-    device: &Device,
-    collector: Collector,
-    ranges: Option<&RangeCollector<'_>>,
-    control: &Control<'_>,
-) -> Result<Stats> {
-    let last = collector.last_port().max(ranges.and_then(RangeCollector::last_port));
-    let Some(last) = last else { return Ok(Stats::default()) };
-    let span = Span::until(stop_after(last));
-    for_each_window(stream.windows(), control, |i| {
-        let flow = Flow::new(stream.get(i, device)?);
-        match ranges {
-            Some(ranges) => block.run(span, flow, &mut Both(&mut collector.window(i), &mut ranges.window(i)))?,
-            None => block.run(span, flow, &mut collector.window(i))?,
-        };
-        Ok(())
-    })?;
-    collector.finish(stream.windows())
-}
-
 /// Sweeps stop at the places blocks can stop at; a port between two of them is reached by running to the next.
-fn stop_after(port: Port) -> Port {
+pub(super) fn stop_after(port: Port) -> Port {
     use crate::topology::PortName as P;
     const STOPS: [P; 8] = [P::BlockIn, P::AttnIn, P::Ctx, P::OOut, P::MlpIn, P::DownIn, P::DownOut, P::BlockOut];
     STOPS.into_iter().find(|s| *s >= port.name).unwrap_or(P::BlockOut).into()

@@ -3,6 +3,8 @@
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::{Accum, MatMut, MatRef, Par};
 
+use crate::error::{Error, Result};
+
 /// Lower triangle of `XᵀX` for row-major `x` `[t, n]`, written to row-major `h` `[n, n]`; the strict upper triangle is not touched.
 /// Half the work of a full product.
 ///
@@ -35,6 +37,47 @@ pub fn add_lower(a: &mut [f32], b: &[f32], n: usize) {
             *a += *b;
         }
     }
+}
+
+/// The diagonal of a Gram matrix, fit to divide by.
+pub(super) struct Diagonal {
+    /// As it is, with 1 where a channel never fired.
+    pub(super) filled: Vec<f64>,
+    /// Channels that never fired.
+    pub(super) dead: Vec<u32>,
+}
+
+impl Diagonal {
+    /// That of the row-major `[n, n]` `h`.
+    ///
+    /// # Errors
+    /// `numeric::not-finite` and `numeric::zero-gram`.
+    pub(super) fn of(h: &[f32], n: usize) -> Result<Self> {
+        let mut filled: Vec<f64> = (0..n).map(|i| f64::from(h[i * n + i])).collect();
+        finite(&filled)?;
+        let dead: Vec<u32> = (0..n).filter(|i| filled[*i] <= 0.0).map(|i| i as u32).collect();
+        if dead.len() == n {
+            return Err(Error::numeric("numeric::zero-gram", "no input of this layer ever fired on the calibration data"));
+        }
+        dead.iter().for_each(|i| filled[*i as usize] = 1.0);
+        Ok(Self { filled, dead })
+    }
+
+    /// Channels by falling value, ties by index.
+    pub(super) fn falling(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.filled.len() as u32).collect();
+        order.sort_by(|a, b| self.filled[*b as usize].total_cmp(&self.filled[*a as usize]).then(a.cmp(b)));
+        order
+    }
+}
+
+/// The error for sums over tokens that are not finite. By Cauchy and Schwarz the diagonal tells of the whole matrix.
+pub(super) fn finite(diagonal: &[f64]) -> Result<()> {
+    if diagonal.iter().all(|d| d.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::numeric("numeric::not-finite", "the Gram matrix is not finite")
+        .hint("the activations overflowed; look at the weights of earlier blocks"))
 }
 
 #[cfg(test)]

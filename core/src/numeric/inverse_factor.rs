@@ -12,6 +12,7 @@ use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::{Mat, Par};
 use serde::{Deserialize, Serialize};
 
+use super::gram::Diagonal;
 use crate::error::{Error, Result};
 
 /// How to damp and order.
@@ -44,26 +45,21 @@ pub struct InverseFactor {
 /// `numeric::zero-gram` if no column ever fired, `numeric::not-finite` for a Gram matrix that is not, and
 /// `numeric::not-positive-definite` if even damping 1.0 does not help.
 pub fn inverse_factor(h: &[f32], n: usize, options: &FactorOptions) -> Result<InverseFactor> {
-    let diagonal: Vec<f64> = (0..n).map(|i| f64::from(h[i * n + i])).collect();
-    if diagonal.iter().any(|d| !d.is_finite()) {
-        return Err(Error::numeric("numeric::not-finite", "the Gram matrix is not finite")
-            .hint("the activations overflowed; look at the weights of earlier blocks"));
-    }
-    let dead: Vec<u32> = (0..n).filter(|i| diagonal[*i] <= 0.0).map(|i| i as u32).collect();
-    if dead.len() == n {
-        return Err(Error::numeric("numeric::zero-gram", "no input of this layer ever fired on the calibration data"));
-    }
-    let filled = |i: usize| if diagonal[i] <= 0.0 { 1.0 } else { diagonal[i] };
-    let mean = (0..n).map(filled).sum::<f64>() / n as f64;
-    let order = options.by_diagonal.then(|| {
-        let mut order: Vec<u32> = (0..n as u32).collect();
-        order.sort_by(|a, b| filled(*b as usize).total_cmp(&filled(*a as usize)).then(a.cmp(b)));
-        order
-    });
-    let column = |i: usize| order.as_ref().map_or(i, |o| o[i] as usize);
-    let mut damp = options.damp;
+    let diagonal = Diagonal::of(h, n)?;
+    let mean = diagonal.filled.iter().sum::<f64>() / n as f64;
+    let order = options.by_diagonal.then(|| diagonal.falling());
+    let (inverse, damp) = damped_inverse(h, &diagonal, order.as_deref(), options.damp, mean)?;
+    let u = upper(&inverse, |x| x as f32);
+    Ok(InverseFactor { n, u, order, dead: diagonal.dead, damp })
+}
+
+/// `L⁻¹` of `JP(H + λI)PᵀJ = LLᵀ` in the given order, and the damping that it took: `λ = damp · unit`.
+pub(super) fn damped_inverse(h: &[f32], diagonal: &Diagonal, order: Option<&[u32]>, asked: f64, unit: f64) -> Result<(Mat<f64>, f64)> {
+    let n = diagonal.filled.len();
+    let column = |i: usize| order.map_or(i, |o| o[i] as usize);
+    let mut damp = asked;
     loop {
-        let lambda = damp * mean;
+        let lambda = damp * unit;
         // Element (i, j) of J·P(H + λI)Pᵀ·J.
         let mut l = Mat::<f64>::from_fn(n, n, |i, j| {
             if j > i {
@@ -71,19 +67,23 @@ pub fn inverse_factor(h: &[f32], n: usize, options: &FactorOptions) -> Result<In
             }
             let (a, b) = (column(n - 1 - i), column(n - 1 - j));
             if a == b {
-                return filled(a) + lambda;
+                return diagonal.filled[a] + lambda;
             }
             f64::from(h[a.max(b) * n + a.min(b)])
         });
         if factor(&mut l) {
-            return Ok(InverseFactor { n, u: inverted(&l), order, dead, damp });
+            let mut inverse = Mat::<f64>::zeros(n, n);
+            invert_lower_triangular(inverse.as_mut(), l.as_ref(), Par::Seq);
+            return Ok((inverse, damp));
         }
         if damp >= 1.0 {
-            let message = format!("the Gram matrix ({n} columns, {} dead) is not positive definite even with damping {damp}", dead.len());
+            let dead = diagonal.dead.len();
+            let message = format!("the Gram matrix ({n} columns, {dead} dead) is not positive definite even with damping {damp}");
             return Err(Error::numeric("numeric::not-positive-definite", message)
-                .hint("calibrate on more samples, or raise the pass option `damp`"));
+                .hint("calibrate on more samples, or raise the damping of the pass (`damp`, `alpha`)"));
         }
-        damp = (damp * 10.0).clamp(1e-3, 1.0);
+        // From no damping at all the first step is one that can matter.
+        damp = if damp > 0.0 { damp * 10.0 } else { 1e-3 }.min(1.0);
     }
 }
 
@@ -95,15 +95,13 @@ fn factor(l: &mut Mat<f64>) -> bool {
         && (0..n).all(|i| l[(i, i)].is_finite() && l[(i, i)] > 0.0)
 }
 
-/// `U = J L⁻¹ J`, row-major f32.
-fn inverted(l: &Mat<f64>) -> Vec<f32> {
-    let n = l.nrows();
-    let mut inverse = Mat::<f64>::zeros(n, n);
-    invert_lower_triangular(inverse.as_mut(), l.as_ref(), Par::Seq);
-    let mut u = vec![0.0; n * n];
+/// `U = J L⁻¹ J`, row-major, from `L⁻¹`.
+pub(super) fn upper<T: Copy + Default>(inverse: &Mat<f64>, of: impl Fn(f64) -> T) -> Vec<T> {
+    let n = inverse.nrows();
+    let mut u = vec![T::default(); n * n];
     for (i, row) in u.chunks_exact_mut(n).enumerate() {
         for (j, u) in row.iter_mut().enumerate().skip(i) {
-            *u = inverse[(n - 1 - i, n - 1 - j)] as f32;
+            *u = of(inverse[(n - 1 - i, n - 1 - j)]);
         }
     }
     u

@@ -5,13 +5,16 @@
 //! parallelism above them (one calibration window, one row range a task). On another device, or under gradients, the same verb is
 //! composed of candle operations that keep gradients.
 
+mod accumulator;
 mod activation;
+mod alignment;
 mod attention;
 mod codes;
 mod elementwise;
 mod fake_quantize;
 mod gemm;
 mod gram;
+mod greedy_path;
 mod host;
 mod inverse_factor;
 mod linear;
@@ -23,7 +26,9 @@ mod softmax;
 mod sweep;
 mod vectorize;
 
+pub use accumulator::AccumulatorLimit;
 pub use activation::{Activation, activate, activate_gated};
+pub use alignment::{Alignment, AlignmentOptions, largest_eigenvalue};
 pub use attention::{AttentionShape, attention, attention_mix, attention_probs, attention_scores};
 pub(crate) use codes::with_units;
 pub use codes::{Codes, Unit, Units, decode, encode};
@@ -32,6 +37,7 @@ pub(crate) use fake_quantize::Extremes;
 pub use fake_quantize::{Ranges, fake_quantize};
 pub use gemm::{Onto, Transpose, gemm};
 pub use gram::{add_lower, gram};
+pub use greedy_path::GreedyPath;
 pub use host::Real;
 pub(crate) use host::with_slice;
 pub use inverse_factor::{FactorOptions, InverseFactor, inverse_factor};
@@ -40,7 +46,7 @@ pub use norm::{layer_norm, rms_norm};
 pub use pack::{pack_row, packed_row_bytes, unpack_row};
 pub use random::{uniform_below, uniform_u64};
 pub use rope::rotate;
-pub use sweep::{SweepParams, Swept, column_sweep};
+pub use sweep::{ColumnSweep, Feedback, SweepParams, Swept};
 pub(crate) use vectorize::{Kernel, vectorize};
 
 /// The instruction-set level the kernels run at on this machine; results of two levels may differ in their last bits.

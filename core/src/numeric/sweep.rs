@@ -6,6 +6,9 @@
 //! q_j = Quant(w_j);  e = (w_j − dequant q_j) / U_jj;  w_k ← w_k − e·U_jk  for k > j
 //! ```
 //!
+//! Greedy path following ([`super::greedy_path`]) is the same loop from another start, with the error taken against the original weight
+//! and a fixed matrix in place of `U`. Either can be held to the room of an accumulator ([`super::accumulator`]).
+//!
 //! Rows are independent, so tasks take a fixed number of rows each and hold them side by side. Columns go in blocks: inside a block the update is applied at
 //! once, behind the block as one matrix product, which reads `U` once per row chunk instead of once per row.
 
@@ -14,8 +17,10 @@ use std::ops::Range;
 use pulp::Simd;
 use rayon::prelude::*;
 
+use super::accumulator::{AccumulatorLimit, Limiter};
 use super::codes::{Codes, ROWS_PER_TASK, Unit, with_units};
 use super::gemm::{Onto, Transpose, gemm};
+use super::greedy_path::GreedyPath;
 use super::inverse_factor::InverseFactor;
 use super::vectorize::{Kernel, vectorize};
 use crate::observer::{Observer, ScaleRule};
@@ -52,42 +57,90 @@ pub struct Swept {
     pub codes: Codes,
     /// Parameters used. With [`SweepParams::Refit`] tile columns count groups of the order.
     pub params: QParams,
-    /// `½ Σ e²`: the increase of the objective.
+    /// `½ Σ e²` of the errors fed back; with [`Feedback::Inverse`] the increase of the objective.
     pub loss: f64,
+}
+
+/// How the error of a column moves those behind it.
+#[derive(Clone, Copy)]
+pub enum Feedback<'a> {
+    /// `e_j = (w_j − q_j)/U_jj`, `w_k ← w_k − e_j·U_jk`.
+    Inverse(&'a InverseFactor),
+    /// `e_j = o_j − q_j` with the original weight `o`, `w_k ← w_k + e_j·F_jk`.
+    Path {
+        /// Where the sweep starts, and `F`.
+        path: &'a GreedyPath,
+        /// The original weight, row-major `[rows, cols]`.
+        original: &'a [f32],
+    },
+}
+
+impl<'a> Feedback<'a> {
+    fn matrix(self) -> &'a [f32] {
+        match self {
+            Self::Inverse(f) => &f.u,
+            Self::Path { path, .. } => &path.forward,
+        }
+    }
+
+    fn order(self) -> Option<&'a [u32]> {
+        match self {
+            Self::Inverse(f) => f.order.as_deref(),
+            Self::Path { path, .. } => path.order.as_deref(),
+        }
+    }
+
+    fn dead(self) -> &'a [u32] {
+        match self {
+            Self::Inverse(f) => &f.dead,
+            Self::Path { path, .. } => &path.dead,
+        }
+    }
+}
+
+/// A sweep of the columns of a weight.
+#[derive(Clone, Copy)]
+pub struct ColumnSweep<'a> {
+    /// The codes there are.
+    pub grid: &'a Grid,
+    /// Scales and zero points.
+    pub params: SweepParams<'a>,
+    /// What becomes of errors.
+    pub feedback: Feedback<'a>,
+    /// The room that sums of codes have; wants symmetric integers, parameters fixed before, and one scale in each of its tiles.
+    pub limit: Option<&'a AccumulatorLimit>,
+    /// Columns updated at once; changes speed, not the result beyond rounding.
+    pub block: usize,
+}
+
+impl ColumnSweep<'_> {
+    /// Sweeps a row-major `[rows, cols]` weight.
+    pub fn run(&self, weight: &[f32]) -> Swept {
+        let mut codes = Codes::new(self.grid, weight.len());
+        let lo = codes.lo;
+        with_units!(&mut codes.data, data => {
+            let (params, loss) = sweep_into(self, weight, data, lo);
+            Swept { codes, params, loss }
+        })
+    }
 }
 
 struct Task<'a> {
     cols: usize,
     block: usize,
     grid: &'a Grid,
-    factor: &'a InverseFactor,
+    feedback: Feedback<'a>,
     source: SweepParams<'a>,
+    limit: Option<&'a AccumulatorLimit>,
 }
 
-/// Sweeps a row-major `[rows, cols]` weight. `block` is the number of columns updated at once.
-pub fn column_sweep(grid: &Grid, source: SweepParams<'_>, factor: &InverseFactor, weight: &[f32], block: usize) -> Swept {
-    let mut codes = Codes::new(grid, weight.len());
-    let lo = codes.lo;
-    with_units!(&mut codes.data, data => {
-        let (params, loss) = sweep_into(grid, source, factor, weight, block, data, lo);
-        Swept { codes, params, loss }
-    })
-}
-
-fn sweep_into<U: Unit>(
-    grid: &Grid,
-    source: SweepParams<'_>,
-    factor: &InverseFactor,
-    weight: &[f32],
-    block: usize,
-    codes: &mut [U],
-    lo: i32,
-) -> (QParams, f64) {
+fn sweep_into<U: Unit>(sweep: &ColumnSweep<'_>, weight: &[f32], codes: &mut [U], lo: i32) -> (QParams, f64) {
+    let ColumnSweep { grid, params: source, feedback, limit, block } = *sweep;
     let params = source.params();
     let layout = params.layout;
     let (cols, tiles_per_row) = (layout.cols, layout.grid().1);
     let mut fitted = params.clone();
-    let task = Task { cols, block: block.max(1), grid, factor, source };
+    let task = Task { cols, block: block.max(1), grid, feedback, source, limit };
     let tasks = layout.rows.div_ceil(ROWS_PER_TASK);
     let mut losses = vec![0.0; tasks];
     let chunk = ROWS_PER_TASK * cols;
@@ -112,6 +165,7 @@ struct RowState<'a, U> {
     lo: i32,
     scale: &'a mut [f32],
     zero: &'a mut [f32],
+    limiter: &'a mut Option<Limiter>,
 }
 
 /// One value of each row of a task, side by side. Rows do not wait for each other, so this is the axis that vectorizes; rows that a
@@ -125,9 +179,11 @@ struct BlockOfRows<'a, 'b, U> {
     columns: Range<usize>,
     /// All columns of the rows, row-major.
     w: &'a [f32],
+    /// All columns of what errors are taken against, where that is not the weight as updated.
+    targets: &'a [f32],
     /// Room for the block's columns.
     block: &'a mut [Column],
-    /// Receives `−e_j` for each column of the block.
+    /// Receives what is fed back of each column of the block: `−e_j`, or `e_j` along a path.
     errors: &'a mut [Column],
     state: &'a mut RowState<'b, U>,
 }
@@ -150,7 +206,7 @@ impl<U: Unit, S: Simd> WithCoder for Steps<'_, '_, U, S> {
     type Output = f64;
     #[inline(always)]
     fn run<C: Coder + ?Sized>(self, coder: &C) -> f64 {
-        let (BlockOfRows { task, first_row, columns, w, block, errors, state }, simd) = (self.rows, self.simd);
+        let (BlockOfRows { task, first_row, columns, w, targets, block, errors, state }, simd) = (self.rows, self.simd);
         let (n, rows) = (task.cols, w.len() / task.cols);
         let block = &mut block[..columns.len()];
         block.fill([0.0; ROWS_PER_TASK]);
@@ -161,21 +217,39 @@ impl<U: Unit, S: Simd> WithCoder for Steps<'_, '_, U, S> {
         }
         let mut losses = [0.0; ROWS_PER_TASK];
         for (i, j) in columns.clone().enumerate() {
-            let natural = task.factor.order.as_ref().map_or(j, |o| o[j] as usize);
+            let natural = task.feedback.order().map_or(j, |o| o[j] as usize);
             let (mut scale, mut zero) = ([1.0; ROWS_PER_TASK], [0.0; ROWS_PER_TASK]);
             task.parameters((first_row, rows), (i, j), natural, w, block, state, (&mut scale, &mut zero));
-            let u = &task.factor.u[j * n + j..j * n + columns.end];
+            let u = &task.feedback.matrix()[j * n + j..j * n + columns.end];
             let (now, later) = block[i..].split_at_mut(1);
             let mut codes = [0; ROWS_PER_TASK];
             // Bounds that the compiler does not know: else it unrolls these loops and vectorizes across columns, by gathering.
-            let (now, codes, errors) = (&now[0][..rows], &mut codes[..rows], &mut errors[i]);
-            for (code, ((w, s), z)) in codes.iter_mut().zip(now.iter().zip(&scale).zip(&zero)) {
-                *code = coder.encode(*w, *s, *z);
+            let (now, codes, errors) = (&mut now[0][..rows], &mut codes[..rows], &mut errors[i]);
+            if let Some(limiter) = &mut *state.limiter {
+                let tile = natural / limiter.limit.tile;
+                let (thresholds, sums) = (&limiter.thresholds[tile], &mut limiter.sums[tile]);
+                for (r, (code, w)) in codes.iter_mut().zip(now.iter()).enumerate() {
+                    let shrunk = w.signum() * (w.abs() - thresholds[r]).max(0.0);
+                    *code = sums[r].fit(coder.encode(shrunk, scale[r], zero[r]), &limiter.limit);
+                }
+            } else {
+                for (code, ((w, s), z)) in codes.iter_mut().zip(now.iter().zip(&scale).zip(&zero)) {
+                    *code = coder.encode(*w, *s, *z);
+                }
             }
+            let divisor = match task.feedback {
+                Feedback::Inverse(_) => u[0],
+                Feedback::Path { .. } => {
+                    for (now, row) in now.iter_mut().zip(targets.chunks_exact(n)) {
+                        *now = row[j];
+                    }
+                    -1.0
+                }
+            };
             for ((error, loss), (((w, code), s), z)) in
                 errors[..rows].iter_mut().zip(&mut losses[..rows]).zip(now.iter().zip(&*codes).zip(&scale).zip(&zero))
             {
-                let e = (w - coder.decode(*code, *s, *z)) / u[0];
+                let e = (w - coder.decode(*code, *s, *z)) / divisor;
                 *error = -e;
                 *loss += f64::from(e) * f64::from(e);
             }
@@ -194,7 +268,7 @@ impl<U: Unit, S: Simd> WithCoder for Steps<'_, '_, U, S> {
     }
 }
 
-/// Padding for [`column_sweep`]'s zip where there are fewer chunks of tiles than tasks.
+/// Padding for the zip above where there are fewer chunks of tiles than tasks.
 fn empty_chunks<'a>(n: usize) -> impl IndexedParallelIterator<Item = (&'a mut [f32], &'a mut [f32])> {
     (0..n).into_par_iter().map(|_| (&mut [][..], &mut [][..]))
 }
@@ -203,7 +277,23 @@ impl Task<'_> {
     /// Sweeps the rows of one task and returns Σ e².
     fn run<U: Unit>(&self, first_row: usize, weight: &[f32], codes: &mut [U], lo: i32, scale: &mut [f32], zero: &mut [f32]) -> f64 {
         let (n, rows) = (self.cols, weight.len() / self.cols);
-        let mut w = self.ordered(weight);
+        let mut w = weight.to_vec();
+        for row in w.chunks_exact_mut(n) {
+            for d in self.feedback.dead() {
+                row[*d as usize] = 0.0;
+            }
+        }
+        self.reorder(&mut w);
+        let mut targets = Vec::new();
+        if let Feedback::Path { path, original } = self.feedback {
+            targets.extend_from_slice(&original[first_row * n..][..weight.len()]);
+            self.reorder(&mut targets);
+            path.start(&mut w, &targets);
+        }
+        let mut limiter = self.limit.map(|limit| {
+            let QParams { layout, scale, .. } = self.source.params();
+            Limiter::new(*limit, weight, n, |r, column| scale[layout.tile(first_row + r, column)])
+        });
         let mut block = vec![[0.0; ROWS_PER_TASK]; self.block.min(n)];
         let mut errors = block.clone();
         let mut loss = 0.0;
@@ -211,13 +301,20 @@ impl Task<'_> {
         while start < n {
             let end = self.block_end(start);
             let width = end - start;
-            let mut state = RowState { codes, lo, scale, zero };
-            let columns = start..end;
-            loss +=
-                vectorize(BlockOfRows { task: self, first_row, columns, w: &w, block: &mut block, errors: &mut errors, state: &mut state });
+            let mut state = RowState { codes, lo, scale, zero, limiter: &mut limiter };
+            loss += vectorize(BlockOfRows {
+                task: self,
+                first_row,
+                columns: start..end,
+                w: &w,
+                targets: &targets,
+                block: &mut block,
+                errors: &mut errors,
+                state: &mut state,
+            });
             if end < n {
-                // W_{:, end..} ← W_{:, end..} − E·U_{start..end, end..}; the product is formed on −E.
-                let (u, e) = (&self.factor.u[start * n + end..], errors[..width].as_flattened());
+                // W_{:, end..} ← W_{:, end..} − E·U_{start..end, end..}; the product is formed on what is fed back.
+                let (u, e) = (&self.feedback.matrix()[start * n + end..], errors[..width].as_flattened());
                 gemm((rows, n - end, width), Onto::Add, &mut w[end..], n, e, Transpose::Yes, ROWS_PER_TASK, u, Transpose::No, n);
             }
             start = end;
@@ -280,23 +377,15 @@ impl Task<'_> {
         self.cols.min(start + width)
     }
 
-    /// The rows with columns in the factor's order, dead columns zeroed.
-    fn ordered(&self, weight: &[f32]) -> Vec<f32> {
-        let mut w = weight.to_vec();
+    /// Puts the columns of some rows in the order of the sweep.
+    fn reorder(&self, w: &mut [f32]) {
+        let Some(order) = self.feedback.order() else { return };
+        let mut scratch = vec![0.0; self.cols];
         for row in w.chunks_exact_mut(self.cols) {
-            for d in &self.factor.dead {
-                row[*d as usize] = 0.0;
+            for (s, o) in scratch.iter_mut().zip(order) {
+                *s = row[*o as usize];
             }
+            row.copy_from_slice(&scratch);
         }
-        if let Some(order) = &self.factor.order {
-            let mut scratch = vec![0.0; self.cols];
-            for row in w.chunks_exact_mut(self.cols) {
-                for (s, o) in scratch.iter_mut().zip(order) {
-                    *s = row[*o as usize];
-                }
-                row.copy_from_slice(&scratch);
-            }
-        }
-        w
     }
 }

@@ -37,18 +37,23 @@ impl Budget {
             .max()
             .unwrap_or(0);
         let (windows, length) = plan.calibration.as_ref().map_or((0, 0), |c| (c.samples as u64, c.seq_len as u64));
-        let grams: Vec<u64> = if needs.iter().any(|n| n.inputs.iter().any(|(kind, _)| *kind == StatKind::Gram)) {
-            topology.parallel_groups(0).iter().map(|g| (g[0].shape.1 as u64).pow(2) * 4).collect()
-        } else {
-            Vec::new()
-        };
+        // Statistics of rounded activations take the place of those of the others where nothing is rounded.
+        let rounds = !plan.activations.is_empty();
+        let mut kinds: Vec<_> = needs.iter().flat_map(|n| &n.inputs).collect();
+        kinds.sort_unstable();
+        kinds.dedup_by_key(|(kind, stream)| (*kind, if rounds { *stream } else { stream.fed_by() }));
+        let matrices = kinds.len() as u64;
+        let grams: Vec<u64> = topology.parallel_groups(0).iter().map(|g| (g[0].shape.1 as u64).pow(2) * 4 * matrices).collect();
+        let paired = kinds.iter().any(|(kind, _)| *kind == StatKind::CrossGram);
         let at_once =
             if plan.harness.sequence == Sequence::Layer { grams.iter().max().copied().unwrap_or(0) } else { grams.iter().sum::<u64>() };
         // Partial sums of the tree over windows: one per level, and one under construction per thread.
         let partial = u64::from(windows.max(1).ilog2() + 1) + threads as u64;
         let kept = if plan.harness.propagate == Propagate::Both { 2 } else { 1 };
         let streams = kept * windows * length * dims.hidden as u64 * 4;
-        let widest = (3 * dims.ffn + 4 * dims.hidden) as u64;
+        // A pair of windows keeps what the first has at the ports of the block.
+        let kept_tensors = if paired { dims.ffn + 3 * dims.hidden } else { 0 };
+        let widest = (3 * dims.ffn + 4 * dims.hidden + kept_tensors) as u64;
         let in_flight = if windows == 0 { 0 } else { threads as u64 * (length * widest * 4 + 64 * length * 4) };
         let scratch = needs.iter().map(|n| n.scratch_bytes).max().unwrap_or(0) * (threads as u64).min(2);
         let mut budget = Self {

@@ -22,6 +22,7 @@ mod select;
 mod set_path;
 pub mod size;
 pub mod spec;
+mod streams;
 
 pub use budget::Budget;
 pub use resolve::{ModelFacts, Resolved, needs_calibration, resolve};

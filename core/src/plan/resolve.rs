@@ -6,8 +6,9 @@ use super::activation::{activations, any_static};
 use super::quant;
 use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
 use super::raw::{RawOnFailure, RawPropagate, RawSequence};
-use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Propagate, Sequence};
+use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Sequence, input_of};
 use super::select::Selector;
+use super::streams;
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm};
 use crate::checkpoint::formats::Verdict;
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ use crate::granularity::Shape;
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec};
 use crate::statistic::Stream;
-use crate::topology::{Linear, Port, Role, Topology};
+use crate::topology::{Linear, Port, Role, SiteId, Topology};
 
 /// What the planner has to know of the model.
 pub struct ModelFacts<'a> {
@@ -66,13 +67,8 @@ pub fn resolve(
     let activations = if raw.harness.no_quantize { Vec::new() } else { activations(raw, registry, model, &linears)? };
     let mut notes = Vec::new();
     let order = pass_order(raw, registry, sorted, &mut notes)?;
-    let propagate = match raw.harness.propagate {
-        None | Some(RawPropagate::Quantized) => Propagate::Quantized,
-        Some(RawPropagate::Reference) => Propagate::Reference,
-        Some(RawPropagate::Both) => Propagate::Both,
-    };
-    let stream = if propagate == Propagate::Reference { Stream::Reference } else { Stream::Quantized };
-    let mut biases = BTreeSet::new();
+    let stream = if raw.harness.propagate == Some(RawPropagate::Reference) { Stream::Reference } else { Stream::Quantized };
+    let (mut biases, mut steps) = (BTreeSet::new(), Vec::new());
     let (mut passes, mut algorithms, mut needs) = (Vec::new(), Vec::new(), Vec::new());
     for raw_pass in order {
         let record = registry.algorithm(&raw_pass.algo)?;
@@ -85,17 +81,21 @@ pub fn resolve(
             );
         }
         let mut chosen = pass_sites(raw_pass, &linears, &specs)?;
-        if record.phase == Phase::Correct && chosen.iter().any(|l| l.site.block.is_none()) {
-            chosen.retain(|l| l.site.block.is_some());
+        if record.phase == Phase::Correct && chosen.iter().any(|(l, _)| l.site.block.is_none()) {
+            chosen.retain(|(l, _)| l.site.block.is_some());
             notes.push(format!("`{}` leaves the head as it is", record.id));
         }
-        let cx = PlanContext { topology: model.topology, sites: &chosen, stream };
+        let (chosen, weights): (Vec<&Linear>, Vec<&QuantSpec>) = chosen.into_iter().unzip();
+        let inputs: Vec<Option<&QuantSpec>> = chosen.iter().map(|l| input_of(&activations, l)).collect();
+        let cx = PlanContext { topology: model.topology, sites: &chosen, weights: &weights, inputs: &inputs, stream };
         let need = algorithm.needs(&cx)?;
         if need.bias {
             let lacking = chosen.iter().filter(|l| !l.bias).map(|l| l.site.role);
             biases.extend(lacking);
         }
-        shrunk(&mut specs, &need, record.id, &linears, &chosen)?;
+        if need.rescale != 0.0 && need.rescale != 1.0 {
+            steps.push((record.id, need.rescale, chosen.iter().map(|l| l.site).collect::<Vec<_>>()));
+        }
         passes.push(PlannedPass {
             group_index: need.group_index,
             algo: record.id.to_owned(),
@@ -106,6 +106,9 @@ pub fn resolve(
         });
         algorithms.push(algorithm);
         needs.push(need);
+    }
+    for (algo, share, sites) in steps {
+        shrink_steps(&mut specs, algo, share, &linears, &sites)?;
     }
     let sites: Vec<PlannedSite> = linears
         .iter()
@@ -120,6 +123,7 @@ pub fn resolve(
         .collect();
     fused_sites_agree(raw, &linears, &specs)?;
     one_round_per_site(&sites, &passes, !activations.is_empty())?;
+    let propagate = streams::propagate(raw.harness.propagate, &passes, &needs, &mut notes)?;
     let plan = Plan {
         version: 1,
         qfw: env!("CARGO_PKG_VERSION").to_owned(),
@@ -156,17 +160,14 @@ pub fn resolve(
 }
 
 /// Takes the finer step that a pass wants for its sites into their schemes.
-fn shrunk(specs: &mut [Option<QuantSpec>], need: &Needs, algo: &str, linears: &[&Linear], chosen: &[&Linear]) -> Result<()> {
-    if need.rescale == 0.0 || need.rescale == 1.0 {
-        return Ok(());
-    }
-    for (spec, l) in specs.iter_mut().zip(linears).filter(|(_, l)| chosen.iter().any(|c| c.site == l.site)) {
+fn shrink_steps(specs: &mut [Option<QuantSpec>], algo: &str, share: f64, linears: &[&Linear], sites: &[SiteId]) -> Result<()> {
+    for (spec, l) in specs.iter_mut().zip(linears).filter(|(_, l)| sites.contains(&l.site)) {
         let Some(spec) = spec else { continue };
         if spec.rescale != 1.0 {
             let message = format!("`{algo}` and `scheme.weights.rescale` both change the step of `{}`", l.site);
             return Err(Error::plan("plan::conflict", message).hint("leave one of them out"));
         }
-        spec.rescale = need.rescale as f32;
+        spec.rescale = share as f32;
     }
     Ok(())
 }
@@ -359,7 +360,11 @@ fn pass_order<'a>(raw: &'a RawRun, registry: &Registry, sorted: bool, notes: &mu
     Ok(order.into_iter().map(|(_, p)| p).collect())
 }
 
-fn pass_sites<'a>(pass: &super::raw::RawPass, linears: &[&'a Linear], specs: &[Option<QuantSpec>]) -> Result<Vec<&'a Linear>> {
+fn pass_sites<'a>(
+    pass: &super::raw::RawPass,
+    linears: &[&'a Linear],
+    specs: &'a [Option<QuantSpec>],
+) -> Result<Vec<(&'a Linear, &'a QuantSpec)>> {
     let chosen = pass.selector.as_deref().map(Selector::new).transpose()?;
     let skipped: Vec<Selector> = pass.skip.iter().map(|s| Selector::new(s)).collect::<Result<_>>()?;
     for s in chosen.iter().chain(&skipped) {
@@ -370,8 +375,8 @@ fn pass_sites<'a>(pass: &super::raw::RawPass, linears: &[&'a Linear], specs: &[O
     Ok(linears
         .iter()
         .zip(specs)
-        .filter(|(l, spec)| spec.is_some() && chosen.as_ref().is_none_or(|c| c.matches(l)) && !skipped.iter().any(|s| s.matches(l)))
-        .map(|(l, _)| *l)
+        .filter(|(l, _)| chosen.as_ref().is_none_or(|c| c.matches(l)) && !skipped.iter().any(|s| s.matches(l)))
+        .filter_map(|(l, spec)| Some((*l, spec.as_ref()?)))
         .collect())
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::algorithm::Phase;
 use crate::checkpoint::native::NativeSite;
 use crate::scheme::QuantSpec;
-use crate::topology::Place;
+use crate::topology::{Linear, Place};
 
 /// Which activations travel from block to block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,6 +189,11 @@ impl Plan {
             .collect()
     }
 
+    /// How the input of a linear is rounded, if it is.
+    pub fn input_of(&self, linear: &Linear) -> Option<&QuantSpec> {
+        input_of(&self.activations, linear)
+    }
+
     /// Dotted paths at which two plans differ, with both values.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let (a, b) = (serde_json::to_value(self).unwrap_or_default(), serde_json::to_value(other).unwrap_or_default());
@@ -209,6 +214,12 @@ impl Plan {
         }
         (count > 0.0).then(|| bits / count)
     }
+}
+
+/// See [`Plan::input_of`].
+pub(super) fn input_of<'a>(activations: &'a [PlannedActivation], linear: &Linear) -> Option<&'a QuantSpec> {
+    let place = Place { block: linear.site.block, port: linear.input };
+    activations.iter().find(|a| a.place == place && a.part == "inputs").map(|a| &a.spec)
 }
 
 fn differ(path: &str, a: &Value, b: &Value, out: &mut Vec<String>) {

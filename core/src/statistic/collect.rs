@@ -1,26 +1,28 @@
 //! Collecting the statistics a sweep was asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::mean::Means;
-use super::{Gram, Stat, StatKey, StatKind, Stats, Stream, TreeSum};
+use super::{CrossGram, Gram, Stat, StatKey, StatKind, Stats, Stream, TreeSum};
 use crate::error::{Error, Result};
 use crate::model::{ActivationQuant, Tap};
-use crate::numeric::{add_lower, gram, with_slice};
+use crate::numeric::{Onto, Transpose, add_lower, gemm, gram, with_slice};
 use crate::topology::Port;
 
 /// The statistics of one stream, being summed. Shared by all threads of a sweep.
 pub struct Collector {
     stream: Stream,
-    grams: BTreeMap<Port, GramSum>,
+    grams: BTreeMap<Port, MatrixSum>,
+    crosses: BTreeMap<Port, MatrixSum>,
     means: Means,
 }
 
-struct GramSum {
+/// A square matrix, summed over windows.
+struct MatrixSum {
     sum: TreeSum<Vec<f32>>,
     spare: Mutex<Vec<Vec<f32>>>,
     tokens: AtomicU64,
@@ -29,22 +31,32 @@ struct GramSum {
 impl Collector {
     /// Collects `keys`, which all name the same stream. Rounded means are taken where `rounding` says how.
     pub fn new(stream: Stream, keys: impl IntoIterator<Item = StatKey>, rounding: &[&ActivationQuant]) -> Self {
-        let (grams, means): (Vec<StatKey>, Vec<StatKey>) = keys.into_iter().partition(|k| k.kind == StatKind::Gram);
-        let gram = |key: StatKey| {
-            let add = |a: &mut Vec<f32>, b: &Vec<f32>| add_lower(a, b, b.len().isqrt());
-            (key.port, GramSum { sum: TreeSum::new(add), spare: Mutex::default(), tokens: AtomicU64::new(0) })
-        };
-        Self { stream, grams: grams.into_iter().map(gram).collect(), means: Means::new(means.into_iter(), rounding) }
+        let (mut grams, mut crosses, mut means) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for key in keys {
+            match key.kind {
+                StatKind::Gram => drop(grams.insert(key.port, MatrixSum::new(|a, b| add_lower(a, b, b.len().isqrt())))),
+                StatKind::CrossGram => {
+                    crosses.insert(key.port, MatrixSum::new(|a, b| a.iter_mut().zip(b).for_each(|(a, b)| *a += *b)));
+                }
+                StatKind::Mean | StatKind::RoundedMean => means.push(key),
+            }
+        }
+        Self { stream, grams, crosses, means: Means::new(means.into_iter(), rounding) }
     }
 
     /// The last port a sweep has to reach, or `None` if nothing is collected.
     pub fn last_port(&self) -> Option<Port> {
-        self.grams.keys().max().copied().max(self.means.last_port())
+        self.grams.keys().chain(self.crosses.keys()).max().copied().max(self.means.last_port())
     }
 
-    /// The tap for window `index`.
-    pub fn window(&self, index: usize) -> impl Tap + '_ {
-        WindowTap { collector: self, index }
+    /// The ports where the tensors of the reference stream have to be kept for [`Self::window`].
+    pub fn paired_ports(&self) -> BTreeSet<Port> {
+        self.crosses.keys().copied().collect()
+    }
+
+    /// The tap for window `index`; `reference` holds what the same window of the reference stream has at [`Self::paired_ports`].
+    pub fn window<'a>(&'a self, index: usize, reference: Option<&'a Keep>) -> impl Tap + 'a {
+        WindowTap { collector: self, index, reference }
     }
 
     /// The finished statistics over windows `0..n`.
@@ -53,45 +65,102 @@ impl Collector {
     /// If a window is missing.
     pub fn finish(self, n: usize) -> Result<Stats> {
         let mut stats = Stats::default();
+        let key = |port, kind| StatKey { port, kind, stream: self.stream };
         for (port, g) in self.grams {
-            let lower = g.sum.finish(n)?;
-            let gram = Gram::new(lower.len().isqrt(), lower, g.tokens.into_inner());
-            stats.insert(StatKey { port, kind: StatKind::Gram, stream: self.stream }, Stat::Gram(gram.into()));
+            let (lower, tokens) = (g.sum.finish(n)?, g.tokens.into_inner());
+            stats.insert(key(port, StatKind::Gram), Stat::Gram(Gram::new(lower.len().isqrt(), lower, tokens).into()));
+        }
+        for (port, c) in self.crosses {
+            let (values, tokens) = (c.sum.finish(n)?, c.tokens.into_inner());
+            stats.insert(key(port, StatKind::CrossGram), Stat::CrossGram(CrossGram::new(values.len().isqrt(), values, tokens).into()));
         }
         self.means.finish(n, &mut stats)?;
         Ok(stats)
     }
 }
 
+/// A tap that keeps the tensors at some ports.
+#[derive(Default)]
+pub struct Keep {
+    ports: BTreeSet<Port>,
+    kept: BTreeMap<Port, Tensor>,
+}
+
+impl Keep {
+    /// Keeps what passes `ports`.
+    pub fn new(ports: BTreeSet<Port>) -> Self {
+        Self { ports, kept: BTreeMap::new() }
+    }
+}
+
+impl Tap for Keep {
+    fn wants(&self, port: Port) -> bool {
+        self.ports.contains(&port)
+    }
+
+    fn at(&mut self, port: Port, x: Tensor) -> Result<Tensor> {
+        self.kept.insert(port, x.clone());
+        Ok(x)
+    }
+}
+
 struct WindowTap<'a> {
     collector: &'a Collector,
     index: usize,
+    reference: Option<&'a Keep>,
 }
 
 impl Tap for WindowTap<'_> {
     fn wants(&self, port: Port) -> bool {
-        self.collector.grams.contains_key(&port) || self.collector.means.wants(port)
+        self.collector.grams.contains_key(&port) || self.collector.crosses.contains_key(&port) || self.collector.means.wants(port)
     }
 
     fn at(&mut self, port: Port, x: Tensor) -> Result<Tensor> {
+        let (t, n) = x.dims2()?;
+        let host = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         if let Some(g) = self.collector.grams.get(&port) {
-            let (t, n) = x.dims2()?;
-            let mut h = g.take(n)?;
-            let x32 = x.to_dtype(DType::F32)?;
-            with_slice::<f32, _>(&x32, |x| {
-                gram(x, n, &mut h);
-                Ok(())
+            g.add(self.index, t, n, |h| {
+                with_slice::<f32, _>(&host, |x| {
+                    gram(x, n, h);
+                    Ok(())
+                })
             })?;
-            g.tokens.fetch_add(t as u64, Ordering::Relaxed);
-            g.sum.insert(self.index, h, |old| g.give(old))?;
+        }
+        if let Some(c) = self.collector.crosses.get(&port) {
+            let reference = self.reference.and_then(|k| k.kept.get(&port));
+            let reference = reference.ok_or_else(|| Error::internal(format!("nothing was kept of the reference stream at `{port}`")))?;
+            if reference.dims() != x.dims() {
+                return Err(Error::internal(format!("two streams differ in shape at `{port}`: {:?} and {:?}", x.dims(), reference.dims())));
+            }
+            let reference = reference.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            c.add(self.index, t, n, |h| {
+                with_slice::<f32, _>(&host, |x| {
+                    with_slice::<f32, _>(&reference, |r| {
+                        gemm((n, n, t), Onto::Replace, h, n, x, Transpose::Yes, n, r, Transpose::No, n);
+                        Ok(())
+                    })
+                })
+            })?;
         }
         self.collector.means.at(self.index, port, &x)?;
         Ok(x)
     }
 }
 
-impl GramSum {
-    /// A buffer whose lower triangle will be overwritten; the strict upper one stays zero, as nobody writes it.
+impl MatrixSum {
+    fn new(add: fn(&mut Vec<f32>, &Vec<f32>)) -> Self {
+        Self { sum: TreeSum::new(add), spare: Mutex::default(), tokens: AtomicU64::new(0) }
+    }
+
+    /// Adds the matrix that `form` writes for a window of `t` tokens.
+    fn add(&self, index: usize, t: usize, n: usize, form: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
+        let mut h = self.take(n)?;
+        form(&mut h)?;
+        self.tokens.fetch_add(t as u64, Ordering::Relaxed);
+        self.sum.insert(index, h, |old| self.give(old))
+    }
+
+    /// A buffer that will be overwritten; of a triangle, the other half stays zero, as nobody writes it.
     fn take(&self, n: usize) -> Result<Vec<f32>> {
         let spare = self.spare.lock().map_err(|_| Error::internal("a thread panicked while collecting"))?.pop();
         Ok(spare.unwrap_or_else(|| vec![0.0; n * n]))
@@ -101,5 +170,42 @@ impl GramSum {
         if let Ok(mut spare) = self.spare.lock() {
             spare.push(buffer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::PortName;
+
+    #[test]
+    fn rows_of_the_cross_gram_matrix_are_channels_of_the_quantized_stream() {
+        let port = Port::of(PortName::DownIn);
+        let key = StatKey { port, kind: StatKind::CrossGram, stream: Stream::Quantized };
+        let collector = Collector::new(Stream::Quantized, [key], &[]);
+        assert_eq!(collector.paired_ports(), BTreeSet::from([port]));
+        let windows = [([1.0f32, 2.0, 3.0, 4.0], [5.0f32, 6.0, 7.0, 8.0]), ([1.0, 0.0, 0.0, 1.0], [0.5, 0.0, 0.0, 0.25])];
+        for (i, (quantized, reference)) in windows.iter().enumerate() {
+            let tensor = |x: &[f32; 4]| Tensor::from_slice(x, (2, 2), &Device::Cpu).unwrap();
+            let mut keep = Keep::new(collector.paired_ports());
+            keep.at(port, tensor(reference)).unwrap();
+            collector.window(i, Some(&keep)).at(port, tensor(quantized)).unwrap();
+        }
+        let stats = collector.finish(2).unwrap();
+        let cross = stats.cross_gram(port, Stream::Quantized).unwrap();
+        // Σ over tokens of x̃ᵢ·xⱼ: (0, 1) is 1·6 + 3·8 from the first window, and nothing from the second.
+        assert_eq!(cross.values, [26.5, 30.0, 38.0, 44.25]);
+        assert_eq!(cross.tokens, 4);
+        assert!(stats.gram(port, Stream::Quantized).is_err());
+    }
+
+    #[test]
+    fn a_pair_without_its_reference_is_a_bug_that_is_named() {
+        let port = Port::of(PortName::DownIn);
+        let key = StatKey { port, kind: StatKind::CrossGram, stream: Stream::Quantized };
+        let collector = Collector::new(Stream::Quantized, [key], &[]);
+        let x = Tensor::from_slice(&[1.0f32; 4], (2, 2), &Device::Cpu).unwrap();
+        let error = collector.window(0, None).at(port, x).unwrap_err();
+        assert_eq!(error.to_string(), "nothing was kept of the reference stream at `down.in`");
     }
 }

@@ -6,17 +6,22 @@
 
 mod collect;
 mod mean;
+mod paired;
 mod range;
+mod shared;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use collect::Collector;
+pub use collect::{Collector, Keep};
+pub use paired::CrossGram;
 pub use range::{RangeCollector, RangeSite};
 pub use tree::TreeSum;
+
+use shared::Shared;
 
 use crate::error::{Error, Result};
 use crate::numeric::{FactorOptions, InverseFactor, inverse_factor};
@@ -28,8 +33,18 @@ use crate::topology::Port;
 pub enum Stream {
     /// Those of the original model.
     Reference,
-    /// Those of the model quantized so far.
+    /// Those of the model quantized so far; inside the block under work its activations are not rounded.
     Quantized,
+    /// Those of the model quantized so far, with the activations of the block under work rounded as the scheme says. Where the scheme
+    /// rounds none they are those of [`Self::Quantized`], and cost nothing more.
+    Rounded,
+}
+
+impl Stream {
+    /// Whose hidden states feed the block under work.
+    pub fn fed_by(self) -> Self {
+        if self == Self::Reference { Self::Reference } else { Self::Quantized }
+    }
 }
 
 /// What is collected.
@@ -39,6 +54,9 @@ pub enum Stream {
 pub enum StatKind {
     /// `XᵀX` over all tokens, lower triangle, f32.
     Gram,
+    /// `X̃ᵀX` over all tokens, all of it, f32: `X̃` is the stream of the key, `X` the reference stream on the same windows. Element
+    /// `(i, j)` is `x̃ᵢ·xⱼ`: rows are channels of the key's stream, columns are channels of the reference.
+    CrossGram,
     /// The mean over all tokens, f64.
     Mean,
     /// The mean over all tokens of what readers see, where the activation is rounded; nothing where it is not.
@@ -56,9 +74,6 @@ pub struct StatKey {
     pub stream: Stream,
 }
 
-/// A factor, or why there is none, for every layer that reads the same input.
-type SharedFactor = std::result::Result<Arc<InverseFactor>, Arc<Error>>;
-
 /// A Gram matrix, with the factorizations made from it so far: layers that share it share them.
 pub struct Gram {
     /// Channels.
@@ -67,13 +82,13 @@ pub struct Gram {
     pub lower: Vec<f32>,
     /// Tokens summed over.
     pub tokens: u64,
-    factor: OnceLock<(FactorOptions, SharedFactor)>,
+    factor: Shared<FactorOptions, InverseFactor>,
 }
 
 impl Gram {
     /// A finished sum.
     pub fn new(n: usize, lower: Vec<f32>, tokens: u64) -> Self {
-        Self { n, lower, tokens, factor: OnceLock::new() }
+        Self { n, lower, tokens, factor: Shared::default() }
     }
 
     /// Both triangles, row-major `[n, n]`.
@@ -92,16 +107,7 @@ impl Gram {
     /// # Errors
     /// As [`inverse_factor`].
     pub fn inverse_factor(&self, options: &FactorOptions) -> Result<Arc<InverseFactor>> {
-        let compute = || inverse_factor(&self.lower, self.n, options).map(Arc::new).map_err(Arc::new);
-        let (known, result) = self.factor.get_or_init(|| (*options, compute()));
-        let result = if known == options { result.clone() } else { compute() };
-        result.map_err(|e| {
-            let copy = Error::new(e.kind(), e.code(), e.to_string());
-            match e.hint_text() {
-                Some(hint) => copy.hint(hint),
-                None => copy,
-            }
-        })
+        self.factor.get(*options, || inverse_factor(&self.lower, self.n, options))
     }
 }
 
@@ -110,6 +116,8 @@ impl Gram {
 pub enum Stat {
     /// See [`StatKind::Gram`].
     Gram(Arc<Gram>),
+    /// See [`StatKind::CrossGram`].
+    CrossGram(Arc<CrossGram>),
     /// See [`StatKind::Mean`] and [`StatKind::RoundedMean`].
     Mean(Arc<[f64]>),
 }
@@ -129,6 +137,13 @@ impl Stats {
     /// Takes all of `other`.
     pub fn extend(&mut self, other: Self) {
         self.map.extend(other.map);
+    }
+
+    /// Makes what is there under `from` known under `to` too.
+    pub fn share(&mut self, from: StatKey, to: StatKey) {
+        if let Some(stat) = self.map.get(&from).cloned() {
+            self.map.insert(to, stat);
+        }
     }
 
     /// Takes the means of `other`, which are small enough to be kept.
@@ -153,6 +168,17 @@ impl Stats {
         match self.map.get(&StatKey { port, kind: StatKind::Gram, stream }) {
             Some(Stat::Gram(gram)) => Ok(gram),
             _ => Err(Error::internal(format!("the Gram matrix at `{port}` was used without declaring the need for it"))),
+        }
+    }
+
+    /// The cross-Gram matrix of a stream with the reference, at a port.
+    ///
+    /// # Errors
+    /// If nobody declared the need for it.
+    pub fn cross_gram(&self, port: Port, stream: Stream) -> Result<&Arc<CrossGram>> {
+        match self.map.get(&StatKey { port, kind: StatKind::CrossGram, stream }) {
+            Some(Stat::CrossGram(cross)) => Ok(cross),
+            _ => Err(Error::internal(format!("the cross-Gram matrix at `{port}` was used without declaring the need for it"))),
         }
     }
 }

@@ -69,6 +69,8 @@ fn clipped(p: &Problem, role: Role, granularity: Granularity, format: &str, symm
     let cx = SiteContext {
         linear: &linear,
         weight: &p.weight,
+        original: &p.weight,
+        input: None,
         spec: &spec,
         observer: &*observer,
         stats: &stats,

@@ -10,15 +10,21 @@
 //! `H` is `gram` of the site's input, `U` is `core`'s inverse factor (shared by layers that read the same input), the loop is its column
 //! sweep. Scaling `H` changes nothing, as the damping is relative.
 //!
+//! With `use-quant-activations` the statistics are those of the inputs as the scheme rounds them; only then `accumulator-bits` can hold sums
+//! of codes to an accumulator.
+//!
 //! Traps the code guards: a column that never fired is zeroed and counted; an `H` that is all zero is an error (the caller keeps
 //! round-to-nearest) instead of a zeroed layer; a failed factorization raises the damping and says so.
 
 mod options;
 
 use qfw_core::Result;
-use qfw_core::algorithm::{AlgorithmRecord, Event, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage};
-use qfw_core::numeric::{FactorOptions, SweepParams, column_sweep};
-use qfw_core::statistic::StatKind;
+use qfw_core::algorithm::{
+    AlgorithmRecord, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, accumulator_limit, input_events,
+};
+use qfw_core::numeric::{AccumulatorLimit, ColumnSweep, FactorOptions, Feedback, SweepParams};
+use qfw_core::scheme::QuantSpec;
+use qfw_core::statistic::{StatKind, Stream};
 
 pub use options::{ActOrder, Options};
 
@@ -26,12 +32,27 @@ struct Gptq {
     options: Options,
 }
 
+impl Gptq {
+    /// The stream whose inputs count, where the run's is `stream`.
+    fn stream(&self, stream: Stream) -> Stream {
+        if self.options.use_quant_activations { Stream::Rounded } else { stream }
+    }
+
+    fn limit(&self, weights: &QuantSpec, input: Option<&QuantSpec>, cols: usize) -> Result<Option<AccumulatorLimit>> {
+        let o = &self.options;
+        o.accumulator_bits.map(|bits| accumulator_limit(bits, o.accumulator_tile, weights, input, cols)).transpose()
+    }
+}
+
 impl PtqAlgorithm for Gptq {
     fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs> {
+        for ((site, weights), input) in cx.sites.iter().zip(cx.weights).zip(cx.inputs) {
+            self.limit(weights, *input, site.shape.1).map_err(|e| e.within(format!("`{}`", site.site)))?;
+        }
         let n = cx.widest_input() as u64;
         // The factor and its inverse in f64; the factor kept in f32 is smaller than the one of the two that is freed.
         Ok(Needs {
-            inputs: vec![(StatKind::Gram, cx.stream)],
+            inputs: vec![(StatKind::Gram, self.stream(cx.stream))],
             group_index: self.options.act_order == ActOrder::Group,
             scratch_bytes: 2 * n * n * 8,
             ..Needs::default()
@@ -46,20 +67,19 @@ impl PtqAlgorithm for Gptq {
 impl Round for Gptq {
     fn round(&self, cx: &SiteContext<'_>) -> Result<Rounded> {
         let o = &self.options;
-        let factor = cx.gram()?.inverse_factor(&FactorOptions { damp: o.damp, by_diagonal: o.act_order != ActOrder::Off })?;
+        let cols = cx.linear.shape.1;
+        let gram = cx.stats.gram(cx.linear.input, self.stream(cx.stream))?;
+        let factor = gram.inverse_factor(&FactorOptions { damp: o.damp, by_diagonal: o.act_order != ActOrder::Off })?;
         let refit = o.refits(cx.layout().tile_rows, cx.layout().grid().1);
+        let limit = self.limit(cx.spec, cx.input, cols)?;
         let params = cx.fit(cx.weight)?;
         let rule = cx.scale_rule();
         let source =
             if refit { SweepParams::Refit { params: &params, observer: cx.observer, rule: &rule } } else { SweepParams::Fixed(&params) };
-        let swept = column_sweep(&cx.spec.grid, source, &factor, cx.weight, o.block_size);
-        let mut events = Vec::new();
-        if !factor.dead.is_empty() {
-            events.push(Event::DeadColumns { count: factor.dead.len() });
-        }
-        if factor.damp != o.damp {
-            events.push(Event::Damped { asked: o.damp, used: factor.damp });
-        }
+        let feedback = Feedback::Inverse(&factor);
+        let sweep = ColumnSweep { grid: &cx.spec.grid, params: source, feedback, limit: limit.as_ref(), block: o.block(cols) };
+        let swept = sweep.run(cx.weight);
+        let events = input_events(factor.dead.len(), o.damp, factor.damp);
         // Groups are runs of the permuted columns only here; then every input channel has to say which group it is in.
         let group_index = match (&factor.order, refit) {
             (Some(order), true) => {

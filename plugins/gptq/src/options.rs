@@ -1,5 +1,6 @@
 //! Options of `gptq`.
 
+use qfw_core::algorithm::{Answer, Elsewhere, read_options};
 use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,22 +30,70 @@ pub struct Options {
     #[serde(alias = "blocksize", alias = "block_size")]
     #[schemars(range(min = 1, max = 65536))]
     pub block_size: usize,
+    /// Instead of `block-size`: in how many blocks to update the columns.
+    #[serde(alias = "num_blocks", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
+    pub num_blocks: Option<usize>,
     /// Damping relative to the mean of the diagonal.
     #[serde(alias = "percdamp", alias = "dampening-frac", alias = "dampening_frac")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub damp: f64,
     /// Order of the columns.
-    #[serde(alias = "actorder", alias = "act_order", alias = "desc-act", alias = "desc_act", deserialize_with = "act_order")]
+    #[serde(
+        alias = "actorder",
+        alias = "act_order",
+        alias = "desc-act",
+        alias = "desc_act",
+        alias = "gpxq-act-order",
+        alias = "gpxq_act_order",
+        deserialize_with = "act_order"
+    )]
     pub act_order: ActOrder,
     /// Fix the scales of all groups before the first column is rounded. `false` fits each group when the sweep reaches it, on the
     /// weights as updated so far; not possible with `act-order = "static"`, implied by `"group"`.
     #[serde(alias = "static_groups")]
     pub static_groups: bool,
+    /// Take the inputs as they will be: rounded, where the scheme rounds them. The statistics are then those of the rounded activations.
+    #[serde(alias = "use_quant_activations", alias = "gpxq-use-quant-activations", alias = "gpxq_use_quant_activations")]
+    pub use_quant_activations: bool,
+    /// Width of the accumulator that sums of products have to fit, whatever the inputs.
+    #[serde(
+        alias = "accumulator_bits",
+        alias = "gpxq-max-accumulator-bit-width",
+        alias = "gpxq_max_accumulator_bit_width",
+        alias = "max-accumulator-bit-width",
+        alias = "max_accumulator_bit_width",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 3, max = 32))]
+    pub accumulator_bits: Option<u32>,
+    /// Input channels summed in one accumulator; all of them if left out.
+    #[serde(
+        alias = "accumulator_tile",
+        alias = "tile-size",
+        alias = "tile_size",
+        alias = "gpxq-max-accumulator-tile-size",
+        alias = "gpxq_max_accumulator_tile_size",
+        alias = "max-accumulator-tile-size",
+        alias = "max_accumulator_tile_size",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 3, max = 65536))]
+    pub accumulator_tile: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { block_size: 128, damp: 0.01, act_order: ActOrder::Static, static_groups: true }
+        Self {
+            block_size: 128,
+            num_blocks: None,
+            damp: 0.01,
+            act_order: ActOrder::Static,
+            static_groups: true,
+            use_quant_activations: false,
+            accumulator_bits: None,
+            accumulator_tile: None,
+        }
     }
 }
 
@@ -56,25 +105,70 @@ fn act_order<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<ActO
     }
 }
 
+const ELSEWHERE: &[Elsewhere] = &[Elsewhere { names: &["create-weight-orig", "gpxq-create-weight-orig"], answer: Answer::Nothing }];
+
+const KNOWN: &str = "block-size, num-blocks, damp, act-order (off, static, group), static-groups, use-quant-activations, accumulator-bits, \
+                     accumulator-tile";
+
 impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
-        let o: Self = serde_json::from_value(options.clone()).map_err(|e| {
-            Error::config("config::invalid", format!("options of `gptq`: {e}"))
-                .hint("its options: block-size, damp, act-order (off, static, group), static-groups")
-        })?;
+        let o: Self = read_options("gptq", options, KNOWN, ELSEWHERE)?;
+        let invalid = |what: &str, hint: &str| Err(Error::config("config::invalid", what).hint(hint));
+        let value = |name: &str, value: &dyn std::fmt::Display, hint: &str| invalid(&format!("option `{name}` of `gptq` is {value}"), hint);
         if !(1..=65536).contains(&o.block_size) {
-            return Err(Error::config("config::invalid", format!("option `block-size` of `gptq` is {}", o.block_size))
-                .hint("it must be from 1 to 65536; 128 is usual"));
+            return value("block-size", &o.block_size, "it must be from 1 to 65536; 128 is usual");
+        }
+        if let Some(n) = o.num_blocks.filter(|n| !(1..=65536).contains(n)) {
+            return value("num-blocks", &n, "it must be from 1 to 65536");
         }
         if !(0.0..=1.0).contains(&o.damp) {
-            return Err(Error::config("config::invalid", format!("option `damp` of `gptq` is {}", o.damp))
-                .hint("it must be from 0 to 1; 0.01 is usual"));
+            return value("damp", &o.damp, "it must be from 0 to 1; 0.01 is usual");
         }
         if o.act_order == ActOrder::Static && !o.static_groups {
-            return Err(Error::config("config::invalid", "`static-groups = false` of `gptq` cannot go with `act-order = \"static\"`")
-                .hint("use `act-order = \"group\"` for groups that follow the order, or `act-order = \"off\"`"));
+            return invalid(
+                "`static-groups = false` of `gptq` cannot go with `act-order = \"static\"`",
+                "use `act-order = \"group\"` for groups that follow the order, or `act-order = \"off\"`",
+            );
         }
+        o.accumulator()?;
         Ok(o)
+    }
+
+    fn accumulator(&self) -> Result<()> {
+        let invalid = |what: String, hint: &str| Err(Error::config("config::invalid", what).hint(hint));
+        let Some(bits) = self.accumulator_bits else {
+            if self.accumulator_tile.is_some() {
+                return invalid(
+                    "option `accumulator-tile` of `gptq` says nothing without `accumulator-bits`".to_owned(),
+                    "set `accumulator-bits` too, or leave it out",
+                );
+            }
+            return Ok(());
+        };
+        if !(3..=32).contains(&bits) {
+            return invalid(format!("option `accumulator-bits` of `gptq` is {bits}"), "it must be from 3 to 32; 16 is usual");
+        }
+        if let Some(tile) = self.accumulator_tile.filter(|t| !(3..=65536).contains(t)) {
+            return invalid(format!("option `accumulator-tile` of `gptq` is {tile}"), "it must be from 3 to 65536; 128 is usual");
+        }
+        if !self.use_quant_activations {
+            return invalid(
+                "option `accumulator-bits` of `gptq` is about rounded inputs, and it takes them unrounded".to_owned(),
+                "set `use-quant-activations = true` too",
+            );
+        }
+        if self.act_order == ActOrder::Group || !self.static_groups {
+            return invalid(
+                "option `accumulator-bits` of `gptq` wants scales that are fixed before".to_owned(),
+                "leave `static-groups` and `act-order = \"group\"` out",
+            );
+        }
+        Ok(())
+    }
+
+    /// Columns updated at once in a layer with `cols` of them.
+    pub(crate) fn block(&self, cols: usize) -> usize {
+        self.num_blocks.map_or(self.block_size, |n| cols.div_ceil(n).max(1))
     }
 
     pub(crate) fn resolved(&self) -> Result<Value> {
@@ -100,7 +194,36 @@ mod tests {
             json!({ "block_size": 64, "dampening_frac": 0.1, "desc_act": false }),
         ] {
             let o = Options::read(&options).unwrap();
-            assert_eq!(o, Options { block_size: 64, damp: 0.1, act_order: ActOrder::Off, static_groups: true });
+            assert_eq!(o, Options { block_size: 64, damp: 0.1, act_order: ActOrder::Off, ..Options::default() });
+        }
+        let brevitas = json!({ "num_blocks": 100, "gpxq_act_order": true, "gpxq_use_quant_activations": true, "create_weight_orig": false,
+            "group_of_parallel_layers": null, "gpxq_max_accumulator_bit_width": 16, "gpxq_max_accumulator_tile_size": 64 });
+        let o = Options::read(&brevitas).unwrap();
+        assert_eq!((o.block(576), o.block(90), o.block_size), (6, 1, 128));
+        let accumulator = Options { accumulator_bits: Some(16), accumulator_tile: Some(64), ..Options::default() };
+        assert_eq!(o, Options { num_blocks: Some(100), use_quant_activations: true, ..accumulator });
+    }
+
+    #[test]
+    fn options_that_live_elsewhere_are_answered_with_where() {
+        let of = |name: &str| {
+            let e = Options::read(&json!({ name: true })).unwrap_err();
+            (e.to_string(), e.hint_text().unwrap_or_default().to_owned())
+        };
+        let (message, hint) = of("sym");
+        assert_eq!(message, "`sym` is no option of `gptq`: whether weights have zero points is set elsewhere");
+        assert_eq!(hint, "set `scheme.weights.symmetric`");
+        for (name, key) in [
+            ("mse", "scheme.weights.range"),
+            ("groupsize", "scheme.weights.granularity.group"),
+            ("wbits", "scheme.weights.format"),
+            ("true_sequential", "harness.sequence"),
+            ("layer_sequential", "harness.sequence"),
+            ("block_sequential", "harness.propagate"),
+            ("nsamples", "calibration.samples"),
+        ] {
+            let (message, hint) = of(name);
+            assert!(message.starts_with(&format!("`{name}` is no option of `gptq`")) && hint.contains(key), "{message}; {hint}");
         }
     }
 
@@ -111,5 +234,14 @@ mod tests {
         assert_eq!(message(json!({ "damp": 2.0 })), "option `damp` of `gptq` is 2");
         assert_eq!(message(json!({ "block-size": 0 })), "option `block-size` of `gptq` is 0");
         assert!(message(json!({ "static-groups": false })).contains("cannot go with"));
+        assert_eq!(message(json!({ "num-blocks": 0 })), "option `num-blocks` of `gptq` is 0");
+        assert_eq!(
+            message(json!({ "accumulator-bits": 16 })),
+            "option `accumulator-bits` of `gptq` is about rounded inputs, and it takes them unrounded"
+        );
+        assert_eq!(message(json!({ "accumulator-bits": 2 })), "option `accumulator-bits` of `gptq` is 2");
+        assert!(message(json!({ "accumulator-tile": 64 })).ends_with("says nothing without `accumulator-bits`"));
+        let moving = json!({ "accumulator-bits": 16, "use-quant-activations": true, "act-order": "group" });
+        assert_eq!(message(moving), "option `accumulator-bits` of `gptq` wants scales that are fixed before");
     }
 }

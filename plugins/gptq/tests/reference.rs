@@ -83,7 +83,9 @@ fn run(algo: &str, p: &Problem, spec: &QuantSpec, options: Value) -> Rounded {
     let cx = SiteContext {
         linear: &linear,
         weight: &p.weight,
+        original: &p.weight,
         spec,
+        input: None,
         observer: &*observer,
         stats: &stats,
         stream: Stream::Quantized,

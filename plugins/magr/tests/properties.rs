@@ -79,6 +79,8 @@ fn conditioned(p: &Problem, granularity: Granularity, options: &Value) -> qfw_co
     let cx = SiteContext {
         linear: &linear,
         weight: &p.weight,
+        original: &p.weight,
+        input: None,
         spec: &spec,
         observer: &*observer,
         stats: &stats,

@@ -22,7 +22,7 @@ pub(super) fn translate(words: &[String]) -> Result<Translation> {
     tensors::weights(&flags, &mut draft)?;
     tensors::inputs(&flags, &mut draft)?;
     tensors::attention(&flags, &mut draft)?;
-    passes(&flags, &mut draft);
+    passes(&flags, &mut draft)?;
     draft.finish()
 }
 
@@ -58,7 +58,10 @@ fn sections(flags: &Flags, draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
-fn passes(flags: &Flags, draft: &mut Draft) {
+/// Flags that the three methods which go column by column share.
+const SHARED: [&str; 3] = ["gpxq-act-order", "gpxq-use-quant-activations", "gpxq-max-accumulator-bit-width"];
+
+fn passes(flags: &Flags, draft: &mut Draft) -> Result<()> {
     if flags.on("magr", false) {
         let alpha = flags.number("magr-alpha").unwrap_or(0.01);
         // Its steps have no momentum, and it takes all of them.
@@ -76,22 +79,61 @@ fn passes(flags: &Flags, draft: &mut Draft) {
     if flags.on("awq-clip", false) {
         draft.pass("clip", Table::new());
     }
-    rounding(flags, draft);
+    rounding(flags, draft)?;
     if flags.on("bias-corr", false) {
         draft.set("harness.propagate", "both");
         draft.pass("bias-correction", Table::from_iter([("inputs".to_owned(), "reference".into())]));
     }
+    Ok(())
 }
 
-fn rounding(flags: &Flags, draft: &mut Draft) {
-    if !flags.on("gptq", false) {
-        draft.pass("rtn", Table::new());
-        return;
-    }
+fn rounding(flags: &Flags, draft: &mut Draft) -> Result<()> {
+    let methods: Vec<&str> = ["gptq", "gpfq", "qronos"].into_iter().filter(|m| flags.on(m, false)).collect();
+    let method = match methods[..] {
+        [] => {
+            for name in SHARED.into_iter().filter(|name| flags.given(name)) {
+                draft.note(format!("{} has no effect without `gptq`, `gpfq` or `qronos`", flags.shown(name)));
+            }
+            draft.pass("rtn", Table::new());
+            return Ok(());
+        }
+        [method] => method,
+        [first, second, ..] => {
+            return Err(flags.wrong(second, format!("a weight is rounded once, and {} does it already", flags.shown(first))));
+        }
+    };
     // Brevitas runs the partly quantized model up to each layer in turn, whether it keeps the inputs of blocks or not.
     draft.set("harness.sequence", "layer");
-    draft.set("harness.propagate", "quantized");
+    draft.set("harness.propagate", if method == "gptq" { "quantized" } else { "both" });
     let order = if flags.on("gpxq-act-order", false) { "static" } else { "off" };
-    draft.pass("gptq", Table::from_iter([("act-order".to_owned(), order.into())]));
-    draft.note("`--gptq`: Brevitas updates the weights in 100 runs of columns, here runs have 128; this changes speed only");
+    let mut options = Table::from_iter([("act-order".to_owned(), order.into())]);
+    let mut set = |name: &str, value: toml::Value| options.insert(name.to_owned(), value);
+    if method == "gptq" {
+        if flags.on("gpxq-use-quant-activations", false) {
+            set("use-quant-activations", true.into());
+        }
+    } else if flags.on("disable-create-weight-orig", false) || !flags.on("gpxq-create-weight-orig", true) {
+        let name = if flags.given("disable-create-weight-orig") { "disable-create-weight-orig" } else { "gpxq-create-weight-orig" };
+        return Err(flags.wrong(name, format!("`{method}` aims at the output of the original weights")));
+    }
+    if method == "qronos" {
+        if let Some(alpha) = flags.number("qronos-alpha") {
+            set("alpha", alpha.into());
+        }
+        if flags.given("gpxq-max-accumulator-bit-width") {
+            draft.note(format!("{} has no effect on `qronos`, in Brevitas as here", flags.shown("gpxq-max-accumulator-bit-width")));
+        }
+    } else if let Some(bits) = flags.whole("gpxq-max-accumulator-bit-width") {
+        set("accumulator-bits", bits.into());
+        if let Some(tile) = flags.whole("gpxq-max-accumulator-tile-size") {
+            set("accumulator-tile", tile.into());
+        }
+    }
+    draft.pass(method, options);
+    if method != "gpfq" {
+        draft.note(format!(
+            "`--{method}`: Brevitas updates the weights in 100 runs of columns, here runs have 128; this changes speed only"
+        ));
+    }
+    Ok(())
 }

@@ -21,7 +21,7 @@ const EXPORTS: &[&str] = &[
 ];
 const ROTATIONS: &str = "rotations";
 const TRAINED: &str = "trained rotations";
-const AXE: &str = "accumulator limits (AXE)";
+const ORIGINALS: &str = "original weights are kept where a method needs them";
 const TORCH: &str = "it switches a compiler of PyTorch on";
 
 pub(super) const ROWS: &[Row] = &[
@@ -70,15 +70,15 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("S178", "quantize-last-layer", Switch, Used),
     Row::new("S179", "magr", Switch, Used),
     Row::new("S180", "magr-alpha", Number, Of("magr")),
-    Row::new("S181", "qronos", Switch, NotYet("Qronos")),
+    Row::new("S181", "qronos", Switch, Used),
     Row::new("S182", "qronos-alpha", Number, Of("qronos")),
     Row::new("S183", "gptq", Switch, Used),
-    Row::new("S184", "gpfq", Switch, NotYet("GPFQ")),
-    Row::new("S185", "gpxq-act-order", Switch, Of("gptq")),
-    Row::new("S186", "gpxq-use-quant-activations", Switch, NotYet("GPTQ on quantized activations")),
-    Row::new("S187", "disable-create-weight-orig", Switch, NoEffect("GPTQ needs no copy of the original weights")),
-    Row::new("S187", "gpxq-create-weight-orig", Switch, NoEffect("GPTQ needs no copy of the original weights")),
-    Row::new("S188", "gpxq-max-accumulator-bit-width", Whole, NotYet(AXE)),
+    Row::new("S184", "gpfq", Switch, Used),
+    Row::new("S185", "gpxq-act-order", Switch, Used),
+    Row::new("S186", "gpxq-use-quant-activations", Switch, Used),
+    Row::new("S187", "disable-create-weight-orig", Switch, NoEffect(ORIGINALS)),
+    Row::new("S187", "gpxq-create-weight-orig", Switch, NoEffect(ORIGINALS)),
+    Row::new("S188", "gpxq-max-accumulator-bit-width", Whole, Used),
     Row::new("S189", "gpxq-max-accumulator-tile-size", Whole, Of("gpxq-max-accumulator-bit-width")),
     Row::new("S190", "act-calibration", Switch, Used),
     Row::new("S191", "bias-corr", Switch, Used),

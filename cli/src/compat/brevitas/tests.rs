@@ -117,6 +117,21 @@ const CASES: &[(&str, &str, &str)] = &[
     ),
     ("S183", "", "pass = [{ algo = 'rtn' }]"),
     ("S185", "--gptq --gpxq-act-order", "pass = [{ algo = 'gptq', options = { act-order = 'static' } }]"),
+    ("S185", "--qronos --gpxq-act-order", "pass = [{ algo = 'qronos', options = { act-order = 'static' } }]"),
+    (
+        "S181",
+        "--qronos",
+        "harness = { sequence = 'layer', propagate = 'both' }\npass = [{ algo = 'qronos', options = { act-order = 'off' } }]",
+    ),
+    ("S182", "--qronos --qronos-alpha 1e-3", "pass = [{ algo = 'qronos', options = { alpha = 1e-3 } }]"),
+    ("S184", "--gpfq", "harness = { sequence = 'layer', propagate = 'both' }\npass = [{ algo = 'gpfq', options = { act-order = 'off' } }]"),
+    ("S186", "--gptq --gpxq-use-quant-activations", "pass = [{ algo = 'gptq', options = { use-quant-activations = true } }]"),
+    ("S188", "--gpfq --gpxq-max-accumulator-bit-width 16", "pass = [{ algo = 'gpfq', options = { accumulator-bits = 16 } }]"),
+    (
+        "S189",
+        "--gpfq --gpxq-max-accumulator-bit-width 16 --gpxq-max-accumulator-tile-size 64",
+        "pass = [{ algo = 'gpfq', options = { accumulator-bits = 16, accumulator-tile = 64 } }]",
+    ),
     ("S190", "IN", "scheme.inputs = { timing = 'static', reduce = 'mean' }"),
     ("S195", "--no-quantize", "harness.no-quantize = true"),
     ("S196", "IN --scaling-min-val 1e-6", "scheme = { weights.min-threshold = 1e-6, inputs.min-threshold = 1e-6 }"),
@@ -240,9 +255,21 @@ fn contradictions_are_refused() {
 #[test]
 fn what_is_not_built_is_named_at_once() {
     assert_eq!(
-        message("--svd-quant --weight-equalization --weight-bit-width 4 --svd-quant-rank 8"),
-        "compat::not-built: `--weight-equalization` asks for weight equalization, `--svd-quant` asks for SVDQuant, none of which is built yet"
+        message("--weight-equalization --svd-quant --weight-bit-width 4"),
+        "compat::not-built: `--weight-equalization` asks for weight equalization, `--svd-quant` asks for SVDQuant, none of which is built \
+         yet"
     );
+}
+
+#[test]
+fn a_weight_is_rounded_by_one_method() {
+    assert_eq!(message("--gptq --qronos"), "compat::value: `--qronos`: a weight is rounded once, and `--gptq` does it already");
+    let refused = "compat::value: `--disable-create-weight-orig`: `gpfq` aims at the output of the original weights";
+    assert_eq!(message("--gpfq --disable-create-weight-orig"), refused);
+    let notes = |text: &str| translated(Brevitas, text).unwrap().notes;
+    assert_eq!(notes("--gpxq-act-order"), ["`--gpxq-act-order` has no effect without `gptq`, `gpfq` or `qronos`"]);
+    let on_qronos = "`--gpxq-max-accumulator-bit-width` has no effect on `qronos`, in Brevitas as here";
+    assert!(notes("--qronos --gpxq-max-accumulator-bit-width 16").iter().any(|n| n == on_qronos));
 }
 
 #[test]

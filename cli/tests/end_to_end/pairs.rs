@@ -1,0 +1,154 @@
+//! Methods that compare the quantized activations with the original ones, and those that look at rounded activations.
+
+use std::path::Path;
+
+use super::{apply, apply_args, args, asset, perplexity, qfw};
+
+const INT8: &str = "--set scheme.inputs.format=int8 --set scheme.inputs.timing=dynamic --set scheme.inputs.granularity=token --format qfw";
+
+fn weights(dir: &Path) -> Vec<u8> {
+    std::fs::read(dir.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn both_streams_are_kept_where_a_pass_compares_them() {
+    for algo in ["gpfq", "qronos"] {
+        let plan = |words: &str| {
+            let mut all = args(&format!("plan --json --algo {algo} --set scheme.weights.format=int4"), &[&asset("tiny-llama")]);
+            all.extend(args(
+                &format!("--set calibration.samples=8 --set calibration.seq-len=64 {words} --data"),
+                &[&asset("text/calibration.txt")],
+            ));
+            qfw(&all)
+        };
+        let planned = plan("").ok();
+        let note = format!("`harness.propagate` is `both`: `{algo}` needs the activations of the original model too");
+        assert!(planned.stderr.contains(&note), "{}", planned.stderr);
+        let planned = planned.json();
+        assert_eq!(planned["plan"]["harness"]["propagate"], "both");
+        // Two matrices for each input instead of one.
+        let one = qfw(&args(
+            "plan --json --algo gptq --set scheme.weights.format=int4 --set calibration.samples=8 --set calibration.seq-len=64 --data",
+            &[&asset("text/calibration.txt"), &asset("tiny-llama")],
+        ));
+        let bytes = |plan: &serde_json::Value| plan["memory"]["statistics"].as_u64().unwrap();
+        assert_eq!(bytes(&planned), 2 * bytes(&one.json()));
+        for kept in ["quantized", "reference"] {
+            let refused = plan(&format!("--set harness.propagate={kept}"));
+            assert_eq!(refused.code, Some(2));
+            assert!(refused.stderr.contains(&format!("but `harness.propagate` is `{kept}`")), "{}", refused.stderr);
+        }
+    }
+}
+
+#[test]
+fn both_methods_beat_rounding_to_nearest_and_alpha_matters() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, words: &str| {
+        let out = dir.path().join(name);
+        let fixed = "--set calibration.samples=24 --set calibration.seq-len=128 --set scheme.weights.format=int2";
+        apply("tiny-llama", &out, &format!("{fixed} --set scheme.weights.granularity.group=64 {words}"));
+        out
+    };
+    let rtn = perplexity(&run("rtn", "--algo rtn"));
+    let gpfq = perplexity(&run("gpfq", "--algo gpfq"));
+    let at = run("qronos", "--algo qronos --set qronos.alpha=1e-3");
+    let qronos = perplexity(&at);
+    assert!(gpfq < rtn && qronos < rtn, "rtn {rtn}, gpfq {gpfq}, qronos {qronos}");
+    assert_ne!(weights(&at), weights(&run("alpha", "--algo qronos --set qronos.alpha=0.1")));
+    assert_ne!(weights(&at), weights(&run("order", "--algo qronos --set qronos.alpha=1e-3 --set qronos.act-order=off")));
+}
+
+#[test]
+fn rounded_activations_are_looked_at_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, words: &str| {
+        let out = dir.path().join(name);
+        apply("tiny-llama", &out, words);
+        weights(&out)
+    };
+    let looking = "--algo gptq --set gptq.use-quant-activations=true";
+    let four = INT8.replace("int8", "int4");
+    assert_ne!(run("a", &format!("--algo gptq {four}")), run("b", &format!("{looking} {four}")));
+    // Where nothing is rounded there is nothing else to see.
+    assert_eq!(run("c", "--algo gptq --format qfw"), run("d", &format!("{looking} --format qfw")));
+}
+
+#[test]
+fn accumulators_are_planned_for_each_site() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |words: &str| {
+        let ran = qfw(&apply_args("tiny-llama", &dir.path().join("none"), words));
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        ran.stderr
+    };
+    let channel = "--set scheme.weights.granularity=channel";
+    let text = refused(&format!("--algo gpfq --set gpfq.accumulator-bits=16 {channel}"));
+    assert!(text.contains("`blocks.0.attn.q`: `accumulator-bits` needs to know the inputs, and the scheme rounds none"), "{text}");
+    let text = refused(&format!("--algo gptq --set gptq.accumulator-bits=16 {INT8} {channel}"));
+    assert!(text.contains("option `accumulator-bits` of `gptq` is about rounded inputs"), "{text}");
+    let (free, held) = (dir.path().join("free"), dir.path().join("held"));
+    apply("tiny-llama", &free, &format!("--algo gpfq {INT8} {channel}"));
+    apply("tiny-llama", &held, &format!("--algo gpfq --set gpfq.accumulator-bits=13 --set gpfq.accumulator-tile=32 {INT8} {channel}"));
+    assert_ne!(weights(&free), weights(&held));
+    assert!(perplexity(&held).is_finite());
+}
+
+/// `tiny-llama` with a norm before a block's attention that lets nothing through.
+fn silenced(dir: &Path, value: f32) -> String {
+    let model = dir.join("model");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(asset("tiny-llama")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
+    }
+    let file = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let (range, dtype) = {
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let norm = tensors.tensor("model.layers.1.input_layernorm.weight").unwrap();
+        let start = norm.data().as_ptr() as usize - bytes.as_ptr() as usize;
+        (start..start + norm.data().len(), norm.dtype())
+    };
+    let one = match dtype {
+        safetensors::Dtype::F32 => value.to_le_bytes().to_vec(),
+        safetensors::Dtype::BF16 => value.to_le_bytes()[2..].to_vec(),
+        other => panic!("{other:?}"),
+    };
+    bytes[range].chunks_exact_mut(one.len()).for_each(|x| x.copy_from_slice(&one));
+    std::fs::write(&file, bytes).unwrap();
+    model.display().to_string()
+}
+
+#[test]
+fn a_layer_that_cannot_be_solved_is_rounded_to_nearest_and_named() {
+    for (value, why) in [(0.0, "no input of this layer ever fired"), (f32::NAN, "the Gram matrix is not finite")] {
+        let dir = tempfile::tempdir().unwrap();
+        let model = silenced(dir.path(), value);
+        let run = |algo: &str, more: &str| {
+            let out = dir.path().join(algo);
+            let mut all = args("apply", &[&model, "--data", &asset("text/calibration.txt"), "-o", &out.display().to_string()]);
+            let fixed = "--set calibration.samples=8 --set calibration.seq-len=64 --set scheme.weights.format=int4 --format qfw --json";
+            all.extend(args(&format!("{fixed} --algo {algo} {more}"), &[]));
+            qfw(&all)
+        };
+        for algo in ["gptq", "gpfq", "qronos"] {
+            let report = run(algo, "").json();
+            for site in report["sites"].as_array().unwrap() {
+                let name = site["site"].as_str().or(site["name"].as_str()).unwrap();
+                let silent = ["q", "k", "v"].iter().any(|s| name == format!("blocks.1.attn.{s}"));
+                let events = site["events"].to_string();
+                // What is not finite goes on behind the block; what is zero does not.
+                if silent {
+                    assert!(events.contains("fallback") && events.contains(why), "{algo}, {name}: {events}");
+                } else if name.starts_with("blocks.0") {
+                    assert_eq!(events, "[]", "{algo}, {name}");
+                }
+            }
+            std::fs::remove_dir_all(dir.path().join(algo)).unwrap();
+            let strict = run(algo, "--strict");
+            assert_eq!(strict.code, Some(4), "{}", strict.stderr);
+            assert!(strict.stderr.contains("`blocks.1.attn.") && strict.stderr.contains(why), "{}", strict.stderr);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Reading the options of a pass, with an answer for names that other systems have and that mean something elsewhere here.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// A name that is an option in another system, but none here.
+pub struct Elsewhere {
+    /// Its spellings, with `-` for `_`.
+    pub names: &'static [&'static str],
+    /// What is to be done with it.
+    pub answer: Answer,
+}
+
+/// See [`Elsewhere`].
+#[derive(Clone, Copy)]
+pub enum Answer {
+    /// It is refused: why, and what to set instead.
+    Refused(&'static str, &'static str),
+    /// It is accepted, as nothing follows from it.
+    Nothing,
+    /// It is accepted with this value, which is how things are, and refused with the other, for this reason.
+    Always(bool, &'static str),
+}
+
+/// Names that belong to the scheme, the calibration and the order of the run.
+pub const KEYS: &[Elsewhere] = &[
+    Elsewhere {
+        names: &["mse"],
+        answer: Answer::Refused("how ranges are chosen is set elsewhere", "set `scheme.weights.range = \"mse\"`"),
+    },
+    Elsewhere {
+        names: &["sym"],
+        answer: Answer::Refused("whether weights have zero points is set elsewhere", "set `scheme.weights.symmetric`"),
+    },
+    Elsewhere {
+        names: &["groupsize", "group-size", "w-groupsize"],
+        answer: Answer::Refused("the size of groups is set elsewhere", "set `scheme.weights.granularity.group`"),
+    },
+    Elsewhere {
+        names: &["wbits", "w-bits", "bits"],
+        answer: Answer::Refused("the format of weights is set elsewhere", "set `scheme.weights.format`"),
+    },
+    Elsewhere {
+        names: &["true-sequential", "layer-sequential"],
+        answer: Answer::Refused(
+            "the order inside a block is set elsewhere",
+            "set `harness.sequence` to \"layer\" for true, to \"block\" for false",
+        ),
+    },
+    Elsewhere {
+        names: &["block-sequential"],
+        answer: Answer::Refused(
+            "what the next block reads is set elsewhere",
+            "set `harness.propagate` to \"quantized\" for true, to \"reference\" for false",
+        ),
+    },
+    Elsewhere { names: &["nsamples"], answer: Answer::Refused("the calibration data is set elsewhere", "set `calibration.samples`") },
+    Elsewhere { names: &["seqlen"], answer: Answer::Refused("the calibration data is set elsewhere", "set `calibration.seq-len`") },
+    Elsewhere { names: &["group-of-parallel-layers"], answer: Answer::Nothing },
+];
+
+/// The options of `algo`. `known` lists them for the hint; names of `elsewhere` and [`KEYS`] are answered as they say.
+///
+/// # Errors
+/// For names and values that mean nothing.
+pub fn read_options<T: DeserializeOwned>(algo: &str, options: &Value, known: &str, elsewhere: &[Elsewhere]) -> Result<T> {
+    let mut options = options.clone();
+    if let Some(map) = options.as_object_mut() {
+        for name in map.keys().cloned().collect::<Vec<_>>() {
+            let plain = name.replace('_', "-");
+            let Some(entry) = elsewhere.iter().chain(KEYS).find(|e| e.names.contains(&plain.as_str())) else { continue };
+            match entry.answer {
+                Answer::Refused(why, hint) => {
+                    return Err(Error::config("config::elsewhere", format!("`{name}` is no option of `{algo}`: {why}")).hint(hint));
+                }
+                Answer::Always(value, why) if map[&name] != Value::Bool(value) => {
+                    return Err(Error::config("config::invalid", format!("option `{name}` of `{algo}` is {}: {why}", map[&name]))
+                        .hint("leave it out"));
+                }
+                Answer::Always(..) | Answer::Nothing => map.remove(&name),
+            };
+        }
+    }
+    serde_json::from_value(options)
+        .map_err(|e| Error::config("config::invalid", format!("options of `{algo}`: {e}")).hint(format!("its options: {known}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_of_other_systems_are_answered() {
+        #[derive(serde::Deserialize, Debug)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        struct Options {
+            damp: f64,
+        }
+        let always = [Elsewhere { names: &["keep-copies"], answer: Answer::Always(true, "they are always kept") }];
+        let read = |options| read_options::<Options>("m", &options, "damp", &always);
+        assert_eq!(read(json!({ "damp": 1.0, "group_of_parallel_layers": ["q"], "keep_copies": true })).unwrap().damp, 1.0);
+        let e = read(json!({ "damp": 1.0, "keep-copies": false })).unwrap_err();
+        assert_eq!(e.to_string(), "option `keep-copies` of `m` is false: they are always kept");
+        let e = read(json!({ "damp": 1.0, "true_sequential": true })).unwrap_err();
+        assert_eq!(e.to_string(), "`true_sequential` is no option of `m`: the order inside a block is set elsewhere");
+        assert_eq!(e.hint_text(), Some("set `harness.sequence` to \"layer\" for true, to \"block\" for false"));
+        let e = read(json!({ "dampp": 1.0 })).unwrap_err();
+        assert_eq!(
+            (e.to_string().as_str(), e.hint_text()),
+            ("options of `m`: unknown field `dampp`, expected `damp`", Some("its options: damp"))
+        );
+    }
+}

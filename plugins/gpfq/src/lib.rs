@@ -1,0 +1,98 @@
+//! GPFQ (Lybrand and Saab 2021, arXiv:2010.15703; Zhang et al. 2023, arXiv:2309.01592): greedy path following.
+//!
+//! Minimizes `‖XWᵀ − X̃Qᵀ‖²` per output row, column by column, with `X` the inputs of the original model and `X̃` those of the model
+//! quantized so far, activations included. The running error `u_t = u_{t−1} + w_t·x_t − q_t·x̃_t` is followed greedily:
+//!
+//! ```text
+//! q_t = Quant(⟨x̃_t, u_{t−1} + w_t·x_t⟩ / ‖x̃_t‖²)
+//! ```
+//!
+//! Inner products are all it needs: `H = X̃ᵀX̃` is `gram`, `C = X̃ᵀX` is `cross_gram` of the site's input. In this form the method is the
+//! column sweep of `core` from another start (see `core`'s greedy path), blocked and parallel over rows. Nothing is factored, so nothing
+//! can fail to factor; multiplying both streams by a number changes nothing.
+//!
+//! Traps the code guards: a column that never fired on the quantized stream is zeroed and counted; if none fired, or a sum is not finite,
+//! it is an error (the caller keeps round-to-nearest). `w` in the sum is the weight of the original model, also where a pass before this
+//! one moved the weight; the column's own term is the weight as it stands.
+
+mod options;
+
+use qfw_core::Result;
+use qfw_core::algorithm::{
+    AlgorithmRecord, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, accumulator_limit, input_events,
+};
+use qfw_core::numeric::{AccumulatorLimit, ColumnSweep, Feedback, SweepParams};
+use qfw_core::scheme::QuantSpec;
+use qfw_core::statistic::{StatKind, Stream};
+
+pub use options::{ActOrder, Options};
+
+struct Gpfq {
+    options: Options,
+}
+
+impl Gpfq {
+    fn limit(&self, weights: &QuantSpec, input: Option<&QuantSpec>, cols: usize) -> Result<Option<AccumulatorLimit>> {
+        let o = &self.options;
+        o.accumulator_bits.map(|bits| accumulator_limit(bits, o.accumulator_tile, weights, input, cols)).transpose()
+    }
+}
+
+impl PtqAlgorithm for Gpfq {
+    fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs> {
+        for ((site, weights), input) in cx.sites.iter().zip(cx.weights).zip(cx.inputs) {
+            self.limit(weights, *input, site.shape.1).map_err(|e| e.within(format!("`{}`", site.site)))?;
+        }
+        let n = cx.widest_input() as u64;
+        // Two matrices in f32, made of the statistics.
+        Ok(Needs {
+            inputs: vec![(StatKind::Gram, Stream::Rounded), (StatKind::CrossGram, Stream::Rounded)],
+            group_index: false,
+            scratch_bytes: 2 * n * n * 4,
+            ..Needs::default()
+        })
+    }
+
+    fn stage(&self) -> Stage<'_> {
+        Stage::Round(self)
+    }
+}
+
+impl Round for Gpfq {
+    fn round(&self, cx: &SiteContext<'_>) -> Result<Rounded> {
+        let o = &self.options;
+        let gram = cx.stats.gram(cx.linear.input, Stream::Rounded)?;
+        let cross = cx.stats.cross_gram(cx.linear.input, Stream::Rounded)?;
+        let path = cross.greedy_path(gram, o.act_order == ActOrder::Static)?;
+        let limit = self.limit(cx.spec, cx.input, cx.linear.shape.1)?;
+        let params = cx.fit(cx.weight)?;
+        let sweep = ColumnSweep {
+            grid: &cx.spec.grid,
+            params: SweepParams::Fixed(&params),
+            feedback: Feedback::Path { path: &path, original: cx.original },
+            limit: limit.as_ref(),
+            block: o.block_size,
+        };
+        let swept = sweep.run(cx.weight);
+        Ok(Rounded { codes: swept.codes, params: swept.params, group_index: None, events: input_events(path.dead.len(), 0.0, 0.0) })
+    }
+}
+
+/// The record, for registries built by hand.
+pub const RECORD: AlgorithmRecord = AlgorithmRecord {
+    id: "gpfq",
+    aliases: &[],
+    phase: Phase::Round,
+    summary: "greedy path following towards the original activations (calibrated, two streams)",
+    version: env!("CARGO_PKG_VERSION"),
+    source: env!("CARGO_PKG_NAME"),
+    weight_only: false,
+    schema: || schemars::schema_for!(Options).to_value(),
+    build: |options| {
+        let options = Options::read(options)?;
+        let resolved = options.resolved()?;
+        Ok((Box::new(Gpfq { options }), resolved))
+    },
+};
+
+inventory::submit! { RECORD }
