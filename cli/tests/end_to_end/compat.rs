@@ -66,10 +66,10 @@ fn what_the_other_system_does_not_know_is_named() {
         ],
     );
     refused_with(
-        &plan("brevitas -- --qronos"),
+        &plan("brevitas -- --svd-quant"),
         2,
         "compat::not-built",
-        &["`--qronos` asks for Qronos, which is not built yet", "hint: leave it out, or choose another method"],
+        &["`--svd-quant` asks for SVDQuant, which is not built yet", "hint: leave it out, or choose another method"],
     );
     refused_with(
         &plan("mi-optimize -- w_dtyp=int4"),

@@ -37,7 +37,7 @@ fn threads_do_not_change_a_byte() {
         "--algo gptq --set harness.propagate=both --set gptq.act-order=off --set scheme.weights.granularity.group=32",
         "--algo gptq --format qfw --set scheme.inputs.format=int8 --set scheme.inputs.timing=static --set scheme.keys.format=fp8",
         "--algo gpfq",
-        "--algo qronos --set harness.sequence=layer --set scheme.inputs.format=int8 --set scheme.inputs.timing=static --format qfw",
+        "--algo qronos --set scheme.inputs.format=int8 --set scheme.inputs.timing=static --format qfw",
         "--algo gptq --set scheme.weights.range=mse --set scheme.weights.symmetric=false --format qfw --set gptq.act-order=group",
     ] {
         let dir = tempfile::tempdir().unwrap();

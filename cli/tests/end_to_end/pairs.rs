@@ -6,8 +6,11 @@ use super::{apply, apply_args, args, asset, perplexity, qfw};
 
 const INT8: &str = "--set scheme.inputs.format=int8 --set scheme.inputs.timing=dynamic --set scheme.inputs.granularity=token --format qfw";
 
+/// The tensors, without the header, which names the plan.
 fn weights(dir: &Path) -> Vec<u8> {
-    std::fs::read(dir.join("model.safetensors")).unwrap()
+    let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + header..].to_vec()
 }
 
 #[test]
@@ -26,9 +29,10 @@ fn both_streams_are_kept_where_a_pass_compares_them() {
         assert!(planned.stderr.contains(&note), "{}", planned.stderr);
         let planned = planned.json();
         assert_eq!(planned["plan"]["harness"]["propagate"], "both");
+        assert_eq!(planned["plan"]["harness"]["sequence"], "layer");
         // Two matrices for each input instead of one.
         let one = qfw(&args(
-            "plan --json --algo gptq --set scheme.weights.format=int4 --set calibration.samples=8 --set calibration.seq-len=64 --data",
+            "plan --json --algo gptq --set harness.sequence=layer --set scheme.weights.format=int4 --set calibration.samples=8 --set calibration.seq-len=64 --data",
             &[&asset("text/calibration.txt"), &asset("tiny-llama")],
         ));
         let bytes = |plan: &serde_json::Value| plan["memory"]["statistics"].as_u64().unwrap();
@@ -94,7 +98,7 @@ fn accumulators_are_planned_for_each_site() {
     assert!(perplexity(&held).is_finite());
 }
 
-/// `tiny-llama` with a norm before a block's attention that lets nothing through.
+/// `tiny-llama` with a norm before a block's attention that lets nothing through (0), or nothing that is finite (NaN).
 fn silenced(dir: &Path, value: f32) -> String {
     let model = dir.join("model");
     std::fs::create_dir(&model).unwrap();
@@ -113,6 +117,8 @@ fn silenced(dir: &Path, value: f32) -> String {
     let one = match dtype {
         safetensors::Dtype::F32 => value.to_le_bytes().to_vec(),
         safetensors::Dtype::BF16 => value.to_le_bytes()[2..].to_vec(),
+        safetensors::Dtype::F16 if value == 0.0 => vec![0, 0],
+        safetensors::Dtype::F16 => vec![0, 0x7e],
         other => panic!("{other:?}"),
     };
     bytes[range].chunks_exact_mut(one.len()).for_each(|x| x.copy_from_slice(&one));

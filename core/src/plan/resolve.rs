@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::activation::{activations, any_static};
 use super::quant;
 use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
-use super::raw::{RawOnFailure, RawPropagate, RawSequence};
-use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Sequence, input_of};
+use super::raw::{RawOnFailure, RawPropagate};
+use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, input_of};
 use super::select::Selector;
 use super::streams;
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm};
@@ -124,6 +124,7 @@ pub fn resolve(
     fused_sites_agree(raw, &linears, &specs)?;
     one_round_per_site(&sites, &passes, !activations.is_empty())?;
     let propagate = streams::propagate(raw.harness.propagate, &passes, &needs, &mut notes)?;
+    let sequence = streams::sequence(raw.harness.sequence, &passes, &needs, &mut notes);
     let plan = Plan {
         version: 1,
         qfw: env!("CARGO_PKG_VERSION").to_owned(),
@@ -136,7 +137,7 @@ pub fn resolve(
         passes,
         calibration,
         harness: HarnessPlan {
-            sequence: if raw.harness.sequence == RawSequence::Layer { Sequence::Layer } else { Sequence::Block },
+            sequence,
             propagate,
             on_failure: if raw.harness.on_failure == RawOnFailure::Error { Failure::Error } else { Failure::Rtn },
             seed: raw.calibration.seed,

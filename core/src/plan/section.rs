@@ -94,8 +94,9 @@ pub enum RawBos {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RawHarness {
-    /// What is quantized between two propagations.
-    pub sequence: RawSequence,
+    /// What is quantized between two collections of statistics. Default: `block`, or `layer` where a pass compares two streams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<RawSequence>,
     /// Which activations later layers see. Default: `quantized`, or `both` where a pass needs it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub propagate: Option<RawPropagate>,
@@ -117,12 +118,11 @@ pub struct RawHarness {
     pub no_quantize: bool,
 }
 
-/// What is quantized between two propagations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What is quantized between two collections of statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RawSequence {
     /// A decoder block.
-    #[default]
     Block,
     /// A group of layers that share their input.
     Layer,
@@ -213,7 +213,7 @@ impl Default for RawCalibration {
 impl Default for RawHarness {
     fn default() -> Self {
         Self {
-            sequence: RawSequence::Block,
+            sequence: None,
             propagate: None,
             budget: ByteSize(8 << 30),
             threads: None,

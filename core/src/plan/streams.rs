@@ -1,7 +1,7 @@
-//! Which activations a run has to keep, from what its passes ask for.
+//! Which activations a run has to keep, and in what order it works, from what its passes ask for.
 
-use super::raw::RawPropagate;
-use super::resolved::{PlannedPass, Propagate};
+use super::raw::{RawPropagate, RawSequence};
+use super::resolved::{PlannedPass, Propagate, Sequence};
 use crate::algorithm::Needs;
 use crate::error::{Error, Result};
 use crate::statistic::{StatKind, Stream};
@@ -40,23 +40,67 @@ pub(super) fn propagate(
     }
 }
 
+/// What is rounded between two collecting sweeps: as asked, or, where nothing was asked, a block, and one layer after the other where a
+/// pass compares two streams.
+///
+/// Such a pass corrects for how far its input has drifted. If the layers of a block are done at once, each on a drift that those before
+/// it are about to correct too, the same drift is corrected several times over, and what comes out is worse than it was.
+pub(super) fn sequence(asked: Option<RawSequence>, passes: &[PlannedPass], needs: &[Needs], notes: &mut Vec<String>) -> Sequence {
+    let compares = needs.iter().position(|n| n.inputs.iter().any(|(kind, _)| *kind == StatKind::CrossGram));
+    match (asked, compares) {
+        (None, Some(i)) => {
+            notes.push(format!("`harness.sequence` is `layer`: `{}` corrects what the layers before left", passes[i].algo));
+            Sequence::Layer
+        }
+        (Some(RawSequence::Block), Some(i)) => {
+            let algo = &passes[i].algo;
+            notes.push(format!(
+                "`harness.sequence` is `block`: all layers of a block let `{algo}` correct the same drift; `layer` does better"
+            ));
+            Sequence::Block
+        }
+        (Some(RawSequence::Layer), _) => Sequence::Layer,
+        (None | Some(RawSequence::Block), None) => Sequence::Block,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::algorithm::Phase;
 
-    fn of(asked: Option<RawPropagate>, inputs: Vec<(StatKind, Stream)>) -> (std::result::Result<Propagate, String>, Vec<String>) {
-        let pass = PlannedPass {
+    fn pass() -> PlannedPass {
+        PlannedPass {
             algo: "pairs".to_owned(),
             phase: Phase::Round,
             version: String::new(),
             options: serde_json::Value::Null,
             group_index: false,
             sites: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn drift_is_corrected_once() {
+        let of = |asked, kind| {
+            let mut notes = Vec::new();
+            let needs = Needs { inputs: vec![(kind, Stream::Rounded)], ..Needs::default() };
+            (sequence(asked, &[pass()], &[needs], &mut notes), notes)
         };
+        let (layer, notes) = of(None, StatKind::CrossGram);
+        assert_eq!(layer, Sequence::Layer);
+        assert_eq!(notes, ["`harness.sequence` is `layer`: `pairs` corrects what the layers before left"]);
+        let (block, notes) = of(Some(RawSequence::Block), StatKind::CrossGram);
+        assert_eq!(block, Sequence::Block);
+        assert!(notes[0].ends_with("let `pairs` correct the same drift; `layer` does better"), "{notes:?}");
+        assert_eq!(of(Some(RawSequence::Layer), StatKind::CrossGram), (Sequence::Layer, Vec::new()));
+        assert_eq!(of(None, StatKind::Gram), (Sequence::Block, Vec::new()));
+    }
+
+    fn of(asked: Option<RawPropagate>, inputs: Vec<(StatKind, Stream)>) -> (std::result::Result<Propagate, String>, Vec<String>) {
         let mut notes = Vec::new();
         let needs = Needs { inputs, ..Needs::default() };
-        (propagate(asked, &[pass], &[needs], &mut notes).map_err(|e| e.to_string()), notes)
+        (propagate(asked, &[pass()], &[needs], &mut notes).map_err(|e| e.to_string()), notes)
     }
 
     #[test]

@@ -39,7 +39,7 @@ fn two_passes_with_regions() {
     assert_eq!((inputs.granularity.clone(), inputs.timing), (Some(RawGranularity::Token), RawTiming::Dynamic));
     assert_eq!(run.passes.iter().map(|p| p.algo.as_str()).collect::<Vec<_>>(), ["smoothquant", "gptq"]);
     assert_eq!(run.passes[0].regions.as_deref(), Some(&["attn.norm".to_owned(), "mlp.norm".to_owned()][..]));
-    assert_eq!((run.harness.sequence, run.harness.propagate), (RawSequence::Layer, Some(RawPropagate::Quantized)));
+    assert_eq!((run.harness.sequence, run.harness.propagate), (Some(RawSequence::Layer), Some(RawPropagate::Quantized)));
 }
 
 #[test]

@@ -115,6 +115,7 @@ prop_compose! {
         run.passes = vec![RawPass { algo, regions, selector: None, skip: vec![], options }];
         run.harness.budget = ByteSize(bytes);
         run.harness.propagate = kept.then_some(RawPropagate::Both);
+        run.harness.sequence = kept.then_some(RawSequence::Layer);
         run.output.format = formats;
         run.plugins.require = require;
         run
@@ -139,9 +140,7 @@ proptest! {
 #[test]
 fn defaults_are_written_out() {
     let text = run("schema = 1\nmodel.path = \"m\"").to_toml().unwrap();
-    for line in
-        ["source = \"wikitext2\"", "budget = \"8GiB\"", "max-shard = \"5GB\"", "skip = [\"head\", \"embed\"]", "sequence = \"block\""]
-    {
+    for line in ["source = \"wikitext2\"", "budget = \"8GiB\"", "max-shard = \"5GB\"", "skip = [\"head\", \"embed\"]", "device = \"cpu\""] {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
     }
 }
