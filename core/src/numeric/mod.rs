@@ -7,6 +7,7 @@
 
 mod activation;
 mod attention;
+mod bf16;
 mod codes;
 mod elementwise;
 mod fake_quantize;
@@ -25,6 +26,7 @@ mod vectorize;
 
 pub use activation::{Activation, activate, activate_gated};
 pub use attention::{AttentionShape, attention, attention_mix, attention_probs, attention_scores};
+pub use bf16::{Bf16Panels, Bf16Unit, gram_bf16};
 pub(crate) use codes::with_units;
 pub use codes::{Codes, Unit, Units, decode, encode};
 pub use elementwise::add;
