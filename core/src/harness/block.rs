@@ -137,7 +137,7 @@ fn statistics(
             let needs = job.passes().flat_map(|p| &run.needs(p).inputs).filter(|(_, s)| *s == kind);
             needs.map(|(k, s)| StatKey { port: job.linear.input, kind: *k, stream: *s })
         });
-        let collector = Collector::new(kind, keys);
+        let collector = Collector::new(kind, keys, run.bf16());
         let ranges = ranges.filter(|_| kind == run.stream());
         if collector.last_port().is_none() && ranges.is_none() {
             continue;

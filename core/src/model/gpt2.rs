@@ -17,7 +17,7 @@ use super::tap::{Tap, pass};
 use super::weights::WeightSource;
 use super::{Architecture, Block, Dims, Edges, Flow, Span};
 use crate::error::{Error, Result};
-use crate::numeric::{Activation, AttentionShape, activate, add, layer_norm, linear};
+use crate::numeric::{Activation, AttentionShape, Matrix, activate, add, layer_norm};
 use crate::topology::{Allows, Axis, Linear, ParamDecl, Part, PortName as P, Region, Role, SiteId, Slot, Space, Tie, Topology};
 
 pub(super) struct Gpt2;
@@ -119,6 +119,7 @@ impl Architecture for Gpt2 {
     fn block(&self, d: &Dims, b: u32, weights: &dyn WeightSource) -> Result<Box<dyn Block>> {
         let at = |role| SiteId::in_block(b, role);
         let pair = |role| -> Result<(Tensor, Tensor)> { Ok((weights.get(at(role), Part::Weight)?, weights.get(at(role), Part::Bias)?)) };
+        let layer = |role| -> Result<(Matrix, Tensor)> { Ok((weights.matrix(at(role))?, weights.get(at(role), Part::Bias)?)) };
         Ok(Box::new(Gpt2Block {
             shape: AttentionShape {
                 heads: d.heads,
@@ -131,10 +132,10 @@ impl Architecture for Gpt2 {
             activation: d.activation,
             attn_norm: pair(Role::AttnNorm)?,
             mlp_norm: pair(Role::MlpNorm)?,
-            qkv: pair(Role::AttnQkv)?,
-            o: pair(Role::AttnO)?,
-            up: pair(Role::MlpUp)?,
-            down: pair(Role::MlpDown)?,
+            qkv: layer(Role::AttnQkv)?,
+            o: layer(Role::AttnO)?,
+            up: layer(Role::MlpUp)?,
+            down: layer(Role::MlpDown)?,
         }))
     }
 
@@ -248,14 +249,14 @@ struct Gpt2Block {
     activation: Activation,
     attn_norm: (Tensor, Tensor),
     mlp_norm: (Tensor, Tensor),
-    qkv: (Tensor, Tensor),
-    o: (Tensor, Tensor),
-    up: (Tensor, Tensor),
-    down: (Tensor, Tensor),
+    qkv: (Matrix, Tensor),
+    o: (Matrix, Tensor),
+    up: (Matrix, Tensor),
+    down: (Matrix, Tensor),
 }
 
-fn project((weight, bias): &(Tensor, Tensor), x: &Tensor) -> Result<Tensor> {
-    linear(x, weight, Some(bias))
+fn project((weight, bias): &(Matrix, Tensor), x: &Tensor) -> Result<Tensor> {
+    weight.apply(x, Some(bias))
 }
 
 impl Block for Gpt2Block {

@@ -37,7 +37,7 @@ pub use gram::{add_lower, gram};
 pub use host::Real;
 pub(crate) use host::with_slice;
 pub use inverse_factor::{FactorOptions, InverseFactor, inverse_factor};
-pub use linear::linear;
+pub use linear::{Matrix, linear};
 pub use norm::{layer_norm, rms_norm};
 pub use pack::{pack_row, packed_row_bytes, unpack_row};
 pub use random::{uniform_below, uniform_u64};

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use super::activation::{activations, any_static};
 use super::quant;
 use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
-use super::raw::{RawOnFailure, RawPropagate, RawSequence};
-use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Propagate, Sequence};
+use super::raw::{RawOnFailure, RawProducts, RawPropagate, RawSequence};
+use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Products, Propagate, Sequence};
 use super::select::Selector;
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm};
 use crate::checkpoint::formats::Verdict;
 use crate::error::{Error, Result};
 use crate::granularity::Shape;
+use crate::numeric::Bf16Unit;
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec};
 use crate::statistic::Stream;
@@ -80,6 +81,8 @@ pub fn resolve(
         Some(RawPropagate::Reference) => Propagate::Reference,
         Some(RawPropagate::Both) => Propagate::Both,
     };
+    let products = if raw.harness.products == RawProducts::Bf16 { Products::Bf16 } else { Products::F32 };
+    products.unit(Bf16Unit::detect())?;
     let stream = if propagate == Propagate::Reference { Stream::Reference } else { Stream::Quantized };
     let (mut passes, mut algorithms, mut needs) = (Vec::new(), Vec::new(), Vec::new());
     for raw_pass in order {
@@ -120,6 +123,7 @@ pub fn resolve(
         harness: HarnessPlan {
             sequence: if raw.harness.sequence == RawSequence::Layer { Sequence::Layer } else { Sequence::Block },
             propagate,
+            products,
             on_failure: if raw.harness.on_failure == RawOnFailure::Error { Failure::Error } else { Failure::Rtn },
             seed: raw.calibration.seed,
             device: raw.harness.device.clone(),

@@ -9,12 +9,13 @@ use candle_core::{DType, Tensor};
 use super::{Gram, Stat, StatKey, StatKind, Stats, Stream, TreeSum};
 use crate::error::{Error, Result};
 use crate::model::Tap;
-use crate::numeric::{add_lower, gram, with_slice};
+use crate::numeric::{Bf16Unit, add_lower, gram, gram_bf16, with_slice};
 use crate::topology::Port;
 
 /// The statistics of one stream, being summed. Shared by all threads of a sweep.
 pub struct Collector {
     stream: Stream,
+    bf16: Option<Bf16Unit>,
     grams: BTreeMap<Port, GramSum>,
 }
 
@@ -25,8 +26,8 @@ struct GramSum {
 }
 
 impl Collector {
-    /// Collects `keys`, which all name the same stream.
-    pub fn new(stream: Stream, keys: impl IntoIterator<Item = StatKey>) -> Self {
+    /// Collects `keys`, which all name the same stream. Products are of values rounded to bf16 where a unit is given.
+    pub fn new(stream: Stream, keys: impl IntoIterator<Item = StatKey>, bf16: Option<Bf16Unit>) -> Self {
         let mut grams = BTreeMap::new();
         for key in keys {
             match key.kind {
@@ -36,7 +37,7 @@ impl Collector {
                 }
             }
         }
-        Self { stream, grams }
+        Self { stream, bf16, grams }
     }
 
     /// The last port a sweep has to reach, or `None` if nothing is collected.
@@ -80,7 +81,10 @@ impl Tap for WindowTap<'_> {
             let mut h = g.take(n)?;
             let x32 = x.to_dtype(DType::F32)?;
             with_slice::<f32, _>(&x32, |x| {
-                gram(x, n, &mut h);
+                match self.collector.bf16 {
+                    Some(unit) => gram_bf16(unit, x, n, &mut h),
+                    None => gram(x, n, &mut h),
+                }
                 Ok(())
             })?;
             g.tokens.fetch_add(t as u64, Ordering::Relaxed);

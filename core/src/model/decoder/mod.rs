@@ -19,7 +19,7 @@ use super::weights::WeightSource;
 use super::{Block, Dims, Edges, Flow, KvCache, Span};
 use crate::error::{Error, Result};
 use crate::numeric::{
-    Activation, AttentionShape, activate, activate_gated, add, attention, attention_mix, attention_probs, attention_scores, linear,
+    Activation, AttentionShape, Matrix, activate, activate_gated, add, attention, attention_mix, attention_probs, attention_scores,
     rms_norm, rotate,
 };
 use crate::topology::{Part, Port, PortName as P, Role, SiteId};
@@ -28,18 +28,18 @@ pub(super) use config::{Defaults, parse, qwen_windows, sliding_window};
 pub(super) use topology::topology;
 
 struct Projection {
-    weight: Tensor,
+    weight: Matrix,
     bias: Option<Tensor>,
 }
 
 impl Projection {
     fn load(weights: &dyn WeightSource, site: SiteId, bias: bool) -> Result<Self> {
         let bias = if bias { Some(weights.get(site, Part::Bias)?) } else { None };
-        Ok(Self { weight: weights.get(site, Part::Weight)?, bias })
+        Ok(Self { weight: weights.matrix(site)?, bias })
     }
 
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, self.bias.as_ref())
+        self.weight.apply(x, self.bias.as_ref())
     }
 }
 

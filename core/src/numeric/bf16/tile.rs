@@ -5,9 +5,9 @@
 //! for 14 loads.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm_prefetch, _MM_HINT_T0, _mm512_add_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_load_si512,
-    _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_or_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_store_si512, _mm512_storeu_ps,
-    _mm512_storeu_si512,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+    _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+    _mm512_or_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_store_si512, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use super::Bf16Unit;
@@ -140,7 +140,7 @@ unsafe fn fixed<const R: usize, const ROW: usize, const STEP: usize>(
 #[target_feature(enable = "avx512f")]
 fn halves(x: __m512i) -> __m512bh {
     // SAFETY: both are 64 bytes without invalid values.
-    unsafe { std::mem::transmute(x) }
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(x) }
 }
 
 /// Rounds `x` to bf16, to nearest, ties to even; subnormal numbers become zero. Neighbours become pairs: pair `p` is
@@ -166,7 +166,7 @@ unsafe fn round_fast(x: &[f32], pairs: *mut u32) {
         // SAFETY: as this function asks for.
         unsafe {
             let (low, high) = (part(x), part(&x[x.len().min(16)..]));
-            let bits: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            let bits = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
             _mm512_storeu_si512(pairs.add(16 * group).cast(), bits);
         }
     }
@@ -191,7 +191,7 @@ fn round_across_fast(even: &[f32], odd: &[f32], pairs: &mut [Line; 2]) {
     for (group, line) in pairs.iter_mut().enumerate() {
         let half = |x: &[f32]| {
             // SAFETY: both are 32 bytes without invalid values.
-            let bits = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(part(&x[x.len().min(16 * group)..]))) };
+            let bits = unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(part(&x[x.len().min(16 * group)..]))) };
             _mm512_cvtepu16_epi32(bits)
         };
         let both = _mm512_or_si512(half(even), _mm512_slli_epi32::<16>(half(odd)));
