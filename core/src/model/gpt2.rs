@@ -17,7 +17,7 @@ use super::tap::{Tap, pass};
 use super::weights::WeightSource;
 use super::{Architecture, Block, Dims, Edges, Flow, Span};
 use crate::error::{Error, Result};
-use crate::numeric::{Activation, AttentionShape, Matrix, activate, add, layer_norm};
+use crate::numeric::{Activation, AttentionShape, Bf16Unit, Matrix, activate, add, layer_norm};
 use crate::topology::{Allows, Axis, Linear, ParamDecl, Part, PortName as P, Region, Role, SiteId, Slot, Space, Tie, Topology};
 
 pub(super) struct Gpt2;
@@ -128,6 +128,7 @@ impl Architecture for Gpt2 {
                 scale: d.score_scale[b as usize],
                 window: None,
             },
+            bf16: weights.bf16(),
             eps: d.norm_eps,
             activation: d.activation,
             attn_norm: pair(Role::AttnNorm)?,
@@ -245,6 +246,7 @@ fn regions(d: &Dims) -> Vec<Region> {
 
 struct Gpt2Block {
     shape: AttentionShape,
+    bf16: Option<Bf16Unit>,
     eps: f64,
     activation: Activation,
     attn_norm: (Tensor, Tensor),
@@ -285,7 +287,7 @@ impl Block for Gpt2Block {
             let k = pass(tap, P::K, part(1)?)?;
             let k = pass(tap, P::KRope, k)?;
             let v = pass(tap, P::V, part(2)?)?;
-            flow.x = attend(&self.shape, &q, k, v, &mut flow.cache, tap)?;
+            flow.x = attend((&self.shape, self.bf16), &q, k, v, &mut flow.cache, tap)?;
             flow.x = pass(tap, P::Ctx, flow.x)?;
             if at.ends(P::Ctx) {
                 return Ok(flow);

@@ -1,7 +1,7 @@
 //! The same names where no CPU has the instructions: without a unit nobody can call them.
 
 use super::Bf16Unit;
-use crate::numeric::Onto;
+use crate::numeric::{AttentionShape, Onto};
 
 /// Has no values here.
 #[derive(Clone, Debug)]
@@ -26,5 +26,20 @@ impl Bf16Panels {
 
 /// Needs a unit.
 pub fn gram_bf16(unit: Bf16Unit, _: &[f32], _: usize, _: &mut [f32]) {
+    match unit.0 {}
+}
+
+/// Needs a unit.
+pub(in crate::numeric) const WIDEST_HEAD: usize = 0;
+
+/// Needs a unit.
+pub(in crate::numeric) fn attention_bf16(
+    unit: Bf16Unit,
+    _: &[f32],
+    _: (&[f32], &[f32]),
+    _: (usize, usize),
+    _: &AttentionShape,
+    _: &mut [f32],
+) {
     match unit.0 {}
 }

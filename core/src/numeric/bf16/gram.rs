@@ -1,6 +1,7 @@
 //! `H = XᵀX` of one window from rounded numbers: pairs of tokens, panels of channels.
 
 use super::Bf16Unit;
+use super::scratch::with_lines;
 use super::tile::{COLUMNS, Keep, Line, ROWS, round_across, tile, words};
 use crate::numeric::Onto;
 
@@ -24,23 +25,29 @@ pub fn gram_bf16(unit: Bf16Unit, x: &[f32], n: usize, h: &mut [f32]) {
             h[..=i].fill(0.0);
         }
     }
-    let panels = n.div_ceil(COLUMNS);
-    let mut lines = vec![Line([0; 16]); panels * DEPTH.min(t).div_ceil(2) * 2];
     for (block, x) in x.chunks(DEPTH * n).enumerate() {
-        let pairs = (x.len() / n).div_ceil(2);
-        let lines = &mut lines[..panels * pairs * 2];
-        for (pair, rows) in x.chunks(2 * n).enumerate() {
-            let (even, odd) = rows.split_at(n);
-            for (panel, even) in even.chunks(COLUMNS).enumerate() {
-                let odd = if odd.is_empty() { odd } else { &odd[panel * COLUMNS..][..even.len()] };
-                let at = (panel * pairs + pair) * 2;
-                if let Some((both, _)) = lines[at..].split_first_chunk_mut() {
-                    round_across(unit, even, odd, both);
-                }
+        let tokens = x.len() / n;
+        let pairs = tokens.div_ceil(2);
+        let onto = if block == 0 { Onto::Replace } else { Onto::Add };
+        with_lines(n.div_ceil(COLUMNS) * pairs * 2, |lines| {
+            lay_out_across(unit, tokens, n, |token| &x[token * n..][..n], lines);
+            triangle(unit, lines, pairs, h, n, onto);
+        });
+    }
+}
+
+/// Rounds the rows of a matrix `[tokens, n]` into panels of its transpose: pairs of tokens, 32 channels each, zeros for what is missing.
+pub(super) fn lay_out_across<'a>(unit: Bf16Unit, tokens: usize, n: usize, row: impl Fn(usize) -> &'a [f32], lines: &mut [Line]) {
+    let pairs = tokens.div_ceil(2);
+    for pair in 0..pairs {
+        let even = row(2 * pair);
+        let odd = if 2 * pair + 1 < tokens { row(2 * pair + 1) } else { &[] };
+        for panel in 0..n.div_ceil(COLUMNS) {
+            let part = |x: &'a [f32]| if x.is_empty() { x } else { &x[panel * COLUMNS..n.min((panel + 1) * COLUMNS)] };
+            if let Some((both, _)) = lines[(panel * pairs + pair) * 2..].split_first_chunk_mut() {
+                round_across(unit, part(even), part(odd), both);
             }
         }
-        let onto = if block == 0 { Onto::Replace } else { Onto::Add };
-        triangle(unit, lines, pairs, h, n, onto);
     }
 }
 

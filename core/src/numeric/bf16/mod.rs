@@ -9,9 +9,13 @@
 #[cfg(not(target_arch = "x86_64"))]
 mod absent;
 #[cfg(target_arch = "x86_64")]
+mod attention;
+#[cfg(target_arch = "x86_64")]
 mod gram;
 #[cfg(target_arch = "x86_64")]
 mod panels;
+#[cfg(target_arch = "x86_64")]
+mod scratch;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -19,6 +23,10 @@ mod tile;
 
 #[cfg(not(target_arch = "x86_64"))]
 pub use absent::{Bf16Panels, gram_bf16};
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) use absent::{WIDEST_HEAD, attention_bf16};
+#[cfg(target_arch = "x86_64")]
+pub(super) use attention::{WIDEST_HEAD, attention_bf16};
 #[cfg(target_arch = "x86_64")]
 pub use gram::gram_bf16;
 #[cfg(target_arch = "x86_64")]

@@ -10,13 +10,14 @@
 use std::ops::Range;
 
 use super::Bf16Unit;
+use super::scratch::with_words;
 use super::tile::{COLUMNS, Keep, Line, ROWS, round, tile};
 use crate::numeric::Onto;
 
 /// Longest block of `k`.
-const DEPTH: usize = 576;
+pub(super) const DEPTH: usize = 576;
 /// Words from one rounded row of A to the next: known to the compiler, and no power of two, so that rows do not share places of a cache.
-const STRIDE: usize = DEPTH / 2;
+pub(super) const STRIDE: usize = DEPTH / 2;
 /// Rows of A rounded at once.
 const HEIGHT: usize = 512;
 
@@ -47,20 +48,10 @@ impl Bf16Panels {
         let panels = n.div_ceil(COLUMNS);
         let mut lines = vec![Line([0; 16]); panels * k.div_ceil(2) * 2];
         let mut rest = lines.as_mut_slice();
-        let mut row = [0; STRIDE];
         for block in blocks(k) {
-            let pairs = block.len().div_ceil(2);
-            for panel in 0..panels {
-                let (here, behind) = rest.split_at_mut(2 * pairs);
-                rest = behind;
-                for j in 0..COLUMNS.min(n - panel * COLUMNS) {
-                    let at = (panel * COLUMNS + j) * k;
-                    round(unit, &b[at + block.start..at + block.end], &mut row);
-                    for (lines, pair) in here.chunks_exact_mut(2).zip(&row) {
-                        lines[j / 16].0[j % 16] = *pair;
-                    }
-                }
-            }
+            let (here, behind) = rest.split_at_mut(2 * block.len().div_ceil(2) * panels);
+            rest = behind;
+            lay_out(unit, n, block.len(), |row| &b[row * k..][block.clone()], here);
         }
         Self { unit, n, k, lines }
     }
@@ -83,7 +74,11 @@ impl Bf16Panels {
         if k == 0 && onto == Onto::Replace {
             c.fill(0.0);
         }
-        let mut rounded = vec![0; HEIGHT.min(m) * STRIDE];
+        with_words(HEIGHT.min(m) * STRIDE, |rounded| self.multiply(a, onto, c, rounded));
+    }
+
+    fn multiply(&self, a: &[f32], onto: Onto, c: &mut [f32], rounded: &mut [u32]) {
+        let (n, k) = (self.n, self.k);
         let mut rest = self.lines.as_slice();
         for block in blocks(k) {
             let pairs = block.len().div_ceil(2);
@@ -103,6 +98,24 @@ impl Bf16Panels {
                         tile::<STRIDE, 1>(self.unit, ROWS.min(rows - row), a, b, (c, n), keep, onto);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Rounds the `n` rows of a matrix, each `length` long and at most [`DEPTH`], into panels: 32 rows each, zeros for those that are missing.
+pub(super) fn lay_out<'a>(unit: Bf16Unit, n: usize, length: usize, row: impl Fn(usize) -> &'a [f32], lines: &mut [Line]) {
+    let mut rounded = [0; STRIDE];
+    for (panel, lines) in lines.chunks_exact_mut(2 * length.div_ceil(2)).enumerate() {
+        let rows = COLUMNS.min(n - panel * COLUMNS);
+        for j in 0..COLUMNS {
+            if j < rows {
+                round(unit, row(panel * COLUMNS + j), &mut rounded);
+            } else {
+                rounded.fill(0);
+            }
+            for (pair, word) in lines.chunks_exact_mut(2).zip(&rounded) {
+                pair[j / 16].0[j % 16] = *word;
             }
         }
     }

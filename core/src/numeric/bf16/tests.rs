@@ -1,10 +1,11 @@
 //! Against f64 over the rounded operands. Where a CPU lacks the instructions there is nothing to test.
 
+use candle_core::{Device, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
 use super::{Bf16Panels, Bf16Unit, gram_bf16};
-use crate::numeric::Onto;
+use crate::numeric::{AttentionShape, Onto, attention};
 
 fn wave(n: usize, f: f64) -> Vec<f32> {
     (0..n).map(|i| ((i as f64 * f).sin() * 3.0) as f32).collect()
@@ -149,4 +150,31 @@ fn nothing_to_sum_is_zero() {
     let mut h = [1.0; 4];
     gram_bf16(unit, &[], 2, &mut h);
     assert_eq!(h, [0.0, 1.0, 0.0, 0.0]);
+}
+
+#[test]
+fn attention_is_that_of_rounded_queries_keys_weights_and_values() {
+    let Some(unit) = Bf16Unit::detect() else { return };
+    for (t, past, d, window) in [
+        (1, 0, 8, None),
+        (70, 0, 8, None),
+        (130, 5, 7, None),
+        (130, 5, 40, Some(9)),
+        (3, 40, 64, Some(16)),
+        (65, 600, 33, None),
+        (200, 1000, 16, Some(700)),
+    ] {
+        let s = t + past;
+        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: d, scale: 0.1, window };
+        let input = |rows: usize, width: usize, f| {
+            let exact = wave(rows * width, f).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
+            Tensor::from_vec::<_, f32>(exact, (rows, width), &Device::Cpu).unwrap()
+        };
+        let (q, k, v) = (input(t, 4 * d, 0.37), input(s, 2 * d, 0.71), input(s, 2 * d, 0.13));
+        let exact = attention(&q, &k, &v, &shape, None).unwrap();
+        let got = attention(&q, &k, &v, &shape, Some(unit)).unwrap();
+        let gap = (got - exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        // Weights that sum to one, each off by at most 2⁻⁹ of itself, of values up to 3.
+        assert!(gap <= 3.0 / 512.0 + 1e-4, "T={t} past={past} D={d} window={window:?}: {gap}");
+    }
 }
