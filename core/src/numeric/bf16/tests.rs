@@ -174,7 +174,7 @@ fn attention_is_that_of_rounded_queries_keys_weights_and_values() {
         let exact = attention(&q, &k, &v, &shape, None).unwrap();
         let got = attention(&q, &k, &v, &shape, Some(unit)).unwrap();
         let gap = (got - exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        // Weights that sum to one, each off by at most 2⁻⁹ of itself, of values up to 3.
-        assert!(gap <= 3.0 / 512.0 + 1e-4, "T={t} past={past} D={d} window={window:?}: {gap}");
+        // Weights that sum to one, each off by at most 2⁻⁸ of itself, of values up to 3.
+        assert!(gap <= 3.0 / 256.0 + 1e-4, "T={t} past={past} D={d} window={window:?}: {gap}");
     }
 }
