@@ -29,8 +29,8 @@ pub fn gram_bf16(unit: Bf16Unit, _: &[f32], _: usize, _: &mut [f32]) {
     match unit.0 {}
 }
 
-/// Needs a unit.
-pub(in crate::numeric) const WIDEST_HEAD: usize = 0;
+/// As where there is a unit; never asked for.
+pub(in crate::numeric) const WIDEST_HEAD: usize = 576;
 
 /// Needs a unit.
 pub(in crate::numeric) fn attention_bf16(
