@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use qfw_core::numeric::Bf16Unit;
+
 use super::{apply, apply_args, args, asset, perplexity, qfw, same_tree, tree};
 
 /// Bytes that the plan says a run of `words` needs on one thread, all in memory, and those of the streams among them.
@@ -45,6 +47,28 @@ fn threads_do_not_change_a_byte() {
     }
     let dir = tempfile::tempdir().unwrap();
     same_on_all(dir.path(), "tiny-gpt2", "--algo gptq --format qfw");
+}
+
+#[test]
+fn threads_do_not_change_a_byte_of_products_in_bf16() {
+    if Bf16Unit::detect().is_none() {
+        return;
+    }
+    for (model, words) in [
+        ("tiny-llama", "--algo gptq --set harness.propagate=both"),
+        ("tiny-llama", "--algo gptq --set harness.sequence=layer"),
+        ("tiny-gpt2", "--algo gptq --format qfw"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let rounded = same_on_all(dir.path(), model, &format!("{words} --set harness.products=bf16"));
+        let weights = |out: &Path| std::fs::read(out.join("model.safetensors")).unwrap();
+        let exact = dir.path().join("f32");
+        apply(model, &exact, words);
+        assert_ne!(weights(&rounded), weights(&exact), "{model} {words}: nothing was rounded");
+        // Close enough that a file says nothing about it: perplexities of the two.
+        let (a, b) = (perplexity(&rounded), perplexity(&exact));
+        assert!((a / b - 1.0).abs() < 0.01, "{model} {words}: {a} with bf16, {b} with f32");
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use qfw_core::numeric::Bf16Unit;
+
 use super::{apply, apply_args, command, qfw, same_tree, tree};
 
 const RUN: &str = "--algo gptq --set calibration.samples=24 --set harness.propagate=both --keep-native";
@@ -81,6 +83,23 @@ fn killed_at_its_borders_and_resumed_gives_the_same_bytes() {
         apply("tiny-llama", &out, &format!("{RUN} --resume"));
         same_tree(&expected, &tree(&out), line);
     }
+}
+
+#[test]
+fn products_in_bf16_resume_as_such_and_not_as_f32() {
+    if Bf16Unit::detect().is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    let words = format!("{RUN} --set harness.products=bf16");
+    apply("tiny-llama", &whole, &words);
+    kill(start_until(&out, &words, "block 4/6"));
+    let other = qfw(&apply_args("tiny-llama", &out, &format!("{RUN} --resume")));
+    assert_eq!(other.code, Some(2), "{}", other.stderr);
+    assert!(other.stderr.contains("harness.products: \"bf16\" there, \"f32\" here"), "{}", other.stderr);
+    apply("tiny-llama", &out, &format!("{words} --resume"));
+    same_tree(&tree(&whole), &tree(&out), "bf16");
 }
 
 #[test]

@@ -174,6 +174,7 @@ fn statistics(
         ranges: ranges.map(|r| (run.stream(), r)),
         rounds: run.rounds(Some(b)),
         rounding: Vec::new(),
+        bf16: run.bf16(),
     };
     collect(&wanted, run.windows(), open, control)
 }
@@ -200,7 +201,8 @@ fn rounded_means(
         let block = run.model().block(b, original)?;
         Ok(Box::new(move |i, last, tap| block.run(Span::until(stop_after(last)), Flow::new(stream.get(i, run.device())?), tap).map(|_| ())))
     };
-    collect(&Wanted { keys: keys.collect(), ranges: None, rounds: true, rounding: rounding.clone() }, run.windows(), open, control)
+    let wanted = Wanted { keys: keys.collect(), ranges: None, rounds: true, rounding: rounding.clone(), bf16: run.bf16() };
+    collect(&wanted, run.windows(), open, control)
 }
 
 /// Lets the correcting passes work on the rounded sites.

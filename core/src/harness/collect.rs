@@ -10,6 +10,7 @@ use super::run::Control;
 use super::sweep::for_each_window;
 use crate::error::Result;
 use crate::model::{ActivationQuant, Both, Nothing, Tap};
+use crate::numeric::Bf16Unit;
 use crate::statistic::{Collector, Keep, RangeCollector, StatKey, Stats, Stream};
 use crate::topology::Port;
 
@@ -26,12 +27,14 @@ pub(super) struct Wanted<'a> {
     pub(super) rounds: bool,
     /// How activations are rounded of which rounded means are taken.
     pub(super) rounding: Vec<&'a ActivationQuant>,
+    /// What forms Gram matrices of values rounded to bf16, where they are.
+    pub(super) bf16: Option<Bf16Unit>,
 }
 
 impl<'a> Wanted<'a> {
     fn collector(&self, stream: Stream) -> Collector {
         let of = |key: &StatKey| if key.stream == Stream::Rounded && !self.rounds { Stream::Quantized } else { key.stream };
-        Collector::new(stream, self.keys.iter().filter(|k| of(k) == stream).map(|k| StatKey { stream, ..*k }), &self.rounding)
+        Collector::new(stream, self.keys.iter().filter(|k| of(k) == stream).map(|k| StatKey { stream, ..*k }), &self.rounding, self.bf16)
     }
 
     fn ranges(&self, stream: Stream) -> Option<&'a RangeCollector<'a>> {

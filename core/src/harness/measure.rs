@@ -40,7 +40,7 @@ impl Run<'_> {
         }
         let embed_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let original = self.model().load_block(0)?;
+        let original = self.load_block(0)?;
         let result = quantize(self, 0, &original, &streams, control)?;
         self.propagate(0, &original, &result, &streams, control)?;
         let block_seconds = start.elapsed().as_secs_f64();

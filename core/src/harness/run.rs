@@ -21,6 +21,7 @@ use crate::checkpoint::native::{NativeSite, encode_activation, write_shard};
 use crate::checkpoint::{Checkpoint, StoredDtype, TensorDecl};
 use crate::error::{Error, Result};
 use crate::model::{ActivationQuant, Activations, Flow, MapWeights, Model, Nothing, WeightSource};
+use crate::numeric::Bf16Unit;
 use crate::observer::Observer;
 use crate::plan::{Plan, Propagate, Resolved};
 use crate::registry::Registry;
@@ -73,6 +74,8 @@ pub struct Run<'a> {
     /// One for each rounded activation of the plan.
     activation_observers: Vec<Box<dyn Observer>>,
     natives: Vec<NativeSite>,
+    /// Rounds the operands of the sweeps' products, if the plan says so.
+    bf16: Option<Bf16Unit>,
     site_seconds: Mutex<BTreeMap<String, f64>>,
 }
 
@@ -80,7 +83,7 @@ impl<'a> Run<'a> {
     /// Prepares a run. `windows` are the calibration ids (empty if no pass needs any); `spill` keeps the streams on disk.
     ///
     /// # Errors
-    /// If an observer of the plan is unknown.
+    /// If an observer of the plan is unknown, or this CPU cannot compute as the plan says.
     pub fn new(
         registry: &'a Registry,
         checkpoint: &'a Checkpoint,
@@ -98,8 +101,22 @@ impl<'a> Run<'a> {
         }
         let build = |spec: &QuantSpec| Ok(registry.build_observer(&spec.observer.id, &spec.observer.options)?.0);
         let activation_observers = resolved.plan.activations.iter().map(|a| build(&a.spec)).collect::<Result<_>>()?;
+        let bf16 = resolved.plan.harness.products.unit(Bf16Unit::detect())?;
         let site_seconds = Mutex::default();
-        Ok(Self { registry, checkpoint, model, resolved, windows, device, spill, observers, activation_observers, natives, site_seconds })
+        Ok(Self {
+            registry,
+            checkpoint,
+            model,
+            resolved,
+            windows,
+            device,
+            spill,
+            observers,
+            activation_observers,
+            natives,
+            bf16,
+            site_seconds,
+        })
     }
 
     /// Runs it.
@@ -152,7 +169,7 @@ impl<'a> Run<'a> {
                 }
                 control.report(Progress::Block { block: b, total });
                 let start = Instant::now();
-                let original = self.model.load_block(b)?;
+                let original = self.load_block(b)?;
                 let result = quantize(self, b, &original, &streams, control)?;
                 // Until here the streams were only read, which the writer of the previous block does too.
                 let journal = writer.wait()?;
@@ -315,6 +332,7 @@ impl<'a> Run<'a> {
             ranges: ranges.map(|r| (self.stream(), r)),
             rounds: self.rounds(None),
             rounding: Vec::new(),
+            bf16: self.bf16,
         };
         collect(&wanted, self.windows.len(), open, control)
     }
@@ -414,6 +432,16 @@ impl<'a> Run<'a> {
         if let Ok(mut all) = self.site_seconds.lock() {
             all.insert(site, seconds);
         }
+    }
+
+    /// The float parameters of block `b`, for products as the plan says.
+    pub(super) fn load_block(&self, b: u32) -> Result<MapWeights> {
+        Ok(self.model.load_block(b)?.rounding_products(self.bf16))
+    }
+
+    /// What rounds the operands of the sweeps' products to bf16.
+    pub(super) fn bf16(&self) -> Option<Bf16Unit> {
+        self.bf16
     }
 
     /// Whether the streams lie on disk.

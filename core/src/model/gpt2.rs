@@ -17,7 +17,7 @@ use super::tap::{Tap, pass};
 use super::weights::WeightSource;
 use super::{Architecture, Block, Dims, Edges, Flow, Span};
 use crate::error::{Error, Result};
-use crate::numeric::{Activation, AttentionShape, activate, add, layer_norm, linear};
+use crate::numeric::{Activation, AttentionShape, Bf16Unit, Matrix, activate, add, layer_norm};
 use crate::topology::{Allows, Axis, Linear, ParamDecl, Part, PortName as P, Region, Role, SiteId, Slot, Space, Tie, Topology};
 
 pub(super) struct Gpt2;
@@ -119,6 +119,7 @@ impl Architecture for Gpt2 {
     fn block(&self, d: &Dims, b: u32, weights: &dyn WeightSource) -> Result<Box<dyn Block>> {
         let at = |role| SiteId::in_block(b, role);
         let pair = |role| -> Result<(Tensor, Tensor)> { Ok((weights.get(at(role), Part::Weight)?, weights.get(at(role), Part::Bias)?)) };
+        let layer = |role| -> Result<(Matrix, Tensor)> { Ok((weights.matrix(at(role))?, weights.get(at(role), Part::Bias)?)) };
         Ok(Box::new(Gpt2Block {
             shape: AttentionShape {
                 heads: d.heads,
@@ -127,14 +128,15 @@ impl Architecture for Gpt2 {
                 scale: d.score_scale[b as usize],
                 window: None,
             },
+            bf16: weights.bf16(),
             eps: d.norm_eps,
             activation: d.activation,
             attn_norm: pair(Role::AttnNorm)?,
             mlp_norm: pair(Role::MlpNorm)?,
-            qkv: pair(Role::AttnQkv)?,
-            o: pair(Role::AttnO)?,
-            up: pair(Role::MlpUp)?,
-            down: pair(Role::MlpDown)?,
+            qkv: layer(Role::AttnQkv)?,
+            o: layer(Role::AttnO)?,
+            up: layer(Role::MlpUp)?,
+            down: layer(Role::MlpDown)?,
         }))
     }
 
@@ -244,18 +246,19 @@ fn regions(d: &Dims) -> Vec<Region> {
 
 struct Gpt2Block {
     shape: AttentionShape,
+    bf16: Option<Bf16Unit>,
     eps: f64,
     activation: Activation,
     attn_norm: (Tensor, Tensor),
     mlp_norm: (Tensor, Tensor),
-    qkv: (Tensor, Tensor),
-    o: (Tensor, Tensor),
-    up: (Tensor, Tensor),
-    down: (Tensor, Tensor),
+    qkv: (Matrix, Tensor),
+    o: (Matrix, Tensor),
+    up: (Matrix, Tensor),
+    down: (Matrix, Tensor),
 }
 
-fn project((weight, bias): &(Tensor, Tensor), x: &Tensor) -> Result<Tensor> {
-    linear(x, weight, Some(bias))
+fn project((weight, bias): &(Matrix, Tensor), x: &Tensor) -> Result<Tensor> {
+    weight.apply(x, Some(bias))
 }
 
 impl Block for Gpt2Block {
@@ -284,7 +287,7 @@ impl Block for Gpt2Block {
             let k = pass(tap, P::K, part(1)?)?;
             let k = pass(tap, P::KRope, k)?;
             let v = pass(tap, P::V, part(2)?)?;
-            flow.x = attend(&self.shape, &q, k, v, &mut flow.cache, tap)?;
+            flow.x = attend((&self.shape, self.bf16), &q, k, v, &mut flow.cache, tap)?;
             flow.x = pass(tap, P::Ctx, flow.x)?;
             if at.ends(P::Ctx) {
                 return Ok(flow);

@@ -6,6 +6,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::numeric::{Bf16Unit, Matrix};
 use crate::topology::{Part, SiteId};
 
 /// Parameters by role, in the layout the forward pass uses (`[out, in]`), of the run's float type and device.
@@ -15,6 +16,19 @@ pub trait WeightSource: Send + Sync {
     /// # Errors
     /// If it does not exist or cannot be read.
     fn get(&self, site: SiteId, part: Part) -> Result<Tensor>;
+
+    /// What rounds the operands of products with these weights to bf16; by default nothing does.
+    fn bf16(&self) -> Option<Bf16Unit> {
+        None
+    }
+
+    /// The weight of a linear layer, ready for products.
+    ///
+    /// # Errors
+    /// As [`WeightSource::get`].
+    fn matrix(&self, site: SiteId) -> Result<Matrix> {
+        Matrix::new(self.get(site, Part::Weight)?, self.bf16())
+    }
 
     /// Rows of a matrix, for tensors too large to hold.
     ///
@@ -38,12 +52,19 @@ pub trait WeightSource: Send + Sync {
 #[derive(Clone, Debug, Default)]
 pub struct MapWeights {
     tensors: BTreeMap<(SiteId, Part), Tensor>,
+    bf16: Option<Bf16Unit>,
 }
 
 impl MapWeights {
     /// Adds or replaces a parameter.
     pub fn insert(&mut self, site: SiteId, part: Part, tensor: Tensor) {
         self.tensors.insert((site, part), tensor);
+    }
+
+    /// The same parameters, for products in bf16 where a unit is given.
+    #[must_use]
+    pub fn rounding_products(self, bf16: Option<Bf16Unit>) -> Self {
+        Self { bf16, ..self }
     }
 
     /// The parameter, if it is here.
@@ -60,5 +81,9 @@ impl MapWeights {
 impl WeightSource for MapWeights {
     fn get(&self, site: SiteId, part: Part) -> Result<Tensor> {
         self.find(site, part).cloned().ok_or_else(|| Error::internal(format!("{part:?} of `{site}` is not loaded").to_lowercase()))
+    }
+
+    fn bf16(&self) -> Option<Bf16Unit> {
+        self.bf16
     }
 }

@@ -6,6 +6,7 @@
 
 use candle_core::{D, DType, Tensor};
 
+use super::bf16::{Bf16Unit, WIDEST_HEAD, attention_bf16};
 use super::gemm::{Onto, Transpose, gemm};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
 use super::softmax::softmax_row;
@@ -27,17 +28,28 @@ pub struct AttentionShape {
     pub window: Option<usize>,
 }
 
-const QUERY_BLOCK: usize = 64;
+pub(super) const QUERY_BLOCK: usize = 64;
 
-/// `q` `[T, H·D]`, `k` and `v` `[S, H_kv·D]`, `S ≥ T` → `[T, H·D]`.
+/// `q` `[T, H·D]`, `k` and `v` `[S, H_kv·D]`, `S ≥ T` → `[T, H·D]`. Where a unit is given, the operands of both products are rounded to bf16.
 ///
 /// # Errors
 /// If the shapes do not fit.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape, bf16: Option<Bf16Unit>) -> Result<Tensor> {
     let (t, s) = (q.dim(0)?, k.dim(0)?);
     if !on_host(&[q, k, v]) {
         let probs = attention_probs(&attention_scores(q, k, shape)?)?;
         return attention_mix(&probs, v, shape);
+    }
+    if let Some(unit) = bf16.filter(|_| q.dtype() == DType::F32 && shape.head_dim <= WIDEST_HEAD) {
+        return with_slice::<f32, _>(q, |q| {
+            with_slice::<f32, _>(k, |k| {
+                with_slice::<f32, _>(v, |v| {
+                    let mut out = vec![0.0; q.len()];
+                    attention_bf16(unit, q, (k, v), (t, s), shape, &mut out);
+                    tensor(out, (t, shape.heads * shape.head_dim))
+                })
+            })
+        });
     }
     for_real!(q, R => with_slice::<R, _>(q, |q| with_slice::<R, _>(k, |k| with_slice::<R, _>(v, |v| {
         let mut out = vec![R::of(0.0); t * shape.heads * shape.head_dim];
@@ -178,7 +190,7 @@ mod tests {
             let q = Tensor::from_vec(wave(t * 32, 0.37), (t, 32), &Device::Cpu).unwrap();
             let k = Tensor::from_vec(wave(s * 16, 0.71), (s, 16), &Device::Cpu).unwrap();
             let v = Tensor::from_vec(wave(s * 16, 0.13), (s, 16), &Device::Cpu).unwrap();
-            let fused = attention(&q, &k, &v, &shape).unwrap();
+            let fused = attention(&q, &k, &v, &shape, None).unwrap();
             let probs = attention_probs(&attention_scores(&q, &k, &shape).unwrap()).unwrap();
             let explicit = attention_mix(&probs, &v, &shape).unwrap();
             let gap = (fused - explicit).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();

@@ -1,10 +1,10 @@
 //! How much memory a run takes, by term, and what does not fit.
 //!
-//! `peak = base + 2 blocks (f32) + streams + statistics + solver scratch + working windows`.
+//! `peak = base + 2 blocks (f32; half of one more as bf16, where products round to it) + streams + statistics + solver scratch + working windows`.
 
 use std::fmt;
 
-use super::resolved::{Plan, Propagate, Sequence};
+use super::resolved::{Plan, Products, Propagate, Sequence};
 use crate::algorithm::Needs;
 use crate::model::Dims;
 use crate::statistic::StatKind;
@@ -15,7 +15,7 @@ use crate::topology::Topology;
 pub struct Budget {
     /// Code, allocator, tables.
     pub base: u64,
-    /// The block under work: its weights as loaded, and as they are replaced.
+    /// The block under work: its weights as loaded, as they are replaced, and as they are laid out for products in bf16.
     pub blocks: u64,
     /// Hidden states of all windows, per stream kept in memory.
     pub streams: u64,
@@ -58,7 +58,7 @@ impl Budget {
         let scratch = needs.iter().map(|n| n.scratch_bytes).max().unwrap_or(0) * (threads as u64).min(2);
         let mut budget = Self {
             base: 60 << 20,
-            blocks: 2 * largest_block,
+            blocks: 2 * largest_block + if plan.harness.products == Products::Bf16 { largest_block / 2 } else { 0 },
             streams,
             statistics: at_once * partial.max(1),
             scratch,

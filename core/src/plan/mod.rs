@@ -27,5 +27,5 @@ mod streams;
 pub use budget::Budget;
 pub use resolve::{ModelFacts, Resolved, needs_calibration, resolve};
 pub use resolved::{
-    CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedActivation, PlannedPass, PlannedSite, Propagate, Sequence,
+    CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedActivation, PlannedPass, PlannedSite, Products, Propagate, Sequence,
 };

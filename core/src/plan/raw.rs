@@ -5,8 +5,8 @@ use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
 pub use super::section::{
-    RawBos, RawCalibration, RawDtype, RawEval, RawHarness, RawModel, RawOnFailure, RawOutput, RawPlugins, RawPropagate, RawSequence,
-    RawTiePolicy,
+    RawBos, RawCalibration, RawDtype, RawEval, RawHarness, RawModel, RawOnFailure, RawOutput, RawPlugins, RawProducts, RawPropagate,
+    RawSequence, RawTiePolicy,
 };
 pub use super::size::ByteSize;
 pub use super::spec::{

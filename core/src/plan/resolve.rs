@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::activation::{activations, any_static};
 use super::quant;
 use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
-use super::raw::{RawOnFailure, RawPropagate};
-use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, input_of};
+use super::raw::{RawOnFailure, RawProducts, RawPropagate};
+use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Products, input_of};
 use super::select::Selector;
 use super::streams;
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm};
 use crate::checkpoint::formats::Verdict;
 use crate::error::{Error, Result};
 use crate::granularity::Shape;
+use crate::numeric::Bf16Unit;
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec};
 use crate::statistic::Stream;
@@ -67,6 +68,8 @@ pub fn resolve(
     let activations = if raw.harness.no_quantize { Vec::new() } else { activations(raw, registry, model, &linears)? };
     let mut notes = Vec::new();
     let order = pass_order(raw, registry, sorted, &mut notes)?;
+    let products = if raw.harness.products == RawProducts::Bf16 { Products::Bf16 } else { Products::F32 };
+    products.unit(Bf16Unit::detect())?;
     let stream = if raw.harness.propagate == Some(RawPropagate::Reference) { Stream::Reference } else { Stream::Quantized };
     let (mut biases, mut steps) = (BTreeSet::new(), Vec::new());
     let (mut passes, mut algorithms, mut needs) = (Vec::new(), Vec::new(), Vec::new());
@@ -139,6 +142,7 @@ pub fn resolve(
         harness: HarnessPlan {
             sequence,
             propagate,
+            products,
             on_failure: if raw.harness.on_failure == RawOnFailure::Error { Failure::Error } else { Failure::Rtn },
             seed: raw.calibration.seed,
             device: raw.harness.device.clone(),

@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use crate::algorithm::Phase;
 use crate::checkpoint::native::NativeSite;
+use crate::error::{Error, Result};
+use crate::numeric::Bf16Unit;
 use crate::scheme::QuantSpec;
 use crate::topology::{Linear, Place};
 
@@ -40,6 +42,34 @@ pub enum Failure {
     Rtn,
     /// The run stops.
     Error,
+}
+
+/// What the matrix products of the sweeps round their operands to. Sums are in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Products {
+    /// Nothing.
+    #[default]
+    F32,
+    /// bf16, to nearest.
+    Bf16,
+}
+
+impl Products {
+    /// What does the rounding, if any is to be done; `there` is the unit of this CPU.
+    ///
+    /// # Errors
+    /// If it is to be done and there is none.
+    pub fn unit(self, there: Option<Bf16Unit>) -> Result<Option<Bf16Unit>> {
+        match self {
+            Self::F32 => Ok(None),
+            Self::Bf16 if there.is_some() => Ok(there),
+            Self::Bf16 => {
+                let message = format!("`harness.products` is `bf16`, but this CPU has no `{}` instructions", Bf16Unit::FEATURE);
+                Err(Error::plan("plan::no-bf16", message).hint("set `harness.products = \"f32\"`; a slow imitation of bf16 is not offered"))
+            }
+        }
+    }
 }
 
 /// One linear of the model.
@@ -114,6 +144,9 @@ pub struct HarnessPlan {
     pub sequence: Sequence,
     /// Streams kept.
     pub propagate: Propagate,
+    /// Operands of the sweeps' products. Plans from before there was a choice say nothing: f32.
+    #[serde(default)]
+    pub products: Products,
     /// On unsolvable sites.
     pub on_failure: Failure,
     /// Seed of every random choice.
@@ -300,6 +333,9 @@ impl fmt::Display for Plan {
             None => writeln!(f, "calibration   none needed")?,
         }
         writeln!(f, "order         sequence {}, propagate {}", serde_plain(&self.harness.sequence), serde_plain(&self.harness.propagate))?;
+        if self.harness.products == Products::Bf16 {
+            writeln!(f, "products      of operands rounded to bf16, in the sweeps over calibration data")?;
+        }
         if let Some(bits) = self.bits_per_weight() {
             writeln!(f, "weights       {bits:.2} bits each with scales and zero points")?;
         }
@@ -315,4 +351,20 @@ fn numbered(module: &str) -> String {
 
 fn serde_plain<T: Serialize>(x: &T) -> String {
     serde_json::to_value(x).ok().and_then(|v| v.as_str().map(ToOwned::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_in_bf16_need_the_instructions() {
+        assert!(Products::F32.unit(None).is_ok_and(|u| u.is_none()));
+        let error = Products::Bf16.unit(None).unwrap_err();
+        assert_eq!(error.code(), "plan::no-bf16");
+        assert_eq!(error.to_string(), "`harness.products` is `bf16`, but this CPU has no `avx512_bf16` instructions");
+        assert_eq!(error.hint_text(), Some("set `harness.products = \"f32\"`; a slow imitation of bf16 is not offered"));
+        let there = Bf16Unit::detect();
+        assert_eq!(Products::Bf16.unit(there).is_ok(), there.is_some());
+    }
 }

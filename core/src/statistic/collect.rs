@@ -10,12 +10,13 @@ use super::mean::Means;
 use super::{CrossGram, Gram, Stat, StatKey, StatKind, Stats, Stream, TreeSum};
 use crate::error::{Error, Result};
 use crate::model::{ActivationQuant, Tap};
-use crate::numeric::{Onto, Transpose, add_lower, gemm, gram, with_slice};
+use crate::numeric::{Bf16Unit, Onto, Transpose, add_lower, gemm, gram, gram_bf16, with_slice};
 use crate::topology::Port;
 
 /// The statistics of one stream, being summed. Shared by all threads of a sweep.
 pub struct Collector {
     stream: Stream,
+    bf16: Option<Bf16Unit>,
     grams: BTreeMap<Port, MatrixSum>,
     crosses: BTreeMap<Port, MatrixSum>,
     means: Means,
@@ -29,8 +30,9 @@ struct MatrixSum {
 }
 
 impl Collector {
-    /// Collects `keys`, which all name the same stream. Rounded means are taken where `rounding` says how.
-    pub fn new(stream: Stream, keys: impl IntoIterator<Item = StatKey>, rounding: &[&ActivationQuant]) -> Self {
+    /// Collects `keys`, which all name the same stream. Rounded means are taken where `rounding` says how. Gram matrices are of
+    /// values rounded to bf16 where a unit is given.
+    pub fn new(stream: Stream, keys: impl IntoIterator<Item = StatKey>, rounding: &[&ActivationQuant], bf16: Option<Bf16Unit>) -> Self {
         let (mut grams, mut crosses, mut means) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for key in keys {
             match key.kind {
@@ -41,7 +43,7 @@ impl Collector {
                 StatKind::Mean | StatKind::RoundedMean => means.push(key),
             }
         }
-        Self { stream, grams, crosses, means: Means::new(means.into_iter(), rounding) }
+        Self { stream, bf16, grams, crosses, means: Means::new(means.into_iter(), rounding) }
     }
 
     /// The last port a sweep has to reach, or `None` if nothing is collected.
@@ -121,7 +123,10 @@ impl Tap for WindowTap<'_> {
         if let Some(g) = self.collector.grams.get(&port) {
             g.add(self.index, t, n, |h| {
                 with_slice::<f32, _>(&host, |x| {
-                    gram(x, n, h);
+                    match self.collector.bf16 {
+                        Some(unit) => gram_bf16(unit, x, n, h),
+                        None => gram(x, n, h),
+                    }
                     Ok(())
                 })
             })?;
@@ -182,7 +187,7 @@ mod tests {
     fn rows_of_the_cross_gram_matrix_are_channels_of_the_quantized_stream() {
         let port = Port::of(PortName::DownIn);
         let key = StatKey { port, kind: StatKind::CrossGram, stream: Stream::Quantized };
-        let collector = Collector::new(Stream::Quantized, [key], &[]);
+        let collector = Collector::new(Stream::Quantized, [key], &[], None);
         assert_eq!(collector.paired_ports(), BTreeSet::from([port]));
         let windows = [([1.0f32, 2.0, 3.0, 4.0], [5.0f32, 6.0, 7.0, 8.0]), ([1.0, 0.0, 0.0, 1.0], [0.5, 0.0, 0.0, 0.25])];
         for (i, (quantized, reference)) in windows.iter().enumerate() {
@@ -203,7 +208,7 @@ mod tests {
     fn a_pair_without_its_reference_is_a_bug_that_is_named() {
         let port = Port::of(PortName::DownIn);
         let key = StatKey { port, kind: StatKind::CrossGram, stream: Stream::Quantized };
-        let collector = Collector::new(Stream::Quantized, [key], &[]);
+        let collector = Collector::new(Stream::Quantized, [key], &[], None);
         let x = Tensor::from_slice(&[1.0f32; 4], (2, 2), &Device::Cpu).unwrap();
         let error = collector.window(0, None).at(port, x).unwrap_err();
         assert_eq!(error.to_string(), "nothing was kept of the reference stream at `down.in`");

@@ -19,8 +19,8 @@ use super::weights::WeightSource;
 use super::{Block, Dims, Edges, Flow, KvCache, Span};
 use crate::error::{Error, Result};
 use crate::numeric::{
-    Activation, AttentionShape, activate, activate_gated, add, attention, attention_mix, attention_probs, attention_scores, linear,
-    rms_norm, rotate,
+    Activation, AttentionShape, Bf16Unit, Matrix, activate, activate_gated, add, attention, attention_mix, attention_probs,
+    attention_scores, rms_norm, rotate,
 };
 use crate::topology::{Part, Port, PortName as P, Role, SiteId};
 
@@ -28,23 +28,24 @@ pub(super) use config::{Defaults, parse, qwen_windows, sliding_window};
 pub(super) use topology::topology;
 
 struct Projection {
-    weight: Tensor,
+    weight: Matrix,
     bias: Option<Tensor>,
 }
 
 impl Projection {
     fn load(weights: &dyn WeightSource, site: SiteId, bias: bool) -> Result<Self> {
         let bias = if bias { Some(weights.get(site, Part::Bias)?) } else { None };
-        Ok(Self { weight: weights.get(site, Part::Weight)?, bias })
+        Ok(Self { weight: weights.matrix(site)?, bias })
     }
 
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, self.bias.as_ref())
+        self.weight.apply(x, self.bias.as_ref())
     }
 }
 
 pub(in crate::model) struct DecoderBlock {
     shape: AttentionShape,
+    bf16: Option<Bf16Unit>,
     angles: Angles,
     eps: f64,
     activation: Activation,
@@ -73,6 +74,7 @@ impl DecoderBlock {
                 scale: d.score_scale[b as usize],
                 window: d.windows[b as usize],
             },
+            bf16: weights.bf16(),
             angles: Angles::new(d.rope.clone().ok_or_else(|| Error::internal("a rotary block without a rotary embedding"))?),
             eps: d.norm_eps,
             activation: d.activation,
@@ -123,7 +125,7 @@ impl Block for DecoderBlock {
             let (cos, sin) = self.angles.at(flow.position, &q)?;
             let q = pass(tap, P::QRope, rotate(&q, &cos, &sin, self.shape.head_dim)?)?;
             let k = pass(tap, P::KRope, rotate(&k, &cos, &sin, self.shape.head_dim)?)?;
-            flow.x = attend(&self.shape, &q, k, v, &mut flow.cache, tap)?;
+            flow.x = attend((&self.shape, self.bf16), &q, k, v, &mut flow.cache, tap)?;
             flow.x = pass(tap, P::Ctx, flow.x)?;
             if at.ends(P::Ctx) {
                 return Ok(flow);
@@ -196,7 +198,7 @@ pub(in crate::model) fn join(flow: &mut Flow) -> Result<Tensor> {
 
 /// Appends `k`, `v` to the cache where one is kept, and attends. The explicit path runs only where somebody taps scores or weights.
 pub(in crate::model) fn attend(
-    shape: &AttentionShape,
+    (shape, bf16): (&AttentionShape, Option<Bf16Unit>),
     q: &Tensor,
     k: Tensor,
     v: Tensor,
@@ -215,7 +217,7 @@ pub(in crate::model) fn attend(
         }
     };
     if !tap.wants(P::Scores.into()) && !tap.wants(P::Probs.into()) {
-        return attention(q, &k, &v, shape);
+        return attention(q, &k, &v, shape, bf16);
     }
     let scores = pass(tap, P::Scores, attention_scores(q, &k, shape)?)?;
     let probs = pass(tap, P::Probs, attention_probs(&scores)?)?;

@@ -1,0 +1,45 @@
+//! The same names where no CPU has the instructions: without a unit nobody can call them.
+
+use super::Bf16Unit;
+use crate::numeric::{AttentionShape, Onto};
+
+/// Has no values here.
+#[derive(Clone, Debug)]
+pub struct Bf16Panels(Bf16Unit);
+
+impl Bf16Panels {
+    /// Needs a unit.
+    pub fn new(unit: Bf16Unit, _: &[f32], _: (usize, usize)) -> Self {
+        match unit.0 {}
+    }
+
+    /// Rows and columns of B.
+    pub fn shape(&self) -> (usize, usize) {
+        match self.0.0 {}
+    }
+
+    /// `C ← A·Bᵀ`
+    pub fn product(&self, _: &[f32], _: usize, _: Onto, _: &mut [f32]) {
+        match self.0.0 {}
+    }
+}
+
+/// Needs a unit.
+pub fn gram_bf16(unit: Bf16Unit, _: &[f32], _: usize, _: &mut [f32]) {
+    match unit.0 {}
+}
+
+/// As where there is a unit; never asked for.
+pub(in crate::numeric) const WIDEST_HEAD: usize = 576;
+
+/// Needs a unit.
+pub(in crate::numeric) fn attention_bf16(
+    unit: Bf16Unit,
+    _: &[f32],
+    _: (&[f32], &[f32]),
+    _: (usize, usize),
+    _: &AttentionShape,
+    _: &mut [f32],
+) {
+    match unit.0 {}
+}

@@ -1,0 +1,122 @@
+//! `C ← A·Bᵀ` with B, the weight, in panels made once.
+//!
+//! ```text
+//! for each block of k                      C is touched once a block
+//!   for 512 rows of A                      rounded to pairs, they stay in the second cache
+//!     for each panel of 32 rows of B       it stays in the first cache
+//!       for each 12 rows of A              a tile of C in registers
+//! ```
+
+use std::ops::Range;
+
+use super::Bf16Unit;
+use super::scratch::with_words;
+use super::tile::{COLUMNS, Keep, Line, ROWS, round, tile};
+use crate::numeric::Onto;
+
+/// Longest block of `k`.
+pub(super) const DEPTH: usize = 576;
+/// Words from one rounded row of A to the next: known to the compiler, and no power of two, so that rows do not share places of a cache.
+pub(super) const STRIDE: usize = DEPTH / 2;
+/// Rows of A rounded at once.
+const HEIGHT: usize = 512;
+
+/// A matrix B `[n, k]`, rounded and laid out for products with it.
+///
+/// For each block of `k`, for each 32 rows: the pairs of these rows along `k`, the rows of a pair side by side.
+#[derive(Clone, Debug)]
+pub struct Bf16Panels {
+    unit: Bf16Unit,
+    n: usize,
+    k: usize,
+    lines: Vec<Line>,
+}
+
+/// `0..k` in blocks of nearly equal length, all but the last a multiple of 32. They depend on `k` alone, and so does the order of a sum.
+fn blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
+    let length = k.div_ceil(k.div_ceil(DEPTH).max(1)).next_multiple_of(COLUMNS);
+    (0..k).step_by(length.max(1)).map(move |start| start..k.min(start + length))
+}
+
+impl Bf16Panels {
+    /// Rounds and lays out row-major `b` `[n, k]`.
+    ///
+    /// # Panics
+    /// If the slice does not have that size: a bug of the caller.
+    pub fn new(unit: Bf16Unit, b: &[f32], (n, k): (usize, usize)) -> Self {
+        assert_eq!(b.len(), n * k, "a matrix of {n}x{k}");
+        let panels = n.div_ceil(COLUMNS);
+        let mut lines = vec![Line([0; 16]); panels * k.div_ceil(2) * 2];
+        let mut rest = lines.as_mut_slice();
+        for block in blocks(k) {
+            let (here, behind) = rest.split_at_mut(2 * block.len().div_ceil(2) * panels);
+            rest = behind;
+            lay_out(unit, n, block.len(), |row| &b[row * k..][block.clone()], here);
+        }
+        Self { unit, n, k, lines }
+    }
+
+    /// Rows and columns of B.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.n, self.k)
+    }
+
+    /// `C ← A·Bᵀ`, or added to C, all row-major: `a` `[m, k]`, `c` `[m, n]`.
+    ///
+    /// # Panics
+    /// If a slice does not have its size: a bug of the caller.
+    pub fn product(&self, a: &[f32], m: usize, onto: Onto, c: &mut [f32]) {
+        let (n, k) = (self.n, self.k);
+        assert_eq!((a.len(), c.len()), (m * k, m * n), "A is {m}x{k}, C {m}x{n}");
+        if m == 0 || n == 0 {
+            return;
+        }
+        if k == 0 && onto == Onto::Replace {
+            c.fill(0.0);
+        }
+        with_words(HEIGHT.min(m) * STRIDE, |rounded| self.multiply(a, onto, c, rounded));
+    }
+
+    fn multiply(&self, a: &[f32], onto: Onto, c: &mut [f32], rounded: &mut [u32]) {
+        let (n, k) = (self.n, self.k);
+        let mut rest = self.lines.as_slice();
+        for block in blocks(k) {
+            let pairs = block.len().div_ceil(2);
+            let (here, behind) = rest.split_at(2 * pairs * n.div_ceil(COLUMNS));
+            rest = behind;
+            let onto = if block.start == 0 { onto } else { Onto::Add };
+            for (a, c) in a.chunks(HEIGHT * k).zip(c.chunks_mut(HEIGHT * n)) {
+                for (a, rounded) in a.chunks_exact(k).zip(rounded.chunks_exact_mut(STRIDE)) {
+                    round(self.unit, &a[block.clone()], rounded);
+                }
+                let rows = a.len() / k;
+                for (panel, b) in here.chunks_exact(2 * pairs).enumerate() {
+                    let first = panel * COLUMNS;
+                    let keep = Keep { width: COLUMNS.min(n - first), below: COLUMNS };
+                    for row in (0..rows).step_by(ROWS) {
+                        let (a, c) = (&rounded[row * STRIDE..], &mut c[row * n + first..]);
+                        tile::<STRIDE, 1>(self.unit, ROWS.min(rows - row), a, b, (c, n), keep, onto);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rounds the `n` rows of a matrix, each `length` long and at most [`DEPTH`], into panels: 32 rows each, zeros for those that are missing.
+pub(super) fn lay_out<'a>(unit: Bf16Unit, n: usize, length: usize, row: impl Fn(usize) -> &'a [f32], lines: &mut [Line]) {
+    let mut rounded = [0; STRIDE];
+    for (panel, lines) in lines.chunks_exact_mut(2 * length.div_ceil(2)).enumerate() {
+        let rows = COLUMNS.min(n - panel * COLUMNS);
+        for j in 0..COLUMNS {
+            if j < rows {
+                round(unit, row(panel * COLUMNS + j), &mut rounded);
+            } else {
+                rounded.fill(0);
+            }
+            for (pair, word) in lines.chunks_exact_mut(2).zip(&rounded) {
+                pair[j / 16].0[j % 16] = *word;
+            }
+        }
+    }
+}
