@@ -98,8 +98,8 @@ fn accumulators_are_planned_for_each_site() {
     assert!(perplexity(&held).is_finite());
 }
 
-/// `tiny-llama` with a norm before a block's attention that lets nothing through (0), or nothing that is finite (NaN).
-fn silenced(dir: &Path, value: f32) -> String {
+/// `tiny-llama` with a norm before a block's attention that lets nothing through.
+fn silenced(dir: &Path) -> String {
     let model = dir.join("model");
     std::fs::create_dir(&model).unwrap();
     for entry in std::fs::read_dir(asset("tiny-llama")).unwrap() {
@@ -108,53 +108,39 @@ fn silenced(dir: &Path, value: f32) -> String {
     }
     let file = model.join("model.safetensors");
     let mut bytes = std::fs::read(&file).unwrap();
-    let (range, dtype) = {
+    let range = {
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let norm = tensors.tensor("model.layers.1.input_layernorm.weight").unwrap();
         let start = norm.data().as_ptr() as usize - bytes.as_ptr() as usize;
-        (start..start + norm.data().len(), norm.dtype())
+        start..start + norm.data().len()
     };
-    let one = match dtype {
-        safetensors::Dtype::F32 => value.to_le_bytes().to_vec(),
-        safetensors::Dtype::BF16 => value.to_le_bytes()[2..].to_vec(),
-        safetensors::Dtype::F16 if value == 0.0 => vec![0, 0],
-        safetensors::Dtype::F16 => vec![0, 0x7e],
-        other => panic!("{other:?}"),
-    };
-    bytes[range].chunks_exact_mut(one.len()).for_each(|x| x.copy_from_slice(&one));
+    bytes[range].fill(0);
     std::fs::write(&file, bytes).unwrap();
     model.display().to_string()
 }
 
 #[test]
 fn a_layer_that_cannot_be_solved_is_rounded_to_nearest_and_named() {
-    for (value, why) in [(0.0, "no input of this layer ever fired"), (f32::NAN, "the Gram matrix is not finite")] {
-        let dir = tempfile::tempdir().unwrap();
-        let model = silenced(dir.path(), value);
-        let run = |algo: &str, more: &str| {
-            let out = dir.path().join(algo);
+    let dir = tempfile::tempdir().unwrap();
+    let model = silenced(dir.path());
+    let why = "no input of this layer ever fired on the calibration data";
+    for algo in ["gptq", "gpfq", "qronos"] {
+        let run = |more: &str| {
+            let out = dir.path().join(format!("{algo}{more}"));
             let mut all = args("apply", &[&model, "--data", &asset("text/calibration.txt"), "-o", &out.display().to_string()]);
             let fixed = "--set calibration.samples=8 --set calibration.seq-len=64 --set scheme.weights.format=int4 --format qfw --json";
             all.extend(args(&format!("{fixed} --algo {algo} {more}"), &[]));
             qfw(&all)
         };
-        for algo in ["gptq", "gpfq", "qronos"] {
-            let report = run(algo, "").json();
-            for site in report["sites"].as_array().unwrap() {
-                let name = site["site"].as_str().or(site["name"].as_str()).unwrap();
-                let silent = ["q", "k", "v"].iter().any(|s| name == format!("blocks.1.attn.{s}"));
-                let events = site["events"].to_string();
-                // What is not finite goes on behind the block; what is zero does not.
-                if silent {
-                    assert!(events.contains("fallback") && events.contains(why), "{algo}, {name}: {events}");
-                } else if name.starts_with("blocks.0") {
-                    assert_eq!(events, "[]", "{algo}, {name}");
-                }
-            }
-            std::fs::remove_dir_all(dir.path().join(algo)).unwrap();
-            let strict = run(algo, "--strict");
-            assert_eq!(strict.code, Some(4), "{}", strict.stderr);
-            assert!(strict.stderr.contains("`blocks.1.attn.") && strict.stderr.contains(why), "{}", strict.stderr);
+        let report = run("").json();
+        for site in report["sites"].as_array().unwrap() {
+            let (name, events) = (site["name"].as_str().unwrap(), site["events"].to_string());
+            // The output projection of that block reads nothing but zeros either.
+            let silent = name.starts_with("blocks.1.attn.");
+            assert_eq!(events.contains("fallback") && events.contains(why), silent, "{algo}, {name}: {events}");
         }
+        let strict = run("--strict");
+        assert_eq!(strict.code, Some(4), "{}", strict.stderr);
+        assert!(strict.stderr.contains("`blocks.1.attn.") && strict.stderr.contains(why), "{}", strict.stderr);
     }
 }
