@@ -3,6 +3,8 @@
 mod compare;
 mod features;
 mod parity;
+mod program;
+mod table;
 mod train_tiny;
 
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ enum Task {
     Features(features::Args),
     /// Compare our logits of a model with those of transformers
     Parity(parity::Args),
+    /// Quantize a model by every row of a table, and write the table
+    Table(table::Args),
     /// Train the tiny models that `qfw quickstart` carries
     TrainTiny(train_tiny::Args),
 }
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         Task::Compare(args) => compare::run(args),
         Task::Features(args) => features::run(args),
         Task::Parity(args) => parity::run(args),
+        Task::Table(args) => table::run(args),
         Task::TrainTiny(args) => train_tiny::run(args),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
