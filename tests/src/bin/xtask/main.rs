@@ -2,6 +2,7 @@
 
 mod compare;
 mod features;
+mod matrix;
 mod parity;
 mod program;
 mod table;
@@ -25,6 +26,8 @@ enum Task {
     Compare(compare::Args),
     /// Count the rows of `tests/features.toml`, and fail if a done one names no test
     Features(features::Args),
+    /// Run every valid scheme on tiny models
+    Matrix(matrix::Args),
     /// Compare our logits of a model with those of transformers
     Parity(parity::Args),
     /// Quantize a model by every row of a table, and write the table
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let done = match &Line::parse().task {
         Task::Compare(args) => compare::run(args),
         Task::Features(args) => features::run(args),
+        Task::Matrix(args) => matrix::run(args),
         Task::Parity(args) => parity::run(args),
         Task::Table(args) => table::run(args),
         Task::TrainTiny(args) => train_tiny::run(args),

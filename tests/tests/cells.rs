@@ -1,0 +1,23 @@
+//! Any two choices of the scheme space, the algorithms and the loop go together: whole runs on tiny models.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use qfw_tests::cells::{Runner, Space, cover};
+
+/// Cells that hold every pair of choices, each planned, applied, read again and measured: the perplexity is a number, and the written
+/// checkpoint computes what the run computed.
+#[test]
+fn every_pair_of_choices_runs_and_reads_back_as_it_ran() {
+    let runner = Runner::new().unwrap();
+    let space = Space::new(runner.registry());
+    let cells = cover(&space, 0, 300);
+    assert!(cells.len() >= 300);
+    let mut wrong = Vec::new();
+    for cell in &cells {
+        match runner.run(&space, cell) {
+            Ok(o) if o.perplexity.is_finite() && o.distance < 1e-5 => {}
+            Ok(o) => wrong.push(format!("{o:?}: {}", space.describe(cell))),
+            Err(e) => wrong.push(format!("{e}: {}", space.describe(cell))),
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} cells:\n{}", wrong.len(), cells.len(), wrong[..wrong.len().min(8)].join("\n"));
+}
