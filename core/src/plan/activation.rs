@@ -33,7 +33,12 @@ const PARTS: [SchemePart; 6] = [
         part: Part::Outputs,
         of_scheme: |r| r.scheme.outputs.as_ref(),
         of_override: |o| o.outputs.as_ref(),
-        ports: |l| if l.site.role == Role::AttnQkv { vec![P::Q, P::K, P::V] } else { vec![l.output.name] },
+        // The head's are logits, which are formed piece by piece and stay floats.
+        ports: |l| match l.site.role {
+            Role::AttnQkv => vec![P::Q, P::K, P::V],
+            Role::Head => Vec::new(),
+            _ => vec![l.output.name],
+        },
     },
     SchemePart {
         part: Part::Queries,

@@ -19,7 +19,7 @@ impl Random {
 }
 
 /// Entries looked at for each list of a cell.
-const DRAWN: usize = 24;
+const DRAWN: usize = 64;
 
 /// Which pairs of values are still to come.
 struct Missing {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use qfw_core::algorithm::{AlgorithmRecord, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage};
 use qfw_core::evaluate::{EvalControl, Protocol, perplexity};
@@ -78,6 +78,15 @@ pub struct Outcome {
     pub distance: f64,
 }
 
+impl Outcome {
+    /// What is wrong with it, if anything.
+    pub fn wrong(&self) -> Option<String> {
+        // Sums over tokens in f32 there and in f64 here.
+        let fine = self.perplexity.is_finite() && self.distance < 1e-5;
+        (!fine).then(|| format!("{self:?}"))
+    }
+}
+
 /// Runs cells.
 pub struct Runner {
     registry: Registry,
@@ -109,6 +118,29 @@ impl Runner {
     /// What there is to choose from.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Runs all of them, on as many threads as there are cores; `done` sees each as it ends. What is returned has failed, with its reason.
+    pub fn run_all<'c>(&self, space: &Space, cells: &'c [Cell], done: &(dyn Fn(&Result<Outcome>) + Sync)) -> Vec<(String, &'c Cell)> {
+        let next = AtomicUsize::new(0);
+        let failed = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, Into::into) {
+                scope.spawn(|| {
+                    while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let outcome = self.run(space, cell);
+                        done(&outcome);
+                        let why = outcome.map_or_else(|e| Some(e.to_string()), |o| o.wrong());
+                        if let (Some(why), Ok(mut failed)) = (why, failed.lock()) {
+                            failed.push((why, cell));
+                        }
+                    }
+                });
+            }
+        });
+        let mut failed = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        failed.sort_by(|a, b| a.0.cmp(&b.0));
+        failed
     }
 
     /// Plans, applies, reads again and measures.

@@ -102,7 +102,11 @@ impl Space {
         let mut words = Vec::new();
         for (part, quant) in PARTS.iter().zip(self.quants(cell)) {
             if let Some(q) = quant {
-                words.push(format!("{} = {}", part.key(), toml::to_string(q).unwrap_or_default().trim().replace('\n', ", ")));
+                // As a user would write it: only what is not said anyway.
+                let plain = toml::Table::try_from(RawQuant::new("")).unwrap_or_default();
+                let mut said = toml::Table::try_from(q).unwrap_or_default();
+                said.retain(|key, value| plain.get(key) != Some(value));
+                words.push(format!("{} = {}", part.key(), toml::Value::Table(said)));
             }
         }
         let [model, algorithm, propagate, sequence] = self.rest(cell);
@@ -137,8 +141,9 @@ impl Space {
             Some(RawGranularity::Tensor),
             Some(RawGranularity::Channel),
             Some(RawGranularity::Dimension),
-            Some(RawGranularity::Group(RawGroup::Exact(size(16)))),
-            Some(RawGranularity::Group(RawGroup::Auto(size(64)))),
+            Some(RawGranularity::Group(RawGroup::Exact(size(8)))),
+            // 16 in every model, whose input channels are multiples of it.
+            Some(RawGranularity::Group(RawGroup::Auto(size(16)))),
             Some(RawGranularity::Group(RawGroup::Exact(size(20)))),
             Some(RawGranularity::GroupOut(size(8))),
             Some(RawGranularity::Block([size(8), size(16)])),

@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the summary is this task's output, the progress a developer's")]
 
+use std::sync::Mutex;
 use std::time::Instant;
 
 use qfw_core::{Error, Result};
@@ -31,33 +32,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     cells.extend(every_entry(&space, args.seed));
     println!("valid entries of each part: {:?}; {covering} cells hold every pair, {} hold every entry", space.sizes(), cells.len());
     cells.truncate(args.limit.unwrap_or(usize::MAX));
-    let (start, mut failed, mut worst, mut largest) = (Instant::now(), 0, 0.0f64, 0.0f64);
-    for (i, cell) in cells.iter().enumerate() {
-        let outcome = runner.run(&space, cell);
-        if let Ok(o) = &outcome {
-            worst = worst.max(o.distance);
-            largest = largest.max(o.perplexity);
+    let start = Instant::now();
+    // Runs so far, the largest perplexity and the largest distance.
+    let sums = Mutex::new((0usize, 0.0f64, 0.0f64));
+    let failed = runner.run_all(&space, &cells, &|outcome| {
+        let Ok(mut sums) = sums.lock() else { return };
+        sums.0 += 1;
+        if let Ok(o) = outcome {
+            (sums.1, sums.2) = (sums.1.max(o.perplexity), sums.2.max(o.distance));
         }
-        let why = match outcome {
-            Ok(o) if o.perplexity.is_finite() && o.distance < 1e-5 => None,
-            Ok(o) => Some(format!("{o:?}")),
-            Err(e) => Some(e.to_string()),
-        };
-        if let Some(why) = why {
-            failed += 1;
-            println!("{why}: {}", space.describe(cell));
+        if sums.0.is_multiple_of(500) {
+            eprintln!("{} of {}, {:.0} s", sums.0, cells.len(), start.elapsed().as_secs_f64());
         }
-        if (i + 1) % 500 == 0 {
-            eprintln!("{} of {}, {failed} failed, {:.0} s", i + 1, cells.len(), start.elapsed().as_secs_f64());
-        }
+    });
+    for (why, cell) in &failed {
+        println!("{why}: {}", space.describe(cell));
     }
+    let (runs, largest, worst) = sums.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     println!(
-        "{} runs, {failed} failed, {:.0} s; largest perplexity {largest:.1}, largest distance between run and checkpoint {worst:.1e}",
-        cells.len(),
+        "{runs} runs, {} failed, {:.0} s; largest perplexity {largest:.1}, largest distance between run and checkpoint {worst:.1e}",
+        failed.len(),
         start.elapsed().as_secs_f64()
     );
-    if failed == 0 {
+    if failed.is_empty() {
         return Ok(());
     }
-    Err(Error::numeric("matrix::failed", format!("{failed} of {} cells failed", cells.len())).hint("each is listed above"))
+    Err(Error::numeric("matrix::failed", format!("{} of {} cells failed", failed.len(), cells.len())).hint("each is listed above"))
 }
