@@ -118,7 +118,8 @@ fn meaning(part: Part, raw: &RawQuant, tensor: &Tensor, format: &dyn QuantFormat
             // Formats that are powers of two by themselves can be told how to round.
             if !matches!(resolve(None)?.scale, ScaleForm::PowerOfTwo { .. }) {
                 let why = format!("`scale-rounding` is for powers of two, but scales of `{id}` are not unless it is said");
-                return Err(broken(why, "leave `scale-rounding` out, or set `scale = \"po2\"` too", own()));
+                let ways = [own(), vec![Change::Format("mxint8".to_owned())]].concat();
+                return Err(broken(why, "leave `scale-rounding` out, or set `scale = \"po2\"` too", ways));
             }
             resolve(Some(r))?
         }
