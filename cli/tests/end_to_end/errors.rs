@@ -45,7 +45,10 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
     refused(
         "--algo gptqq",
         unknown,
-        &["unknown algorithm `gptqq` (did you mean `gptq`?)", "hint: known algorithms: gpfq, gptq, optq, qronos, rtn"],
+        &[
+            "unknown algorithm `gptqq` (did you mean `gptq`?)",
+            "hint: known algorithms: awq-clip, bias-corr, bias-correction, clip, gpfq, gptq, magr, optq, qronos, rtn",
+        ],
     );
     refused(
         "--preset w4a17",

@@ -22,7 +22,7 @@ use crate::model::{ActivationQuant, transpose};
 use crate::numeric::{Codes, decode, pack_row, packed_row_bytes, unpack_row, with_units};
 use crate::plan::{Plan, PlannedActivation};
 use crate::scheme::{QParams, QuantSpec, ScaleForm, TileLayout, Timing, Zero};
-use crate::topology::{Place, Topology};
+use crate::topology::Topology;
 
 /// What the tensors of a quantized module are called.
 const SUFFIXES: [&str; 5] = ["codes", "scale", "zero", "global", "group_index"];
@@ -128,23 +128,24 @@ fn exact_bytes(tensors: &dyn TensorSource, name: &str, len: usize) -> Result<Vec
     Ok(bytes)
 }
 
-/// The stored tensors of static activation parameters: `qfw.activations.PLACE.scale` and `.zero`, `F32`, one value per tile column.
-pub fn encode_activation(place: Place, params: &QParams) -> Vec<(TensorDecl, Vec<u8>)> {
+/// The stored tensors of static activation parameters: `qfw.activations.PLACE.PART.scale` and `.zero`, `F32`, one value per tile column.
+/// Two parts of a scheme may meet at one place, such as outputs and values.
+pub fn encode_activation(activation: &PlannedActivation, params: &QParams) -> Vec<(TensorDecl, Vec<u8>)> {
     let tensor = |suffix: &str, values: &[f32]| {
-        let decl = TensorDecl { name: activation_name(place, suffix), dtype: StoredDtype::F32, shape: vec![values.len()] };
+        let decl = TensorDecl { name: activation_name(activation, suffix), dtype: StoredDtype::F32, shape: vec![values.len()] };
         (decl, values.iter().flat_map(|v| v.to_le_bytes()).collect())
     };
     vec![tensor("scale", &params.scale), tensor("zero", &params.zero)]
 }
 
-fn activation_name(place: Place, suffix: &str) -> String {
-    format!("qfw.activations.{place}.{suffix}")
+fn activation_name(activation: &PlannedActivation, suffix: &str) -> String {
+    format!("qfw.activations.{}.{}.{suffix}", activation.place, activation.part)
 }
 
 /// Reads back what [`encode_activation`] stored.
-fn decode_activation(place: Place, tensors: &dyn TensorSource) -> Result<QParams> {
+fn decode_activation(activation: &PlannedActivation, tensors: &dyn TensorSource) -> Result<QParams> {
     let read = |suffix: &str| -> Result<Vec<f32>> {
-        let name = activation_name(place, suffix);
+        let name = activation_name(activation, suffix);
         let n = tensors.require(&name)?.shape.first().copied().unwrap_or(0);
         let mut values = Vec::new();
         tensors.read_f32(&name, 0..n, &mut values)?;
@@ -152,7 +153,7 @@ fn decode_activation(place: Place, tensors: &dyn TensorSource) -> Result<QParams
     };
     let (scale, zero) = (read("scale")?, read("zero")?);
     if scale.is_empty() || scale.len() != zero.len() || scale.iter().any(|s| !s.is_finite() || *s == 0.0) {
-        return Err(Error::input("checkpoint::malformed", format!("`{}` holds no sound scales", activation_name(place, "scale"))));
+        return Err(Error::input("checkpoint::malformed", format!("`{}` holds no sound scales", activation_name(activation, "scale"))));
     }
     let layout = TileLayout { rows: 1, cols: scale.len(), tile_rows: 1, tile_cols: 1 };
     Ok(QParams { layout, scale, zero, global: None })
@@ -190,7 +191,7 @@ impl NativeReader {
         }
         let place = activation.place;
         let shard = self.shards.get(&place.to_string()).ok_or_else(|| Error::internal(format!("no native shard holds `{place}`")))?;
-        decode_activation(place, &*open_tensors(shard)?).map(Some)
+        decode_activation(activation, &*open_tensors(shard)?).map(Some)
     }
 
     /// Codes and parameters of a module.
@@ -246,7 +247,7 @@ impl Container for Native {
         }
         for a in &native.activations {
             if let Some(params) = native.activation_params(a)? {
-                out.extend(encode_activation(a.place, &params).into_iter().map(|(decl, _)| decl));
+                out.extend(encode_activation(a, &params).into_iter().map(|(decl, _)| decl));
             }
         }
         for info in native.plain() {
@@ -267,7 +268,7 @@ impl Container for Native {
         }
         for a in &native.activations {
             if let Some(params) = native.activation_params(a)? {
-                encode_activation(a.place, &params).iter().try_for_each(|(decl, bytes)| out.write(&decl.name, bytes))?;
+                encode_activation(a, &params).iter().try_for_each(|(decl, bytes)| out.write(&decl.name, bytes))?;
             }
         }
         for info in native.plain() {
@@ -309,7 +310,7 @@ impl Container for Native {
         let planned: Vec<PlannedActivation> = serde_json::from_value(planned.clone())
             .map_err(|e| Error::input("checkpoint::malformed", format!("`quantization_config.activations` in config.json: {e}")))?;
         let quant = |a: PlannedActivation| {
-            let params = if a.spec.timing == Timing::Static { Some(decode_activation(a.place, tensors)?) } else { None };
+            let params = if a.spec.timing == Timing::Static { Some(decode_activation(&a, tensors)?) } else { None };
             ActivationQuant::new(a.place, a.spec, params)
         };
         planned.into_iter().map(quant).collect()

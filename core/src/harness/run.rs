@@ -378,7 +378,7 @@ impl<'a> Run<'a> {
         for a in self.plan().activations.iter().filter(|a| a.place.block == block) {
             let params = if a.spec.timing == Timing::Static { fixed.next().map(|(_, params)| params) } else { None };
             if let Some(params) = &params {
-                result.tensors.extend(encode_activation(a.place, params));
+                result.tensors.extend(encode_activation(a, params));
             }
             all.push(ActivationQuant::new(a.place, a.spec.clone(), params)?);
         }

@@ -2,70 +2,67 @@
 
 use std::collections::BTreeMap;
 
+use super::cell::{Part, Tensor};
 use super::quant;
 use super::raw::{RawGranularity, RawGroup, RawOverride, RawQuant, RawRun, RawSpec, RawSpecChange, RawTiming};
 use super::resolve::{ModelFacts, auto_group, changed};
 use super::resolved::PlannedActivation;
 use super::select::Selector;
 use crate::error::{Error, Result};
-use crate::granularity::Shape;
 use crate::registry::Registry;
 use crate::scheme::FloatKind;
 use crate::topology::{Linear, Place, PortName as P, Role};
 
 /// A part of the scheme that is about activations.
 struct SchemePart {
-    key: &'static str,
+    part: Part,
     of_scheme: fn(&RawRun) -> Option<&RawSpec>,
     of_override: fn(&RawOverride) -> Option<&RawSpecChange>,
     /// The ports it means, given the linear that stands for it in selectors.
     ports: fn(&Linear) -> Vec<P>,
-    /// The columns are attention heads side by side.
-    heads: bool,
 }
 
 const PARTS: [SchemePart; 6] = [
     SchemePart {
-        key: "inputs",
+        part: Part::Inputs,
         of_scheme: |r| r.scheme.inputs.as_ref(),
         of_override: |o| o.inputs.as_ref(),
         ports: |l| vec![l.input.name],
-        heads: false,
     },
     SchemePart {
-        key: "outputs",
+        part: Part::Outputs,
         of_scheme: |r| r.scheme.outputs.as_ref(),
         of_override: |o| o.outputs.as_ref(),
-        ports: |l| if l.site.role == Role::AttnQkv { vec![P::Q, P::K, P::V] } else { vec![l.output.name] },
-        heads: false,
+        // The head's are logits, which are formed piece by piece and stay floats.
+        ports: |l| match l.site.role {
+            Role::AttnQkv => vec![P::Q, P::K, P::V],
+            Role::Head => Vec::new(),
+            _ => vec![l.output.name],
+        },
     },
     SchemePart {
-        key: "queries",
+        part: Part::Queries,
         of_scheme: |r| r.scheme.queries.as_ref(),
         of_override: |o| o.queries.as_ref(),
         ports: |l| if matches!(l.site.role, Role::AttnQ | Role::AttnQkv) { vec![P::QRope] } else { Vec::new() },
-        heads: true,
     },
     SchemePart {
-        key: "keys",
+        part: Part::Keys,
         of_scheme: |r| r.scheme.keys.as_ref(),
         of_override: |o| o.keys.as_ref(),
         ports: |l| if matches!(l.site.role, Role::AttnK | Role::AttnQkv) { vec![P::KRope] } else { Vec::new() },
-        heads: true,
     },
     SchemePart {
-        key: "values",
+        part: Part::Values,
         of_scheme: |r| r.scheme.values.as_ref(),
         of_override: |o| o.values.as_ref(),
         ports: |l| if matches!(l.site.role, Role::AttnV | Role::AttnQkv) { vec![P::V] } else { Vec::new() },
-        heads: true,
     },
     SchemePart {
-        key: "probs",
+        part: Part::Probs,
         of_scheme: |r| r.scheme.probs.as_ref(),
         of_override: |o| o.probs.as_ref(),
         ports: |l| if l.site.role == Role::AttnO { vec![P::Probs] } else { Vec::new() },
-        heads: false,
     },
 ];
 
@@ -98,7 +95,8 @@ pub(super) fn activations(
             continue;
         }
         if model.tensorwise {
-            let message = format!("`scheme.{}` is about activations, and the architecture `{}` is unknown", part.key, model.model_type);
+            let message =
+                format!("`scheme.{}` is about activations, and the architecture `{}` is unknown", part.part.key(), model.model_type);
             return Err(
                 Error::plan("plan::unsupported", message).hint("models of unknown architecture have no forward pass; keep to weights")
             );
@@ -158,17 +156,16 @@ fn places(
         let (first, spec) = users[0];
         if let Some((other, _)) = users.iter().find(|(_, s)| *s != spec) {
             let message =
-                format!("`{}` and `{}` read the same tensor, `{place}`, but `{}` of them differ", first.site, other.site, part.key);
+                format!("`{}` and `{}` read the same tensor, `{place}`, but `{}` of them differ", first.site, other.site, part.part.key());
             return Err(Error::plan("plan::shared-input", message).hint("give them the same scheme, in one override that matches both"));
         }
         let Some(spec) = spec else { continue };
-        let cols = if part.key == "inputs" { first.shape.1 } else { first.shape.0 };
-        let dynamic = spec.timing == RawTiming::Dynamic;
-        let shape = Shape { rows: None, cols, head: part.heads.then_some(model.head_dim), dynamic };
-        let spec = quant::resolve(spec, registry, &shape, auto, FloatKind::F32)
-            .map_err(|e| e.within(format!("`scheme.{}` at `{place}`", part.key)))?;
+        let cols = if part.part == Part::Inputs { first.shape.1 } else { first.shape.0 };
+        let tensor = Tensor { rows: 0, cols, head_dim: model.head_dim, auto, stored: FloatKind::F32 };
+        let spec = quant::resolve(part.part, spec, &tensor, registry)
+            .map_err(|e| e.within(format!("`scheme.{}` at `{place}`", part.part.key())))?;
         let modules = users.iter().map(|(l, _)| l.module.clone()).collect();
-        out.push(PlannedActivation { place, part: part.key.to_owned(), modules, spec });
+        out.push(PlannedActivation { place, part: part.part.key().to_owned(), modules, spec });
     }
     Ok(out)
 }

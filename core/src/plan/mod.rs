@@ -6,6 +6,9 @@
 mod activation;
 mod alias;
 mod budget;
+pub mod cell;
+#[cfg(test)]
+mod cell_tests;
 pub mod layer;
 mod node;
 pub mod options;

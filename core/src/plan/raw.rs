@@ -64,7 +64,7 @@ pub struct RawScheme {
     /// Inputs of the linear layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inputs: Option<RawSpec>,
-    /// Outputs of the linear layers.
+    /// Outputs of the linear layers but the head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outputs: Option<RawSpec>,
     /// Queries of attention, after the position embedding.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::activation::{activations, any_static};
+use super::cell::{Part, Tensor};
 use super::quant;
 use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
 use super::raw::{RawOnFailure, RawProducts, RawPropagate};
@@ -12,7 +13,6 @@ use super::streams;
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm};
 use crate::checkpoint::formats::Verdict;
 use crate::error::{Error, Result};
-use crate::granularity::Shape;
 use crate::numeric::Bf16Unit;
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec};
@@ -313,8 +313,9 @@ fn site_specs(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>, linears
         .collect();
     let auto = auto_group(&auto);
     let resolved = |r: &RawQuant, l: &Linear| {
-        let shape = Shape { rows: Some(l.shape.0), cols: l.shape.1, head: None, dynamic: false };
-        quant::resolve(r, registry, &shape, auto, (model.stored)(l)).map_err(|e| e.within(format!("`{}`", l.site)))
+        let part = if l.site.block.is_none() { Part::Head } else { Part::Weights };
+        let tensor = Tensor { rows: l.shape.0, cols: l.shape.1, head_dim: model.head_dim, auto, stored: (model.stored)(l) };
+        quant::resolve(part, r, &tensor, registry).map_err(|e| e.within(format!("`{}`", l.site)))
     };
     raws.iter().zip(linears).map(|(r, l)| r.as_ref().map(|r| resolved(r, l)).transpose()).collect()
 }

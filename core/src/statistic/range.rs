@@ -65,7 +65,6 @@ fn finish_site(site: &RangeSite<'_>, windows: Mutex<BTreeMap<usize, Window>>, n:
     if windows.len() != n || n == 0 {
         return Err(Error::internal(format!("ranges of `{}` come from {} windows of {n}", site.place, windows.len())));
     }
-    let rule = ScaleRule::of(site.spec, 0.0);
     let mut each: Vec<Vec<(f32, f32)>> = Vec::new();
     let (mut values, mut cols) = (Vec::new(), 0);
     for window in windows.into_values() {
@@ -82,6 +81,9 @@ fn finish_site(site: &RangeSite<'_>, windows: Mutex<BTreeMap<usize, Window>>, n:
     }
     let tiles = each[0].len();
     let reduced: Vec<(f32, f32)> = (0..tiles).map(|t| reduce(site.spec.reduce, each.iter().map(|w| w[t]))).collect();
+    // Scales of two levels share a factor, which is that of the largest magnitude.
+    let amax = reduced.iter().fold(0.0f32, |a, (lo, hi)| a.max(lo.abs()).max(hi.abs()));
+    let rule = ScaleRule::of(site.spec, amax);
     let (scale, zero): (Vec<f32>, Vec<f32>) = reduced.into_iter().map(|(lo, hi)| rule.params(lo, hi)).unzip();
     // One row of tiles that hold every row there will be.
     let layout = TileLayout { rows: 1, cols: tiles, tile_rows: 1, tile_cols: 1 };

@@ -14,6 +14,8 @@ use qfw_tests::workspace;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::program::{Evaluation, build};
+
 /// What to compare.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -74,20 +76,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The release build of the program, which lies beside this one.
-fn build() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let done = Command::new(&cargo).current_dir(workspace::root()).args(["build", "--release", "--quiet", "-p", "qfw"]).status();
-    let xtask = std::env::current_exe().map_err(|e| Error::io(Path::new("xtask"), "find", e))?;
-    let qfw = xtask.with_file_name(format!("qfw{}", std::env::consts::EXE_SUFFIX));
-    match done {
-        Ok(status) if status.success() && qfw.exists() => Ok(qfw),
-        Ok(status) => Err(Error::input("compare::build", format!("`cargo build --release` left no `{}`: {status}", qfw.display()))
-            .hint("run this task as `cargo xtask compare`, which builds for release too")),
-        Err(e) => Err(Error::io(Path::new(&cargo), "run", e)),
-    }
-}
-
 fn peer(args: &Args, out: &Path) -> Result<Cost> {
     let script = workspace::root().join("tests/peers/llm_compressor.py");
     let mut command = Command::new(&args.python);
@@ -145,17 +133,9 @@ fn children() -> (f64, u64) {
 
 /// Perplexity and its standard error.
 fn perplexity(args: &Args, qfw: &Path, model: &Path) -> Result<Option<(f64, f64)>> {
-    let Some(data) = &args.eval else { return Ok(None) };
-    let mut command = Command::new(qfw);
-    command.arg("eval").arg(model).arg("--data").arg(data).arg("--json");
-    command.args(["--seq-len", &args.seq_len.to_string(), "--max-windows", &args.max_windows.to_string()]);
-    let output = command.output().map_err(|e| Error::io(qfw, "run", e))?;
-    let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    match (value["perplexity"].as_f64(), value["perplexity_stderr"].as_f64()) {
-        (Some(p), Some(s)) if output.status.success() => Ok(Some((p, s))),
-        _ => Err(Error::input("compare::eval", format!("`qfw eval` of {} failed", model.display()))
-            .hint(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
-    }
+    let Some(data) = args.eval.clone() else { return Ok(None) };
+    let value = Evaluation { data, seq_len: args.seq_len, max_windows: args.max_windows }.of(qfw, model)?;
+    Ok(value["perplexity"].as_f64().zip(value["perplexity_stderr"].as_f64()))
 }
 
 fn print(args: &Args, rows: &[(Cost, Option<(f64, f64)>)]) {

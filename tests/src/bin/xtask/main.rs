@@ -2,7 +2,10 @@
 
 mod compare;
 mod features;
+mod matrix;
 mod parity;
+mod program;
+mod table;
 mod train_tiny;
 
 use std::process::ExitCode;
@@ -23,8 +26,12 @@ enum Task {
     Compare(compare::Args),
     /// Count the rows of `tests/features.toml`, and fail if a done one names no test
     Features(features::Args),
+    /// Run every valid scheme on tiny models
+    Matrix(matrix::Args),
     /// Compare our logits of a model with those of transformers
     Parity(parity::Args),
+    /// Quantize a model by every row of a table, and write the table
+    Table(table::Args),
     /// Train the tiny models that `qfw quickstart` carries
     TrainTiny(train_tiny::Args),
 }
@@ -34,7 +41,9 @@ fn main() -> ExitCode {
     let done = match &Line::parse().task {
         Task::Compare(args) => compare::run(args),
         Task::Features(args) => features::run(args),
+        Task::Matrix(args) => matrix::run(args),
         Task::Parity(args) => parity::run(args),
+        Task::Table(args) => table::run(args),
         Task::TrainTiny(args) => train_tiny::run(args),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };

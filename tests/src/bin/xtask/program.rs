@@ -1,0 +1,49 @@
+//! The program under test: built for release, and run with its data read back.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use qfw_core::{Error, Result};
+use qfw_tests::workspace;
+use serde_json::Value;
+
+/// The release build of the program, which lies beside this one.
+pub(crate) fn build() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let done = Command::new(&cargo).current_dir(workspace::root()).args(["build", "--release", "--quiet", "-p", "qfw"]).status();
+    let xtask = std::env::current_exe().map_err(|e| Error::io(Path::new("xtask"), "find", e))?;
+    let qfw = xtask.with_file_name(format!("qfw{}", std::env::consts::EXE_SUFFIX));
+    match done {
+        Ok(status) if status.success() && qfw.exists() => Ok(qfw),
+        Ok(status) => Err(Error::input("xtask::build", format!("`cargo build --release` left no `{}`: {status}", qfw.display()))
+            .hint("run this task as `cargo xtask …`, which builds for release too")),
+        Err(e) => Err(Error::io(Path::new(&cargo), "run", e)),
+    }
+}
+
+/// What perplexity is measured on.
+#[derive(Clone, Debug)]
+pub(crate) struct Evaluation {
+    /// Data, as for `qfw eval`.
+    pub(crate) data: PathBuf,
+    /// Tokens per window.
+    pub(crate) seq_len: usize,
+    /// Windows.
+    pub(crate) max_windows: usize,
+}
+
+impl Evaluation {
+    /// What `qfw eval --json` prints for `model`.
+    pub(crate) fn of(&self, qfw: &Path, model: &Path) -> Result<Value> {
+        let mut command = Command::new(qfw);
+        command.arg("eval").arg(model).arg("--data").arg(&self.data).arg("--json");
+        command.args(["--seq-len", &self.seq_len.to_string(), "--max-windows", &self.max_windows.to_string()]);
+        let output = command.output().map_err(|e| Error::io(qfw, "run", e))?;
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if output.status.success() && value["perplexity"].is_number() {
+            return Ok(value);
+        }
+        Err(Error::input("xtask::eval", format!("`qfw eval` of {} failed", model.display()))
+            .hint(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+}

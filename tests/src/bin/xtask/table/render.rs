@@ -1,0 +1,181 @@
+//! Rows and verdicts as Markdown.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::measure::Measured;
+use super::{Args, Ordering, Row, Table};
+
+/// Mean of `a − b` over windows and its standard error, in nats per token.
+fn paired(a: &Measured, b: &Measured) -> (f64, f64) {
+    let differences: Vec<f64> = a.windows_nll.iter().zip(&b.windows_nll).map(|(a, b)| a - b).collect();
+    let n = differences.len() as f64;
+    let mean = differences.iter().sum::<f64>() / n;
+    let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (mean, (variance / n).sqrt())
+}
+
+/// The whole document.
+pub(super) fn markdown(table: &Table, args: &Args, rows: &[(&Row, Measured)]) -> String {
+    let mut text = format!("# {}\n\n", table.title);
+    header(&mut text, args);
+    let float = rows.iter().find(|(r, _)| r.recipe.is_none()).map(|(_, m)| m);
+    let mut section = "";
+    for (row, m) in rows {
+        if row.section != section {
+            section = row.section;
+            let _ =
+                write!(text, "\n## {section}\n\n| row | weights | bits per weight | inputs | perplexity | Δ to float, nats per token |\n");
+            text.push_str("|---|---|---|---|---|---|\n");
+        }
+        let bits = m.bits.map_or_else(|| "16".to_owned(), |b| format!("{b:.3}"));
+        let inputs = m.inputs.as_deref().unwrap_or("float");
+        let delta = match float {
+            Some(f) if row.recipe.is_some() => {
+                let (mean, error) = paired(m, f);
+                format!("{mean:+.4} ± {error:.4}")
+            }
+            _ => String::new(),
+        };
+        let (ppl, error) = (number(m.perplexity), number(m.perplexity_stderr));
+        let _ = writeln!(text, "| {} | {} | {bits} | {inputs} | {ppl} ± {error} | {delta} |", row.id, m.weights);
+    }
+    orderings(&mut text, table, rows);
+    text
+}
+
+fn header(text: &mut String, args: &Args) {
+    let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if let Some(note) = &args.note {
+        let _ = writeln!(text, "{note}.\n");
+    }
+    let _ = writeln!(
+        text,
+        "Made by `cargo xtask table {} {} --data {} --samples {} --eval {} --max-windows {} --seq-len {}`.\n",
+        args.table,
+        name(&args.model),
+        name(&args.data),
+        args.samples,
+        name(&args.eval),
+        args.max_windows,
+        args.seq_len
+    );
+    let _ = writeln!(
+        text,
+        "Every row is `qfw apply` to the native form with weights rounded to nearest, then `qfw eval` of what was written. \
+         Perplexity has its standard error over windows; Δ is the mean difference of the loss to the float model on the same \
+         windows, with the standard error of that paired difference. Static inputs are calibrated on {} windows.",
+        args.samples
+    );
+}
+
+/// Three decimals, or fewer where the number is so large that they say nothing.
+fn number(x: f64) -> String {
+    if x < 1e3 {
+        format!("{x:.3}")
+    } else if x < 1e7 {
+        format!("{x:.0}")
+    } else {
+        format!("{x:.2e}")
+    }
+}
+
+fn orderings(text: &mut String, table: &Table, rows: &[(&Row, Measured)]) {
+    let find = |id: &str| rows.iter().find(|(r, _)| r.id == id).map(|(_, m)| m);
+    let compared: Vec<(&Ordering, f64, f64)> = table
+        .orderings
+        .iter()
+        .filter_map(|o| {
+            let (mean, error) = paired(find(&o.better)?, find(&o.worse)?);
+            Some((o, mean, error))
+        })
+        .collect();
+    let violated = |mean: f64, error: f64| mean > 2.0 * error;
+    let broken = compared.iter().filter(|(_, m, e)| violated(*m, *e)).count();
+    let _ = write!(
+        text,
+        "\n## Orderings\n\nThe first row of a pair is expected to lose no more than the second; Δ is its loss minus the other's, paired by \
+         window. A pair counts as violated where Δ is above two standard errors: {broken} of {} are.\n\n\
+         | expected | better | worse | Δ, nats per token | |\n|---|---|---|---|---|\n",
+        compared.len()
+    );
+    for (o, mean, error) in &compared {
+        let verdict = if violated(*mean, *error) { "**violated**" } else { "holds" };
+        let _ = writeln!(text, "| {} | {} | {} | {mean:+.4} ± {error:.4} | {verdict} |", o.kind, o.better, o.worse);
+    }
+    let reasons: Vec<(&Ordering, &str)> = compared
+        .iter()
+        .filter(|(_, m, e)| violated(*m, *e))
+        .map(|(o, ..)| {
+            let known = table.reasons.iter().find(|(b, w, _)| *b == o.better && *w == o.worse);
+            (*o, known.map_or("not explained yet.", |(_, _, why)| why))
+        })
+        .collect();
+    if !reasons.is_empty() {
+        text.push_str("\n### Why the violated ones are\n\n");
+        for (o, why) in reasons {
+            let _ = writeln!(text, "- {} against {}: {why}", o.better, o.worse);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(windows_nll: &[f64]) -> Measured {
+        Measured {
+            bits: Some(4.25),
+            weights: "int4".to_owned(),
+            inputs: None,
+            perplexity: 2e8,
+            perplexity_stderr: 1.0,
+            windows_nll: windows_nll.to_vec(),
+        }
+    }
+
+    /// Differences 0.1, 0.3 and 0.5 have the mean 0.3 and the standard error 0.2/√3.
+    #[test]
+    fn differences_are_taken_window_by_window() {
+        let (mean, error) = paired(&measured(&[1.1, 2.3, 3.5]), &measured(&[1.0, 2.0, 3.0]));
+        assert!((mean - 0.3).abs() < 1e-12 && (error - 0.2 / 3f64.sqrt()).abs() < 1e-12, "{mean} {error}");
+    }
+
+    #[test]
+    fn what_is_beyond_two_standard_errors_is_marked_and_explained() {
+        let row = |id: &str, recipe: Option<&str>| Row { section: "S", id: id.to_owned(), recipe: recipe.map(ToOwned::to_owned) };
+        let order = |better: &str, worse: &str| Ordering { kind: "k", better: better.to_owned(), worse: worse.to_owned() };
+        let rows = [row("float", None), row("a", Some("")), row("b", Some("")), row("c", Some(""))];
+        let table = Table {
+            title: "T",
+            rows: rows.to_vec(),
+            orderings: vec![order("a", "b"), order("b", "a"), order("a", "c"), order("a", "absent")],
+            reasons: &[("a", "b", "because.")],
+        };
+        let nll = [[1.0, 2.0, 3.0], [1.5, 2.5, 3.6], [1.1, 2.1, 3.1], [1.6, 2.4, 3.55]];
+        let done: Vec<(&Row, Measured)> = rows.iter().zip(nll).map(|(r, n)| (r, measured(&n))).collect();
+        let args = Args {
+            table: "t".to_owned(),
+            model: "folder/m".into(),
+            data: "d".into(),
+            samples: 1,
+            eval: "e".into(),
+            seq_len: 2,
+            max_windows: 3,
+            out: "o".into(),
+            note: None,
+            only: None,
+        };
+        let text = markdown(&table, &args, &done);
+        for line in [
+            "`cargo xtask table t m --data d --samples 1 --eval e --max-windows 3 --seq-len 2`",
+            "| a | int4 | 4.250 | float | 2.00e8 ± 1.000 | +0.5333 ± 0.0333 |",
+            "| k | a | b | +0.4333 ± 0.0333 | **violated** |",
+            "| k | b | a | -0.4333 ± 0.0333 | holds |",
+            "above two standard errors: 1 of 3 are",
+            "- a against b: because.",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}
