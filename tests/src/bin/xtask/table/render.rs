@@ -95,7 +95,7 @@ fn orderings(text: &mut String, table: &Table, rows: &[(&Row, Measured)]) {
     let _ = write!(
         text,
         "\n## Orderings\n\nThe first row of a pair is expected to lose no more than the second; Δ is its loss minus the other's, paired by \
-         window. A pair counts as violated where Δ is above two standard errors: {broken} of {} are.\n\n\
+         window. A pair counts as violated where Δ is above two standard errors. Violated: {broken} of {}.\n\n\
          | expected | better | worse | Δ, nats per token | |\n|---|---|---|---|---|\n",
         compared.len()
     );
@@ -172,7 +172,7 @@ mod tests {
             "| a | int4 | 4.250 | float | 2.00e8 ± 1.000 | +0.5333 ± 0.0333 |",
             "| k | a | b | +0.4333 ± 0.0333 | **violated** |",
             "| k | b | a | -0.4333 ± 0.0333 | holds |",
-            "above two standard errors: 1 of 3 are",
+            "above two standard errors. Violated: 1 of 3.",
             "- a against b: because.",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
