@@ -214,7 +214,7 @@ fn with_biases(checkpoint: &mut Checkpoint, architecture: &dyn Architecture, rol
         let Some(key) = architecture.bias_key(*role) else {
             let message = format!("`{}` of a `{}` model has no bias, and config.json no key that gives it one", role, architecture.id());
             return Err(Error::plan("plan::no-bias", message).hint(
-                "leave these layers to the pass by `skip`; a model that computes as LLaMA does can be read as one with \
+                "name these layers in the pass's `skip`; a model that computes as LLaMA does can be read as one with \
                  `model.model-type = \"llama\"`, which has such keys",
             ));
         };

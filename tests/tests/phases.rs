@@ -26,7 +26,7 @@ struct Later;
 struct Swap;
 
 impl qfw_core::algorithm::Transform for Swap {
-    fn solve(&self, _: &qfw_core::topology::Region, _: &SiteContext<'_>) -> Result<Option<qfw_core::algorithm::Change>> {
+    fn solve(&self, _: &qfw_core::topology::Region, _: &SiteContext<'_>) -> Result<Option<qfw_core::topology::Symmetry>> {
         Ok(None)
     }
 }

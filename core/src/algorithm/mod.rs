@@ -15,15 +15,15 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use accumulator::accumulator_limit;
+pub use accumulator::Accumulator;
 pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext, input_events};
 pub use needs::{Needs, PlanContext};
-pub use options::{Answer, Elsewhere, KEYS, read_options};
+pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, invalid_option, name_or_switch, read_options};
 
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::topology::{Region, SiteId};
+use crate::topology::{Region, SiteId, Symmetry};
 
 /// When an algorithm runs. The order of the variants is the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,22 +92,13 @@ impl Stage<'_> {
     }
 }
 
-/// A change of basis of a region's channels. Core applies it to every producer and consumer.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// Producers times `s`, consumers divided by `s`; finite and positive.
-    Diagonal(Vec<f64>),
-    /// Channel `i` comes from channel `p[i]`.
-    Permutation(Vec<u32>),
-}
-
-/// Finds function-preserving changes of basis.
+/// Finds function-preserving changes of basis. Core applies them to every producer and consumer.
 pub trait Transform: Send + Sync {
     /// The change for one region, or `None` to leave it.
     ///
     /// # Errors
     /// What makes the region unsolvable.
-    fn solve(&self, region: &Region, cx: &SiteContext<'_>) -> Result<Option<Change>>;
+    fn solve(&self, region: &Region, cx: &SiteContext<'_>) -> Result<Option<Symmetry>>;
 }
 
 /// Moves a weight in high precision.

@@ -1,6 +1,11 @@
-//! Reading the options of a pass, with an answer for names that other systems have and that mean something elsewhere here.
+//! Reading the options of a pass: what several passes say alike, and an answer for names that other systems have and that mean something
+//! elsewhere here.
 
-use serde::de::DeserializeOwned;
+use std::fmt::Display;
+
+use schemars::JsonSchema;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -85,6 +90,49 @@ pub fn read_options<T: DeserializeOwned>(algo: &str, options: &Value, known: &st
     }
     serde_json::from_value(options)
         .map_err(|e| Error::config("config::invalid", format!("options of `{algo}`: {e}")).hint(format!("its options: {known}")))
+}
+
+/// An option whose value cannot be.
+pub fn invalid_option(algo: &str, name: &str, value: impl Display, hint: &str) -> Error {
+    Error::config("config::invalid", format!("option `{name}` of `{algo}` is {value}")).hint(hint)
+}
+
+/// In which order columns are rounded, where groups keep their stored columns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ColumnOrder {
+    /// As stored.
+    Off,
+    /// Most active input channel first.
+    #[default]
+    Static,
+}
+
+impl<'de> Deserialize<'de> for ColumnOrder {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        enum Name {
+            Off,
+            #[serde(alias = "weight")]
+            Static,
+        }
+        Ok(match name_or_switch(d, Name::Static, Name::Off)? {
+            Name::Off => Self::Off,
+            Name::Static => Self::Static,
+        })
+    }
+}
+
+/// A name, or the `true`/`false` of systems that know no more than on and off.
+///
+/// # Errors
+/// If it is neither.
+pub fn name_or_switch<'de, D: Deserializer<'de>, T: DeserializeOwned>(d: D, on: T, off: T) -> std::result::Result<T, D::Error> {
+    match Value::deserialize(d)? {
+        Value::Bool(switch) => Ok(if switch { on } else { off }),
+        other => serde_json::from_value(other).map_err(D::Error::custom),
+    }
 }
 
 #[cfg(test)]

@@ -1,28 +1,29 @@
 //! The passes over one block.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::collect::{Forward, Wanted, collect};
+use super::correct::{correct, rounded_means};
 use super::report::SiteReport;
 use super::run::{Control, Run};
+use super::site_error::{output_error, weight_error};
 use super::stream::Stream;
 use super::sweep::stop_after;
-use crate::algorithm::{Conditioned, Event, Frozen, Rounded, SiteContext, Stage};
+use crate::algorithm::{Conditioned, Event, Rounded, SiteContext, Stage};
 use crate::checkpoint::TensorDecl;
 use crate::checkpoint::native::{NativeSite, encode_site};
 use crate::error::{Error, Result};
 use crate::harness::report::Progress;
-use crate::model::{ActivationQuant, Activations, Flow, MapWeights, Span, WeightSource};
-use crate::numeric::{Onto, Transpose, decode, gemm, with_slice};
+use crate::model::{Activations, Block, Flow, MapWeights, Span, WeightSource};
+use crate::numeric::{decode, with_slice};
 use crate::observer::Observer;
 use crate::plan::{Failure, Sequence};
 use crate::scheme::{QuantSpec, ScaleForm};
-use crate::statistic::{Gram, RangeCollector, StatKey, StatKind, Stats, Stream as StreamKind};
+use crate::statistic::{RangeCollector, StatKey, StatKind, Stats, Stream as StreamKind};
 use crate::topology::{Linear, Part, Port};
 
 /// A site to be rounded: the linear, its spec, its observer, the passes that condition it, the one that rounds it, and those that correct
@@ -64,6 +65,14 @@ pub(super) struct Streams {
 impl Streams {
     pub(super) fn get(&self, kind: StreamKind) -> Option<&Stream> {
         if kind.fed_by() == StreamKind::Reference { self.reference.as_ref() } else { self.quantized.as_ref() }
+    }
+
+    /// As [`Self::get`].
+    ///
+    /// # Errors
+    /// If the run does not keep it.
+    pub(super) fn kept(&self, kind: StreamKind) -> Result<&Stream> {
+        self.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))
     }
 
     pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &Stream)> {
@@ -143,7 +152,7 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
     }
     if jobs.iter().any(|j| !j.corrections.is_empty()) {
         control.report(Progress::Step { name: "correct" });
-        means.extend(rounded_means(run, b, &jobs, original, &result, streams, control)?);
+        means.extend(rounded_means(run, b, &jobs, (original, &result), streams, control)?);
         correct(run, &jobs, &means, original, &mut result)?;
     }
     Ok(result)
@@ -160,14 +169,13 @@ fn statistics(
     ranges: Option<&RangeCollector<'_>>,
     control: &Control<'_>,
 ) -> Result<Stats> {
-    let open = |kind: StreamKind| -> Result<Forward<'_>> {
-        let stream = streams.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))?;
+    let open = |kind: StreamKind| {
         let block = match kind {
             StreamKind::Reference => run.model().block(b, original)?,
             StreamKind::Quantized => run.model().block(b, &current.weights)?,
             StreamKind::Rounded => current.activations.in_block(b, run.model().block(b, &current.weights)?),
         };
-        Ok(Box::new(move |i, last, tap| block.run(Span::until(stop_after(last)), Flow::new(stream.get(i, run.device())?), tap).map(|_| ())))
+        Ok(through(block, streams.kept(kind)?, run))
     };
     let wanted = Wanted {
         keys: group.iter().flat_map(|job| job.keys(run)).collect(),
@@ -179,79 +187,8 @@ fn statistics(
     collect(&wanted, run.windows(), open, control)
 }
 
-/// What corrections need to know of inputs that are rounded: how is known only now, so that this takes a sweep of its own, over the
-/// original weights, as the one before.
-fn rounded_means(
-    run: &Run<'_>,
-    b: u32,
-    jobs: &[Job<'_>],
-    original: &MapWeights,
-    result: &BlockResult,
-    streams: &Streams,
-    control: &Control<'_>,
-) -> Result<Stats> {
-    let rounding: Vec<&ActivationQuant> = result.activations.iter().collect();
-    let jobs = jobs.iter().filter(|j| rounding.iter().any(|a| a.place.port == j.linear.input));
-    let keys = jobs.flat_map(|job| {
-        let needs = job.corrections.iter().flat_map(|p| &run.needs(*p).inputs);
-        needs.map(|(kind, stream)| StatKey { port: job.linear.input, kind: *kind, stream: *stream })
-    });
-    let open = |kind: StreamKind| -> Result<Forward<'_>> {
-        let stream = streams.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))?;
-        let block = run.model().block(b, original)?;
-        Ok(Box::new(move |i, last, tap| block.run(Span::until(stop_after(last)), Flow::new(stream.get(i, run.device())?), tap).map(|_| ())))
-    };
-    let wanted = Wanted { keys: keys.collect(), ranges: None, rounds: true, rounding: rounding.clone(), bf16: run.bf16() };
-    collect(&wanted, run.windows(), open, control)
-}
-
-/// Lets the correcting passes work on the rounded sites.
-fn correct(run: &Run<'_>, jobs: &[Job<'_>], means: &Stats, original: &MapWeights, result: &mut BlockResult) -> Result<()> {
-    for job in jobs.iter().filter(|j| !j.corrections.is_empty()) {
-        let site = job.linear.site;
-        let values = |weights: &MapWeights, part| -> Result<Vec<f32>> {
-            let tensor = weights.get(site, part)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-            with_slice::<f32, _>(&tensor, |w| Ok(w.to_vec()))
-        };
-        let (was, is) = (values(original, Part::Weight)?, values(&result.weights, Part::Weight)?);
-        let mut bias = values(&result.weights, Part::Bias)?;
-        let stored = run.bias_kind(job.linear)?;
-        for pass in &job.corrections {
-            let Stage::Correct(correct) = run.algorithm(*pass).stage() else {
-                return Err(Error::internal("a pass of the correct phase has another stage"));
-            };
-            let corrected = correct.correct(&site_context(run, job, &was, means, 0.0), &Frozen { weight: &is, bias: &bias });
-            let report = result.sites.iter_mut().find(|r| r.site == site.to_string());
-            let events = report.map(|r| &mut r.events).ok_or_else(|| Error::internal(format!("`{site}` was not reported")))?;
-            match corrected.map_err(|e| e.within(format!("`{site}`"))) {
-                Ok(corrected) if corrected.bias.len() == bias.len() && corrected.bias.iter().all(|b| b.is_finite()) => {
-                    bias = corrected.bias.into_iter().map(|b| stored.round(b)).collect();
-                    events.extend(corrected.events);
-                }
-                Ok(corrected) => {
-                    let algo = &run.plan().passes[*pass].algo;
-                    let message = format!(
-                        "`{site}`: `{algo}` returned {} biases, or some that are not finite, for {}",
-                        corrected.bias.len(),
-                        bias.len()
-                    );
-                    return Err(Error::new(crate::error::ErrorKind::Plugin, "plugin::contract", message));
-                }
-                Err(e) if e.kind() == crate::error::ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {
-                    events.push(Event::Fallback { reason: format!("the bias stays as it was: {e}") });
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        let decl = TensorDecl { name: format!("{}.bias", job.linear.module), dtype: stored.into(), shape: vec![bias.len()] };
-        result.tensors.push((decl, stored.bytes(&bias)));
-        let tensor = Tensor::from_vec(bias, job.linear.shape.0, &Device::Cpu)?.to_device(run.device())?;
-        result.weights.insert(site, Part::Bias, tensor);
-    }
-    Ok(())
-}
-
-fn site_context<'a>(run: &'a Run<'_>, job: &'a Job<'_>, weight: &'a [f32], stats: &'a Stats, amax: f32) -> SiteContext<'a> {
+/// What a pass sees of a site whose weight is `weight`.
+pub(super) fn site_context<'a>(run: &'a Run<'_>, job: &'a Job<'_>, weight: &'a [f32], stats: &'a Stats, amax: f32) -> SiteContext<'a> {
     SiteContext {
         linear: job.linear,
         weight,
@@ -264,6 +201,11 @@ fn site_context<'a>(run: &'a Run<'_>, job: &'a Job<'_>, weight: &'a [f32], stats
         seed: run.plan().harness.seed,
         amax,
     }
+}
+
+/// A forward pass of a stream through a block.
+pub(super) fn through<'a>(block: Box<dyn Block + 'a>, stream: &'a Stream, run: &'a Run<'_>) -> Forward<'a> {
+    Box::new(move |i, last, tap| block.run(Span::until(stop_after(last)), Flow::new(stream.get(i, run.device())?), tap).map(|_| ()))
 }
 
 /// Rounds the sites of a group, all at once, and puts what they became into the block.
@@ -373,47 +315,4 @@ fn check(rounded: &Rounded, job: &Job<'_>) -> Result<()> {
         return broken(format!("a scale is {s}"));
     }
     Ok(())
-}
-
-fn weight_error(w: &[f32], decoded: &[f32]) -> f64 {
-    let (error, norm) = w.iter().zip(decoded).fold((0.0, 0.0), |(e, n), (a, b)| {
-        let d = f64::from(a - b);
-        (e + d * d, n + f64::from(*a) * f64::from(*a))
-    });
-    if norm > 0.0 { (error / norm).sqrt() } else { 0.0 }
-}
-
-/// `√(tr ΔHΔᵀ / tr WHWᵀ)` from the lower triangle of `H`.
-fn output_error(w: &[f32], decoded: &[f32], gram: &Arc<Gram>) -> f64 {
-    let delta: Vec<f32> = w.iter().zip(decoded).map(|(a, b)| a - b).collect();
-    let norm = energy(w, gram);
-    if norm > 0.0 { (energy(&delta, gram).max(0.0) / norm).sqrt() } else { 0.0 }
-}
-
-/// `tr MHMᵀ = 2·⟨ML, M⟩ − ⟨MD, M⟩` with the lower triangle `L` of `H` and its diagonal `D`. Columns of `ML` are formed in blocks, each
-/// from the rows of `L` at and below its diagonal: half of a full product.
-fn energy(m: &[f32], gram: &Gram) -> f64 {
-    const ROWS: usize = 64;
-    const COLUMNS: usize = 192;
-    let (n, h) = (gram.n, &gram.lower);
-    let parts: Vec<f64> = m
-        .par_chunks(ROWS * n)
-        .map(|m| {
-            let (rows, mut sum) = (m.len() / n, 0.0);
-            let mut product = vec![0.0; rows * COLUMNS];
-            for first in (0..n).step_by(COLUMNS) {
-                let (width, below) = (COLUMNS.min(n - first), n - first);
-                let (a, l) = (&m[first..], &h[first * n + first..]);
-                gemm((rows, width, below), Onto::Replace, &mut product, width, a, Transpose::No, n, l, Transpose::No, n);
-                for (m, p) in m.chunks_exact(n).zip(product.chunks_exact(width)) {
-                    for (j, (m, p)) in m[first..].iter().zip(p).enumerate() {
-                        let (m, diagonal) = (f64::from(*m), f64::from(h[(first + j) * n + first + j]));
-                        sum += m * (2.0 * f64::from(*p) - m * diagonal);
-                    }
-                }
-            }
-            sum
-        })
-        .collect();
-    parts.iter().sum()
 }

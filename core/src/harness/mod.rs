@@ -12,11 +12,14 @@
 
 mod block;
 mod collect;
+mod correct;
 mod export;
+mod head;
 mod journal;
 mod measure;
 mod report;
 mod run;
+mod site_error;
 mod stream;
 mod sweep;
 

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
-use super::block::{BlockResult, Job, Streams, quantize, round_group};
-use super::collect::{Forward, Wanted, collect};
+use super::block::{BlockResult, Job, Streams, quantize};
 use super::export;
+use super::head;
 use super::journal::{BlockEntry, Journal, different, hash_file};
 use super::report::{Progress, SiteReport, Summary};
 use super::stream::Stream;
@@ -20,14 +20,14 @@ use crate::algorithm::{Needs, Phase, PtqAlgorithm};
 use crate::checkpoint::native::{NativeSite, encode_activation, write_shard};
 use crate::checkpoint::{Checkpoint, StoredDtype, TensorDecl};
 use crate::error::{Error, Result};
-use crate::model::{ActivationQuant, Activations, Flow, MapWeights, Model, Nothing, WeightSource};
+use crate::model::{ActivationQuant, Activations, MapWeights, Model, Nothing};
 use crate::numeric::Bf16Unit;
 use crate::observer::Observer;
 use crate::plan::{Plan, Propagate, Resolved};
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec, Timing};
-use crate::statistic::{RangeCollector, RangeSite, Stats, Stream as StreamKind};
-use crate::topology::{Linear, Part};
+use crate::statistic::{RangeCollector, RangeSite, Stream as StreamKind};
+use crate::topology::Linear;
 
 /// What to do with what is in the output directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
             }
             writer.wait().map(|_| ())
         })?;
-        self.head(journal, &streams, control)
+        head::quantize(self, journal, &streams, control)
     }
 
     /// Moves the streams behind block `b`. Nobody reads them behind the last one unless the head is rounded too.
@@ -216,7 +216,7 @@ impl<'a> Run<'a> {
     }
 
     /// Shard, streams, journal, in this order, each durable before the next; then what they replace is removed.
-    fn record(
+    pub(super) fn record(
         &self,
         b: u32,
         tensors: Vec<(TensorDecl, Vec<u8>)>,
@@ -284,59 +284,6 @@ impl<'a> Run<'a> {
         for_each_window(stream.windows(), control, |i| stream.set(i, &edges.embed(&self.windows[i], 0, &mut Nothing)?.x))
     }
 
-    /// Rounds the head, where the plan asks for it. Its entry follows the blocks'.
-    fn head(&self, journal: &mut Journal, streams: &Streams, control: &Control<'_>) -> Result<()> {
-        if !self.head_work() {
-            return Ok(());
-        }
-        let jobs = self.head_jobs();
-        let mut weights = MapWeights::default();
-        for job in &jobs {
-            let weight: Tensor = self.model.weights.get(job.linear.site, Part::Weight)?;
-            weights.insert(job.linear.site, Part::Weight, weight);
-        }
-        let mut result = BlockResult::new(weights);
-        let mut ranges = self.ranges(None);
-        let rounded = self.rounds(None) && jobs.iter().any(|job| job.wants_rounded(self));
-        if rounded {
-            if ranges.is_some() {
-                self.head_statistics(&[], &result, streams, ranges.as_ref(), control)?;
-            }
-            self.fix_activations(None, ranges.take(), &mut result)?;
-        }
-        let stats = self.head_statistics(&jobs, &result, streams, ranges.as_ref(), control)?;
-        if !rounded {
-            self.fix_activations(None, ranges, &mut result)?;
-        }
-        round_group(self, &jobs.iter().collect::<Vec<_>>(), &stats, &mut result)?;
-        self.record(self.plan().blocks, result.tensors, &result.sites, journal, streams)
-    }
-
-    /// What the passes over the head need. Nothing before it is left to change, so all streams run through the same edges.
-    fn head_statistics(
-        &self,
-        jobs: &[Job<'_>],
-        current: &BlockResult,
-        streams: &Streams,
-        ranges: Option<&RangeCollector<'_>>,
-        control: &Control<'_>,
-    ) -> Result<Stats> {
-        let open = |kind: StreamKind| -> Result<Forward<'_>> {
-            let stream = streams.get(kind).ok_or_else(|| Error::internal("a pass needs a stream that the run does not keep"))?;
-            let edges = self.model.edges()?;
-            let edges = if kind == StreamKind::Rounded { current.activations.at_edges(edges) } else { edges };
-            Ok(Box::new(move |i, _, tap| edges.finish(Flow::new(stream.get(i, &self.device)?), tap).map(|_| ())))
-        };
-        let wanted = Wanted {
-            keys: jobs.iter().flat_map(|job| job.keys(self)).collect(),
-            ranges: ranges.map(|r| (self.stream(), r)),
-            rounds: self.rounds(None),
-            rounding: Vec::new(),
-            bf16: self.bf16,
-        };
-        collect(&wanted, self.windows.len(), open, control)
-    }
-
     /// Whether activations of a block (`None`: around the blocks) are rounded.
     pub(super) fn rounds(&self, block: Option<u32>) -> bool {
         self.plan().activations.iter().any(|a| a.place.block == block)
@@ -353,7 +300,7 @@ impl<'a> Run<'a> {
     }
 
     /// Whether anything is left to do behind the last block.
-    fn head_work(&self) -> bool {
+    pub(super) fn head_work(&self) -> bool {
         !self.head_jobs().is_empty() || self.plan().activations.iter().any(|a| a.place.block.is_none() && a.spec.timing == Timing::Static)
     }
 
@@ -386,7 +333,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn head_jobs(&self) -> Vec<Job<'_>> {
+    pub(super) fn head_jobs(&self) -> Vec<Job<'_>> {
         self.jobs_where(|l| l.site.block.is_none())
     }
 

@@ -20,10 +20,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::codes::ROWS_PER_TASK;
+use super::eigenvalue::largest_eigenvalue;
 use super::gemm::{Onto, Transpose, gemm};
 use super::gram::{Diagonal, finite};
 use super::inverse_factor::{InverseFactor, damped_inverse, upper};
-use super::random::uniform_u64;
 use crate::error::Result;
 
 /// How to damp and order.
@@ -137,31 +137,4 @@ impl Alignment {
         }
         y
     }
-}
-
-/// `σ_max` of the symmetric `h` (lower triangle) by 30 steps of the power iteration from a start that is the same each time.
-pub fn largest_eigenvalue(h: &[f32], n: usize) -> f64 {
-    let mut x: Vec<f64> = (0..n as u64).map(|i| (uniform_u64(&[0, i]) >> 11) as f64 / (1u64 << 53) as f64 + 0.5).collect();
-    let mut value = 0.0;
-    for _ in 0..30 {
-        let norm = x.iter().map(|x| x * x).sum::<f64>().sqrt();
-        if norm == 0.0 {
-            return 0.0;
-        }
-        x.iter_mut().for_each(|x| *x /= norm);
-        let mut y = vec![0.0; n];
-        for i in 0..n {
-            let row = &h[i * n..i * n + i];
-            let mut sum = f64::from(h[i * n + i]) * x[i];
-            for (j, h) in row.iter().enumerate() {
-                let h = f64::from(*h);
-                sum += h * x[j];
-                y[j] += h * x[i];
-            }
-            y[i] += sum;
-        }
-        value = y.iter().map(|y| y * y).sum::<f64>().sqrt();
-        x = y;
-    }
-    value
 }

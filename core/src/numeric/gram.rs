@@ -57,7 +57,8 @@ impl Diagonal {
         finite(&filled)?;
         let dead: Vec<u32> = (0..n).filter(|i| filled[*i] <= 0.0).map(|i| i as u32).collect();
         if dead.len() == n {
-            return Err(Error::numeric("numeric::zero-gram", "no input of this layer ever fired on the calibration data"));
+            return Err(Error::numeric("numeric::zero-gram", "no input of this layer ever fired on the calibration data")
+                .hint("calibrate on more text, or leave the layer out with `skip`"));
         }
         dead.iter().for_each(|i| filled[*i as usize] = 1.0);
         Ok(Self { filled, dead })

@@ -12,7 +12,7 @@
 //! Trap: brevitas takes the inputs of the float model (`inputs = "reference"`), here the default is what the layer will really read.
 
 use qfw_core::algorithm::{
-    AlgorithmRecord, Correct, Corrected, Event, Frozen, Needs, Phase, PlanContext, PtqAlgorithm, SiteContext, Stage,
+    AlgorithmRecord, Correct, Corrected, Event, Frozen, Needs, Phase, PlanContext, PtqAlgorithm, SiteContext, Stage, read_options,
 };
 use qfw_core::statistic::{StatKind, Stream};
 use qfw_core::{Error, Result};
@@ -93,10 +93,7 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     weight_only: false,
     schema: || schemars::schema_for!(Options).to_value(),
     build: |options| {
-        let options: Options = serde_json::from_value(options.clone()).map_err(|e| {
-            Error::config("config::invalid", format!("options of `bias-correction`: {e}"))
-                .hint("its one option: inputs (propagated, reference)")
-        })?;
+        let options: Options = read_options("bias-correction", options, "inputs (propagated, reference)", &[])?;
         let resolved: Value = serde_json::to_value(&options).map_err(|e| Error::internal(e.to_string()))?;
         Ok((Box::new(BiasCorrection { options }), resolved))
     },

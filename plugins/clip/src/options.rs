@@ -1,5 +1,6 @@
 //! Options of `clip`.
 
+use qfw_core::algorithm::{invalid_option, read_options};
 use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,16 +31,12 @@ impl Default for Options {
 
 impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
-        let o: Self = serde_json::from_value(options.clone()).map_err(|e| {
-            Error::config("config::invalid", format!("options of `clip`: {e}")).hint("its options: grid, max-shrink, queries-keys")
-        })?;
+        let o: Self = read_options("clip", options, "grid, max-shrink, queries-keys", &[])?;
         if !(1..=1000).contains(&o.grid) {
-            return Err(Error::config("config::invalid", format!("option `grid` of `clip` is {}", o.grid))
-                .hint("it must be from 1 to 1000; 20 is usual"));
+            return Err(invalid_option("clip", "grid", o.grid, "it must be from 1 to 1000; 20 is usual"));
         }
         if !(0.0..=1.0).contains(&o.max_shrink) {
-            return Err(Error::config("config::invalid", format!("option `max-shrink` of `clip` is {}", o.max_shrink))
-                .hint("it must be from 0 to 1; 0.5 is usual"));
+            return Err(invalid_option("clip", "max-shrink", o.max_shrink, "it must be from 0 to 1; 0.5 is usual"));
         }
         Ok(o)
     }

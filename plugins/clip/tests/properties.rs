@@ -2,89 +2,34 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::sync::Arc;
-
-use qfw_core::algorithm::{Conditioned, Event, SiteContext, Stage};
-use qfw_core::format::Ask;
-use qfw_core::registry::Registry;
-use qfw_core::scheme::{Convention, FloatKind, Granularity, ObserverChoice, QuantSpec, Reducer, Timing};
-use qfw_core::statistic::{Gram, Stat, StatKey, StatKind, Stats, Stream};
-use qfw_core::topology::{Linear, PortName, Role, SiteId};
+use qfw_core::algorithm::{Conditioned, Event};
+use qfw_core::scheme::Granularity;
+use qfw_core::topology::Role;
 use serde_json::{Value, json};
+
+#[path = "../../../tests/fixtures/layer.rs"]
+mod layer;
+
+use layer::{Layer, numbers, spec};
 
 const ROWS: usize = 70;
 const COLS: usize = 40;
 const TOKENS: usize = 100;
 
-struct Problem {
-    weight: Vec<f32>,
-    x: Vec<f64>,
-}
-
 /// Weights with a few large ones, inputs of unlike sizes.
-fn problem(seed: u64) -> Problem {
-    let mut state = seed;
-    let mut uniform = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 11) as f64 / (1u64 << 53) as f64 - 0.5
-    };
+fn problem(seed: u64) -> Layer {
+    let mut uniform = numbers(seed);
     let weight = (0..ROWS * COLS).map(|_| (2.0 * uniform()).powi(5) as f32).collect();
-    let x = (0..TOKENS * COLS).map(|i| uniform() * (1.0 + (i % COLS) as f64 % 7.0)).collect();
-    Problem { weight, x }
+    let x: Vec<f64> = (0..TOKENS * COLS).map(|i| uniform() * (1.0 + (i % COLS) as f64 % 7.0)).collect();
+    Layer { rows: ROWS, cols: COLS, weight, original: None, quantized: x.clone(), reference: x }
 }
 
-fn spec(registry: &Registry, granularity: Granularity, format: &str, symmetric: bool) -> QuantSpec {
-    let ask = Ask { symmetric, convention: Convention::HalfRange, float_zero: false, power_of_two: None, stored: FloatKind::F32 };
-    let format = registry.format(format).unwrap();
-    let meaning = format.resolve(&ask).unwrap();
-    QuantSpec {
-        format: format.id(),
-        bits: format.bits(),
-        grid: meaning.grid,
-        granularity,
-        symmetric: meaning.symmetric,
-        convention: meaning.convention,
-        observer: ObserverChoice { id: "minmax".to_owned(), options: json!({}) },
-        timing: Timing::Static,
-        min_threshold: 0.0,
-        reduce: Reducer::Mean,
-        rescale: 1.0,
-        scale: meaning.scale,
-    }
-}
-
-fn clipped(p: &Problem, role: Role, granularity: Granularity, format: &str, symmetric: bool, options: &Value) -> Conditioned {
-    let mut registry = Registry::builtin().unwrap();
-    registry.add_algorithm(&qfw_clip::RECORD).unwrap();
-    let site = SiteId::in_block(0, role);
-    let (input, output) = (PortName::DownIn.into(), PortName::DownOut.into());
-    let linear = Linear { site, shape: (ROWS, COLS), input, output, bias: false, module: "down".to_owned(), transposed: false };
-    let h = |i: usize, j: usize| (0..TOKENS).map(|t| p.x[t * COLS + i] * p.x[t * COLS + j]).sum::<f64>() as f32;
-    let lower = (0..COLS * COLS).map(|ij| if ij % COLS <= ij / COLS { h(ij / COLS, ij % COLS) } else { 0.0 }).collect();
-    let mut stats = Stats::default();
-    let key = StatKey { port: linear.input, kind: StatKind::Gram, stream: Stream::Quantized };
-    stats.insert(key, Stat::Gram(Arc::new(Gram::new(COLS, lower, TOKENS as u64))));
-    let (observer, _) = registry.build_observer("minmax", &json!({})).unwrap();
-    let spec = spec(&registry, granularity, format, symmetric);
-    let cx = SiteContext {
-        linear: &linear,
-        weight: &p.weight,
-        original: &p.weight,
-        input: None,
-        spec: &spec,
-        observer: &*observer,
-        stats: &stats,
-        stream: Stream::Quantized,
-        seed: 0,
-        amax: 0.0,
-    };
-    let (algorithm, _) = registry.build_algorithm("clip", options).unwrap();
-    let Stage::Condition(condition) = algorithm.stage() else { panic!("clip conditions") };
-    condition.condition(&cx).unwrap()
+fn clipped(p: &Layer, role: Role, granularity: Granularity, format: &str, symmetric: bool, options: &Value) -> Conditioned {
+    p.condition(&qfw_clip::RECORD, role, &spec(format, granularity, symmetric), options).unwrap()
 }
 
 /// AWQ's search in f64: symmetric int4 in the half-range convention, the error over tokens formed explicitly.
-fn by_tokens(p: &Problem, group: usize) -> Vec<f32> {
+fn by_tokens(p: &Layer, group: usize) -> Vec<f32> {
     let mut out = p.weight.clone();
     for row in out.chunks_exact_mut(COLS) {
         for (g, w) in row.chunks_mut(group).enumerate() {
@@ -101,8 +46,9 @@ fn by_tokens(p: &Problem, group: usize) -> Vec<f32> {
                         f64::from((clamped / step).round_ties_even().clamp(-8.0, 7.0) * step - x)
                     })
                     .collect();
-                let error: f64 =
-                    (0..TOKENS).map(|t| delta.iter().zip(&p.x[t * COLS + g * group..]).map(|(d, x)| d * x).sum::<f64>().powi(2)).sum();
+                let error: f64 = (0..TOKENS)
+                    .map(|t| delta.iter().zip(&p.reference[t * COLS + g * group..]).map(|(d, x)| d * x).sum::<f64>().powi(2))
+                    .sum();
                 if error < best.0 {
                     best = (error, limit);
                 }

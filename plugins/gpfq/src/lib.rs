@@ -19,35 +19,26 @@ mod options;
 
 use qfw_core::Result;
 use qfw_core::algorithm::{
-    AlgorithmRecord, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, accumulator_limit, input_events,
+    AlgorithmRecord, ColumnOrder, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, input_events,
 };
-use qfw_core::numeric::{AccumulatorLimit, ColumnSweep, Feedback, SweepParams};
-use qfw_core::scheme::QuantSpec;
+use qfw_core::numeric::{ColumnSweep, Feedback, SweepParams};
 use qfw_core::statistic::{StatKind, Stream};
 
-pub use options::{ActOrder, Options};
+pub use options::Options;
 
 struct Gpfq {
     options: Options,
 }
 
-impl Gpfq {
-    fn limit(&self, weights: &QuantSpec, input: Option<&QuantSpec>, cols: usize) -> Result<Option<AccumulatorLimit>> {
-        let o = &self.options;
-        o.accumulator_bits.map(|bits| accumulator_limit(bits, o.accumulator_tile, weights, input, cols)).transpose()
-    }
-}
-
 impl PtqAlgorithm for Gpfq {
     fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs> {
-        for ((site, weights), input) in cx.sites.iter().zip(cx.weights).zip(cx.inputs) {
-            self.limit(weights, *input, site.shape.1).map_err(|e| e.within(format!("`{}`", site.site)))?;
+        if let Some(accumulator) = self.options.accumulator()? {
+            accumulator.check(cx)?;
         }
         let n = cx.widest_input() as u64;
         // Two matrices in f32, made of the statistics.
         Ok(Needs {
             inputs: vec![(StatKind::Gram, Stream::Rounded), (StatKind::CrossGram, Stream::Rounded)],
-            group_index: false,
             scratch_bytes: 2 * n * n * 4,
             ..Needs::default()
         })
@@ -63,8 +54,8 @@ impl Round for Gpfq {
         let o = &self.options;
         let gram = cx.stats.gram(cx.linear.input, Stream::Rounded)?;
         let cross = cx.stats.cross_gram(cx.linear.input, Stream::Rounded)?;
-        let path = cross.greedy_path(gram, o.act_order == ActOrder::Static)?;
-        let limit = self.limit(cx.spec, cx.input, cx.linear.shape.1)?;
+        let path = cross.greedy_path(gram, o.act_order == ColumnOrder::Static)?;
+        let limit = o.accumulator()?.map(|a| a.limit(cx)).transpose()?;
         let params = cx.fit(cx.weight)?;
         let sweep = ColumnSweep {
             grid: &cx.spec.grid,

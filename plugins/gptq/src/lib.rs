@@ -19,11 +19,8 @@
 mod options;
 
 use qfw_core::Result;
-use qfw_core::algorithm::{
-    AlgorithmRecord, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, accumulator_limit, input_events,
-};
-use qfw_core::numeric::{AccumulatorLimit, ColumnSweep, FactorOptions, Feedback, SweepParams};
-use qfw_core::scheme::QuantSpec;
+use qfw_core::algorithm::{AlgorithmRecord, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, input_events};
+use qfw_core::numeric::{ColumnSweep, FactorOptions, Feedback, SweepParams};
 use qfw_core::statistic::{StatKind, Stream};
 
 pub use options::{ActOrder, Options};
@@ -37,17 +34,12 @@ impl Gptq {
     fn stream(&self, stream: Stream) -> Stream {
         if self.options.use_quant_activations { Stream::Rounded } else { stream }
     }
-
-    fn limit(&self, weights: &QuantSpec, input: Option<&QuantSpec>, cols: usize) -> Result<Option<AccumulatorLimit>> {
-        let o = &self.options;
-        o.accumulator_bits.map(|bits| accumulator_limit(bits, o.accumulator_tile, weights, input, cols)).transpose()
-    }
 }
 
 impl PtqAlgorithm for Gptq {
     fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs> {
-        for ((site, weights), input) in cx.sites.iter().zip(cx.weights).zip(cx.inputs) {
-            self.limit(weights, *input, site.shape.1).map_err(|e| e.within(format!("`{}`", site.site)))?;
+        if let Some(accumulator) = self.options.accumulator()? {
+            accumulator.check(cx)?;
         }
         let n = cx.widest_input() as u64;
         // The factor and its inverse in f64; the factor kept in f32 is smaller than the one of the two that is freed.
@@ -71,7 +63,7 @@ impl Round for Gptq {
         let gram = cx.stats.gram(cx.linear.input, self.stream(cx.stream))?;
         let factor = gram.inverse_factor(&FactorOptions { damp: o.damp, by_diagonal: o.act_order != ActOrder::Off })?;
         let refit = o.refits(cx.layout().tile_rows, cx.layout().grid().1);
-        let limit = self.limit(cx.spec, cx.input, cols)?;
+        let limit = o.accumulator()?.map(|a| a.limit(cx)).transpose()?;
         let params = cx.fit(cx.weight)?;
         let rule = cx.scale_rule();
         let source =

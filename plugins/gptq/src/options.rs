@@ -1,6 +1,6 @@
 //! Options of `gptq`.
 
-use qfw_core::algorithm::{Answer, Elsewhere, read_options};
+use qfw_core::algorithm::{Accumulator, Answer, Elsewhere, invalid_option, name_or_switch, read_options};
 use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -99,10 +99,7 @@ impl Default for Options {
 
 /// A name, or the `true`/`false` of the seed systems.
 fn act_order<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<ActOrder, D::Error> {
-    match Value::deserialize(d)? {
-        Value::Bool(on) => Ok(if on { ActOrder::Static } else { ActOrder::Off }),
-        other => ActOrder::deserialize(other).map_err(serde::de::Error::custom),
-    }
+    name_or_switch(d, ActOrder::Static, ActOrder::Off)
 }
 
 const ELSEWHERE: &[Elsewhere] = &[Elsewhere { names: &["create-weight-orig", "gpxq-create-weight-orig"], answer: Answer::Nothing }];
@@ -113,57 +110,35 @@ const KNOWN: &str = "block-size, num-blocks, damp, act-order (off, static, group
 impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
         let o: Self = read_options("gptq", options, KNOWN, ELSEWHERE)?;
-        let invalid = |what: &str, hint: &str| Err(Error::config("config::invalid", what).hint(hint));
-        let value = |name: &str, value: &dyn std::fmt::Display, hint: &str| invalid(&format!("option `{name}` of `gptq` is {value}"), hint);
         if !(1..=65536).contains(&o.block_size) {
-            return value("block-size", &o.block_size, "it must be from 1 to 65536; 128 is usual");
+            return Err(invalid_option("gptq", "block-size", o.block_size, "it must be from 1 to 65536; 128 is usual"));
         }
         if let Some(n) = o.num_blocks.filter(|n| !(1..=65536).contains(n)) {
-            return value("num-blocks", &n, "it must be from 1 to 65536");
+            return Err(invalid_option("gptq", "num-blocks", n, "it must be from 1 to 65536"));
         }
         if !(0.0..=1.0).contains(&o.damp) {
-            return value("damp", &o.damp, "it must be from 0 to 1; 0.01 is usual");
+            return Err(invalid_option("gptq", "damp", o.damp, "it must be from 0 to 1; 0.01 is usual"));
         }
         if o.act_order == ActOrder::Static && !o.static_groups {
-            return invalid(
-                "`static-groups = false` of `gptq` cannot go with `act-order = \"static\"`",
-                "use `act-order = \"group\"` for groups that follow the order, or `act-order = \"off\"`",
-            );
+            return Err(Error::config("config::invalid", "`static-groups = false` of `gptq` cannot go with `act-order = \"static\"`")
+                .hint("use `act-order = \"group\"` for groups that follow the order, or `act-order = \"off\"`"));
         }
         o.accumulator()?;
         Ok(o)
     }
 
-    fn accumulator(&self) -> Result<()> {
-        let invalid = |what: String, hint: &str| Err(Error::config("config::invalid", what).hint(hint));
-        let Some(bits) = self.accumulator_bits else {
-            if self.accumulator_tile.is_some() {
-                return invalid(
-                    "option `accumulator-tile` of `gptq` says nothing without `accumulator-bits`".to_owned(),
-                    "set `accumulator-bits` too, or leave it out",
-                );
-            }
-            return Ok(());
+    pub(crate) fn accumulator(&self) -> Result<Option<Accumulator>> {
+        let accumulator = Accumulator::of("gptq", self.accumulator_bits, self.accumulator_tile)?;
+        let invalid = |what: &str, hint: &str| {
+            Err(Error::config("config::invalid", format!("option `accumulator-bits` of `gptq` {what}")).hint(hint))
         };
-        if !(3..=32).contains(&bits) {
-            return invalid(format!("option `accumulator-bits` of `gptq` is {bits}"), "it must be from 3 to 32; 16 is usual");
+        if accumulator.is_some() && !self.use_quant_activations {
+            return invalid("is about rounded inputs, and it takes them unrounded", "set `use-quant-activations = true` too");
         }
-        if let Some(tile) = self.accumulator_tile.filter(|t| !(3..=65536).contains(t)) {
-            return invalid(format!("option `accumulator-tile` of `gptq` is {tile}"), "it must be from 3 to 65536; 128 is usual");
+        if accumulator.is_some() && (self.act_order == ActOrder::Group || !self.static_groups) {
+            return invalid("wants scales that are fixed before", "leave `static-groups` and `act-order = \"group\"` out");
         }
-        if !self.use_quant_activations {
-            return invalid(
-                "option `accumulator-bits` of `gptq` is about rounded inputs, and it takes them unrounded".to_owned(),
-                "set `use-quant-activations = true` too",
-            );
-        }
-        if self.act_order == ActOrder::Group || !self.static_groups {
-            return invalid(
-                "option `accumulator-bits` of `gptq` wants scales that are fixed before".to_owned(),
-                "leave `static-groups` and `act-order = \"group\"` out",
-            );
-        }
-        Ok(())
+        Ok(accumulator)
     }
 
     /// Columns updated at once in a layer with `cols` of them.

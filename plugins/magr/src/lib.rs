@@ -17,6 +17,7 @@ mod options;
 mod solve;
 
 use qfw_core::algorithm::{AlgorithmRecord, Condition, Conditioned, Event, Needs, Phase, PlanContext, PtqAlgorithm, SiteContext, Stage};
+use qfw_core::numeric::largest_eigenvalue;
 use qfw_core::statistic::StatKind;
 use qfw_core::{Error, Result};
 
@@ -48,7 +49,7 @@ impl Condition for Magr {
         let (layout, gram) = (cx.layout(), cx.gram()?);
         let n = gram.n;
         let mut h = gram.full();
-        let sigma = solve::largest_eigenvalue(&h, n);
+        let sigma = largest_eigenvalue(&gram.lower, n);
         if !sigma.is_finite() || sigma <= 0.0 {
             return Err(Error::numeric("magr::no-input", "its input was zero, or not finite, on all calibration tokens")
                 .hint("calibrate on more text, or leave the layer out with `skip`"));

@@ -1,5 +1,6 @@
 //! Options of `magr`.
 
+use qfw_core::algorithm::{invalid_option, read_options};
 use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -51,7 +52,7 @@ pub struct Options {
     pub alpha_mode: AlphaMode,
     /// Over which weights the largest magnitude is taken.
     pub per: Per,
-    /// Steps at most. 40 with momentum lower the objective as far as the paper's 200 without (SmolLM2's down projections: 37 do).
+    /// Steps at most. 40 with momentum lower the objective at least as far as the paper's 200 without.
     #[schemars(range(min = 0, max = 100_000))]
     pub iterations: usize,
     /// A row is done when a step lowers its objective by less than this share; 0 takes all steps.
@@ -82,13 +83,10 @@ impl Default for Options {
 
 impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
-        let o: Self = serde_json::from_value(options.clone()).map_err(|e| {
-            Error::config("config::invalid", format!("options of `magr`: {e}"))
-                .hint("its options: alpha, alpha-mode (paper, brevitas), per (range, channel), iterations, tolerance, solver (accelerated, plain), step-shrink")
-        })?;
-        let wrong = |name: &str, value: String, hint: &str| {
-            Err(Error::config("config::invalid", format!("option `{name}` of `magr` is {value}")).hint(hint))
-        };
+        let known =
+            "alpha, alpha-mode (paper, brevitas), per (range, channel), iterations, tolerance, solver (accelerated, plain), step-shrink";
+        let o: Self = read_options("magr", options, known, &[])?;
+        let wrong = |name: &str, value: String, hint: &str| Err(invalid_option("magr", name, value, hint));
         if let Some(alpha) = o.alpha.filter(|a| !(0.0..=1.0).contains(a)) {
             return wrong("alpha", alpha.to_string(), "it must be from 0 to 1; 0.001 is usual for whole rows, 0.0001 for groups");
         }

@@ -2,95 +2,49 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
-use qfw_core::algorithm::{Conditioned, Event, SiteContext, Stage};
-use qfw_core::format::Ask;
-use qfw_core::registry::Registry;
-use qfw_core::scheme::{Convention, FloatKind, Granularity, ObserverChoice, QuantSpec, Reducer, Timing};
-use qfw_core::statistic::{Gram, Stat, StatKey, StatKind, Stats, Stream};
-use qfw_core::topology::{Linear, PortName, Role, SiteId};
+use qfw_core::algorithm::{Conditioned, Event};
+use qfw_core::scheme::Granularity;
+use qfw_core::topology::Role;
 use serde_json::{Value, json};
+
+#[path = "../../../tests/fixtures/layer.rs"]
+mod layer;
+
+use layer::{Layer, numbers, spec, wide};
 
 const ROWS: usize = 7;
 const COLS: usize = 48;
+const TOKENS: usize = 192;
 
 struct Problem {
+    layer: Layer,
     weight: Vec<f32>,
-    /// Row-major, both triangles.
+    /// Row-major, both triangles, as the library has it.
     h: Vec<f64>,
+}
+
+impl Problem {
+    fn new(layer: Layer) -> Self {
+        Self { weight: layer.weight.clone(), h: wide(&layer.gram()), layer }
+    }
 }
 
 /// Inputs that span `rank` directions only, plus noise.
 fn problem(seed: u64, rank: usize, noise: f64) -> Problem {
-    let mut state = seed;
-    let mut uniform = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 11) as f64 / (1u64 << 53) as f64 - 0.5
-    };
+    let mut uniform = numbers(seed);
     let weight = (0..ROWS * COLS).map(|_| uniform() as f32).collect();
     let basis: Vec<f64> = (0..rank * COLS).map(|_| uniform()).collect();
-    let mut h = vec![0.0; COLS * COLS];
-    for _ in 0..4 * COLS {
+    let mut x = Vec::new();
+    for _ in 0..TOKENS {
         let factors: Vec<f64> = (0..rank).map(|_| uniform()).collect();
-        let x: Vec<f64> = (0..COLS).map(|j| (0..rank).map(|r| factors[r] * basis[r * COLS + j]).sum::<f64>() + noise * uniform()).collect();
-        for i in 0..COLS {
-            for j in 0..COLS {
-                h[i * COLS + j] += x[i] * x[j];
-            }
-        }
+        x.extend((0..COLS).map(|j| (0..rank).map(|r| factors[r] * basis[r * COLS + j]).sum::<f64>() + noise * uniform()));
     }
-    h.iter_mut().for_each(|v| *v = f64::from(*v as f32));
-    Problem { weight, h }
-}
-
-fn spec(registry: &Registry, granularity: Granularity) -> QuantSpec {
-    let ask = Ask { symmetric: true, convention: Convention::HalfRange, float_zero: false, power_of_two: None, stored: FloatKind::F32 };
-    let meaning = registry.format("int4").unwrap().resolve(&ask).unwrap();
-    QuantSpec {
-        format: "int4".to_owned(),
-        bits: 4,
-        grid: meaning.grid,
-        granularity,
-        symmetric: true,
-        convention: Convention::HalfRange,
-        observer: ObserverChoice { id: "minmax".to_owned(), options: json!({}) },
-        timing: Timing::Static,
-        min_threshold: 0.0,
-        reduce: Reducer::Mean,
-        rescale: 1.0,
-        scale: meaning.scale,
-    }
+    Problem::new(Layer { rows: ROWS, cols: COLS, weight, original: None, quantized: x.clone(), reference: x })
 }
 
 fn conditioned(p: &Problem, granularity: Granularity, options: &Value) -> qfw_core::Result<Conditioned> {
-    let mut registry = Registry::builtin().unwrap();
-    registry.add_algorithm(&qfw_magr::RECORD).unwrap();
-    let site = SiteId::in_block(0, Role::MlpDown);
-    let (input, output) = (PortName::DownIn.into(), PortName::DownOut.into());
-    let linear = Linear { site, shape: (ROWS, COLS), input, output, bias: false, module: "down".to_owned(), transposed: false };
-    let mut stats = Stats::default();
-    let lower = (0..COLS * COLS).map(|ij| if ij % COLS <= ij / COLS { p.h[ij] as f32 } else { 0.0 }).collect();
-    let key = StatKey { port: linear.input, kind: StatKind::Gram, stream: Stream::Quantized };
-    stats.insert(key, Stat::Gram(Arc::new(Gram::new(COLS, lower, 192))));
-    let (observer, _) = registry.build_observer("minmax", &json!({})).unwrap();
-    let spec = spec(&registry, granularity);
-    let cx = SiteContext {
-        linear: &linear,
-        weight: &p.weight,
-        original: &p.weight,
-        input: None,
-        spec: &spec,
-        observer: &*observer,
-        stats: &stats,
-        stream: Stream::Quantized,
-        seed: 0,
-        amax: 0.0,
-    };
-    let (algorithm, _) = registry.build_algorithm("magr", options).unwrap();
-    let Stage::Condition(condition) = algorithm.stage() else { panic!("magr conditions") };
-    condition.condition(&cx)
+    p.layer.condition(&qfw_magr::RECORD, Role::MlpDown, &spec("int4", granularity, true), options)
 }
 
 /// The largest eigenvalue by many steps of power iteration.
@@ -154,10 +108,6 @@ fn reference(p: &Problem, range: usize, t: f64, steps: usize) -> Vec<f64> {
     w
 }
 
-fn wide(w: &[f32]) -> Vec<f64> {
-    w.iter().map(|x| f64::from(*x)).collect()
-}
-
 /// Step by step the same as the paper's iteration.
 #[test]
 fn plain_steps_are_those_of_the_paper() {
@@ -179,7 +129,7 @@ fn momentum_reaches_the_minimum_sooner() {
         for (granularity, range) in [(Granularity::channel(), COLS), (Granularity::group(16), 16)] {
             let p = problem(seed, 6, 0.05);
             let slow = objective(&p, &reference(&p, range, 0.01, 200), range, 0.01);
-            let options = json!({ "iterations": 60, "tolerance": 0.0, "alpha": 0.01 });
+            let options = json!({ "iterations": 40, "tolerance": 0.0, "alpha": 0.01 });
             let fast = objective(&p, &wide(&conditioned(&p, granularity.clone(), &options).unwrap().weight), range, 0.01);
             assert!(fast <= slow * (1.0 + 1e-4), "{seed} {granularity}: {fast} {slow}");
         }
@@ -201,7 +151,7 @@ fn alpha_of_brevitas_is_that_of_the_paper_times_a_factor() {
 #[test]
 fn where_there_is_no_input_there_is_no_solution() {
     let mut p = problem(5, 6, 0.1);
-    p.h.fill(0.0);
+    p.layer.quantized.fill(0.0);
     let error = conditioned(&p, Granularity::channel(), &json!({})).err().unwrap();
     assert_eq!(error.code(), "magr::no-input");
 }

@@ -18,12 +18,14 @@
 
 mod options;
 
-use qfw_core::algorithm::{AlgorithmRecord, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, input_events};
+use qfw_core::algorithm::{
+    AlgorithmRecord, ColumnOrder, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, input_events,
+};
 use qfw_core::numeric::{AlignmentOptions, ColumnSweep, Feedback, SweepParams};
 use qfw_core::statistic::{StatKind, Stream};
 use qfw_core::{Error, Result};
 
-pub use options::{ActOrder, Options};
+pub use options::Options;
 
 struct Qronos {
     options: Options,
@@ -35,7 +37,6 @@ impl PtqAlgorithm for Qronos {
         // The factor and its inverse in f64; what is kept of them, with a matrix of differences, takes as much.
         Ok(Needs {
             inputs: vec![(StatKind::Gram, Stream::Rounded), (StatKind::CrossGram, Stream::Rounded)],
-            group_index: false,
             scratch_bytes: 2 * n * n * 8,
             ..Needs::default()
         })
@@ -51,7 +52,7 @@ impl Round for Qronos {
         let o = &self.options;
         let gram = cx.stats.gram(cx.linear.input, Stream::Rounded)?;
         let cross = cx.stats.cross_gram(cx.linear.input, Stream::Rounded)?;
-        let options = AlignmentOptions { alpha: o.alpha, by_diagonal: o.act_order == ActOrder::Static };
+        let options = AlignmentOptions { alpha: o.alpha, by_diagonal: o.act_order == ColumnOrder::Static };
         let alignment = cross.alignment(gram, &options)?;
         let params = cx.fit(cx.weight)?;
         let start = alignment.start(cx.original, cx.weight);

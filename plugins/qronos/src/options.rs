@@ -1,38 +1,18 @@
 //! Options of `qronos`.
 
-use qfw_core::algorithm::{Answer, Elsewhere, read_options};
+use qfw_core::algorithm::{Answer, ColumnOrder, Elsewhere, invalid_option, read_options};
 use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-/// In which order columns are rounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ActOrder {
-    /// As stored.
-    #[serde(alias = "false")]
-    Off,
-    /// Most active input channel first; groups keep their stored columns.
-    #[default]
-    #[serde(alias = "true", alias = "weight")]
-    Static,
-}
 
 /// Options of `qronos`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Options {
     /// Order of the columns.
-    #[serde(
-        alias = "act_order",
-        alias = "gpxq-act-order",
-        alias = "gpxq_act_order",
-        alias = "desc-act",
-        alias = "desc_act",
-        deserialize_with = "act_order"
-    )]
-    pub act_order: ActOrder,
+    #[serde(alias = "act_order", alias = "gpxq-act-order", alias = "gpxq_act_order", alias = "desc-act", alias = "desc_act")]
+    pub act_order: ColumnOrder,
     /// Columns updated at once; changes speed, not the result beyond rounding.
     #[serde(alias = "blocksize", alias = "block_size")]
     #[schemars(range(min = 1, max = 65536))]
@@ -45,15 +25,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { act_order: ActOrder::Static, block_size: 128, alpha: 1e-6 }
-    }
-}
-
-/// A name, or the `true`/`false` of the seed systems.
-fn act_order<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<ActOrder, D::Error> {
-    match Value::deserialize(d)? {
-        Value::Bool(on) => Ok(if on { ActOrder::Static } else { ActOrder::Off }),
-        other => ActOrder::deserialize(other).map_err(serde::de::Error::custom),
+        Self { act_order: ColumnOrder::Static, block_size: 128, alpha: 1e-6 }
     }
 }
 
@@ -83,12 +55,11 @@ impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
         let o: Self = read_options("qronos", options, "act-order (off, static), alpha, block-size", ELSEWHERE)?;
         if !(1..=65536).contains(&o.block_size) {
-            return Err(Error::config("config::invalid", format!("option `block-size` of `qronos` is {}", o.block_size))
-                .hint("it must be from 1 to 65536; 128 is usual"));
+            return Err(invalid_option("qronos", "block-size", o.block_size, "it must be from 1 to 65536; 128 is usual"));
         }
         if !(o.alpha > 0.0 && o.alpha <= 1.0) {
-            return Err(Error::config("config::invalid", format!("option `alpha` of `qronos` is {}", o.alpha))
-                .hint("it must be above 0 and at most 1; 1e-6 is usual, 1e-3 with activations of few bits"));
+            let hint = "it must be above 0 and at most 1; 1e-6 is usual, 1e-3 with activations of few bits";
+            return Err(invalid_option("qronos", "alpha", o.alpha, hint));
         }
         Ok(o)
     }
@@ -105,7 +76,7 @@ mod tests {
 
     #[test]
     fn names_of_the_seed_systems_mean_the_same() {
-        let expected = Options { act_order: ActOrder::Off, block_size: 64, alpha: 1e-3 };
+        let expected = Options { act_order: ColumnOrder::Off, block_size: 64, alpha: 1e-3 };
         for options in [
             json!({ "act-order": "off", "block-size": 64, "alpha": 1e-3 }),
             json!({ "gpxq_act_order": false, "blocksize": 64, "qronos_alpha": 1e-3, "create_weight_orig": true }),

@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Input channels per group
     #[arg(long, default_value_t = 64)]
     group: u32,
+    /// What qfw rounds the operands of its products to: f32 (as they are) or bf16
+    #[arg(long, default_value = "f32")]
+    products: String,
     /// A Python that has llmcompressor
     #[arg(long, default_value = "python3")]
     python: PathBuf,
@@ -100,6 +103,7 @@ fn ours(args: &Args, qfw: &Path, dir: &Path, out: &Path) -> Result<Cost> {
     std::fs::write(&config, recipe).map_err(|e| Error::io(&config, "write", e))?;
     let mut command = Command::new(qfw);
     command.arg("apply").arg(&args.model).arg("--config").arg(&config).arg("--data").arg(&args.ids).arg("-o").arg(out);
+    command.arg("--set").arg(format!("harness.products={}", args.products));
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let (before, start) = (children(), Instant::now());
     let status = command.status().map_err(|e| Error::io(qfw, "run", e))?;
@@ -108,7 +112,7 @@ fn ours(args: &Args, qfw: &Path, dir: &Path, out: &Path) -> Result<Cost> {
         return Err(Error::input("compare::qfw", format!("`qfw apply` failed: {status}")).hint("run the same recipe by hand to see why"));
     }
     // The largest child so far is this one, unless the peer (or a compiler) was larger: the run's own report says it exactly.
-    let peer = format!("qfw {}", env!("CARGO_PKG_VERSION"));
+    let peer = format!("qfw {}, {} products", env!("CARGO_PKG_VERSION"), args.products);
     Ok(Cost { peer, wall_seconds, cpu_seconds: after.0 - before.0, peak_rss_bytes: logged_peak(out).unwrap_or(after.1) })
 }
 
