@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use qfw_core::plan::raw::RawProducts;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
 
 use crate::compat::System;
 
@@ -149,12 +152,21 @@ pub(crate) struct Eval {
     /// Memory for hidden states, such as 1GiB
     #[arg(long, default_value = "1GiB")]
     pub(crate) budget: String,
+    /// What operands of products are rounded to: f32 (nothing), bf16 (half the time where the CPU has it) or auto
+    #[arg(long, default_value = "f32", value_parser = products)]
+    pub(crate) products: RawProducts,
     /// Worker threads; the result does not depend on it
     #[arg(long)]
     pub(crate) threads: Option<usize>,
     /// One JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `products` as `run.toml` spells it.
+fn products(text: &str) -> Result<RawProducts, String> {
+    let known: Result<RawProducts, serde::de::value::Error> = RawProducts::deserialize(text.into_deserializer());
+    known.map_err(|e| e.to_string())
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use indicatif::{ProgressBar, ProgressStyle};
 use qfw_core::calibration::{Bos, evaluation_windows, token_stream};
 use qfw_core::evaluate::{EvalControl, Perplexity, Protocol, perplexity, strided_windows};
+use qfw_core::numeric::Bf16Unit;
 use qfw_core::plan::raw::ByteSize;
 use qfw_core::registry::Registry;
 use qfw_core::session::Opened;
@@ -22,6 +23,7 @@ pub(crate) fn run(a: &Eval) -> Result<()> {
     if a.stride.is_some() && protocol != Protocol::HfStride {
         return Err(Error::config("config::invalid", "`--stride` has a meaning only with `--protocol hf-stride`"));
     }
+    let bf16 = a.products.here().unit(Bf16Unit::detect()).map_err(|e| e.within("`--products`"))?;
     let registry = Registry::linked()?;
     let opened = Opened::open(&hub::model(&a.model)?, &registry)?;
     let windows = windows(a, protocol, &opened)?;
@@ -33,7 +35,7 @@ pub(crate) fn run(a: &Eval) -> Result<()> {
         bar.set_position(done as u64);
     };
     let cancelled = || CANCELLED.load(std::sync::atomic::Ordering::Relaxed);
-    let control = EvalControl { progress: &progress, cancelled: &cancelled, stream_bytes: budget.bytes() };
+    let control = EvalControl { progress: &progress, cancelled: &cancelled, stream_bytes: budget.bytes(), bf16 };
     let result = perplexity(&opened.model, &windows, protocol, &control)?;
     bar.finish_and_clear();
     if a.json { say_json(&result) } else { print(&result) }

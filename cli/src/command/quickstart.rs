@@ -86,7 +86,7 @@ fn measure(opened: &Opened, dir: &Path) -> Result<Perplexity> {
     let corpus = read_corpus(&dir.join(EVALUATION.0), "text", tokenizer.as_ref())?;
     let stream = token_stream(&corpus, tokenizer.as_ref(), Bos::None)?;
     let windows: Vec<(Vec<u32>, usize)> = evaluation_windows(&stream, WINDOW, None, None)?.ids.into_iter().map(|ids| (ids, 0)).collect();
-    let control = EvalControl { progress: &|_, _| (), cancelled: &|| false, stream_bytes: 1 << 30 };
+    let control = EvalControl { progress: &|_, _| (), cancelled: &|| false, stream_bytes: 1 << 30, bf16: None };
     perplexity(&opened.model, &windows, Protocol::Gptq, &control)
 }
 

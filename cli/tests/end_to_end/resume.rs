@@ -95,10 +95,11 @@ fn products_in_bf16_resume_as_such_and_not_as_f32() {
     let words = format!("{RUN} --set harness.products=bf16");
     apply("tiny-llama", &whole, &words);
     kill(start_until(&out, &words, "block 4/6"));
-    let other = qfw(&apply_args("tiny-llama", &out, &format!("{RUN} --resume")));
+    let other = qfw(&apply_args("tiny-llama", &out, &format!("{RUN} --set harness.products=f32 --resume")));
     assert_eq!(other.code, Some(2), "{}", other.stderr);
     assert!(other.stderr.contains("harness.products: \"bf16\" there, \"f32\" here"), "{}", other.stderr);
-    apply("tiny-llama", &out, &format!("{words} --resume"));
+    // `auto`, the default, is bf16 here.
+    apply("tiny-llama", &out, &format!("{RUN} --resume"));
     same_tree(&tree(&whole), &tree(&out), "bf16");
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::forward::HEAD_ROWS;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::model::{Edges, Flow, Model, Nothing, Span};
-use crate::numeric::{Kernel, Real, linear, vectorize, with_slice};
+use crate::numeric::{Bf16Unit, Kernel, Matrix, Real, vectorize, with_slice};
 
 /// Which tokens are scored, and how they are averaged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +103,8 @@ pub struct EvalControl<'a> {
     pub cancelled: &'a (dyn Fn() -> bool + Sync),
     /// Bytes of hidden states held at once; more windows are taken in batches.
     pub stream_bytes: u64,
+    /// Rounds the operands of the model's products to bf16.
+    pub bf16: Option<Bf16Unit>,
 }
 
 /// Perplexity over `windows`, each with the first token that counts as new (0 but for `hf-stride`).
@@ -164,7 +166,7 @@ fn hidden_states(
         })
     };
     for b in 0..model.topology.blocks {
-        let weights = model.load_block(b)?;
+        let weights = model.load_block(b)?.rounding_products(control.bf16);
         let block = model.block(b, &weights)?;
         each(&|x| Ok(block.run(Span::BLOCK, Flow::new(x), &mut Nothing)?.x))?;
         step();
@@ -195,7 +197,7 @@ fn nll(
     let mut tokens: Vec<Vec<Token>> = ranges.iter().map(|r| vec![empty; r.len()]).collect();
     for start in (0..vocab).step_by(HEAD_ROWS) {
         let end = vocab.min(start + HEAD_ROWS);
-        let rows = edges.head_rows(start..end)?;
+        let rows = Matrix::new(edges.head_rows(start..end)?, control.bf16)?;
         tokens.par_iter_mut().with_max_len(1).zip(windows).zip(ranges).zip(finals).try_for_each(|(((tokens, (ids, _)), range), x)| {
             if (control.cancelled)() {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted", "interrupted"));
@@ -205,7 +207,7 @@ fn nll(
             }
             // Target t is predicted at position t − 1.
             let x = x.narrow(0, range.start - 1, range.len())?.contiguous()?;
-            let z = linear(&x, &rows, None)?.to_device(&Device::Cpu)?.to_dtype(candle_core::DType::F32)?;
+            let z = rows.apply(&x, None)?.to_device(&Device::Cpu)?.to_dtype(candle_core::DType::F32)?;
             with_slice::<f32, _>(&z, |z| {
                 for ((token, z), target) in tokens.iter_mut().zip(z.chunks_exact(end - start)).zip(&ids[range.clone()]) {
                     token.add(z);

@@ -68,7 +68,11 @@ pub fn resolve(
     let activations = if raw.harness.no_quantize { Vec::new() } else { activations(raw, registry, model, &linears)? };
     let mut notes = Vec::new();
     let order = pass_order(raw, registry, sorted, &mut notes)?;
-    let products = if raw.harness.products == RawProducts::Bf16 { Products::Bf16 } else { Products::F32 };
+    // Without calibration there are no sweeps, and one plan for every machine.
+    let products = match raw.harness.products {
+        RawProducts::Auto if calibration.is_none() => Products::F32,
+        choice => choice.here(),
+    };
     products.unit(Bf16Unit::detect())?;
     let stream = if raw.harness.propagate == Some(RawPropagate::Reference) { Stream::Reference } else { Stream::Quantized };
     let (mut biases, mut steps) = (BTreeSet::new(), Vec::new());

@@ -65,8 +65,8 @@ impl Products {
             Self::F32 => Ok(None),
             Self::Bf16 if there.is_some() => Ok(there),
             Self::Bf16 => {
-                let message = format!("`harness.products` is `bf16`, but this CPU has no `{}` instructions", Bf16Unit::FEATURE);
-                Err(Error::plan("plan::no-bf16", message).hint("set `harness.products = \"f32\"`; a slow imitation of bf16 is not offered"))
+                let message = format!("`products` is `bf16`, but this CPU has no `{}` instructions", Bf16Unit::FEATURE);
+                Err(Error::plan("plan::no-bf16", message).hint("set it to `f32` or `auto`; a slow imitation of bf16 is not offered"))
             }
         }
     }
@@ -362,8 +362,8 @@ mod tests {
         assert!(Products::F32.unit(None).is_ok_and(|u| u.is_none()));
         let error = Products::Bf16.unit(None).unwrap_err();
         assert_eq!(error.code(), "plan::no-bf16");
-        assert_eq!(error.to_string(), "`harness.products` is `bf16`, but this CPU has no `avx512_bf16` instructions");
-        assert_eq!(error.hint_text(), Some("set `harness.products = \"f32\"`; a slow imitation of bf16 is not offered"));
+        assert_eq!(error.to_string(), "`products` is `bf16`, but this CPU has no `avx512_bf16` instructions");
+        assert_eq!(error.hint_text(), Some("set it to `f32` or `auto`; a slow imitation of bf16 is not offered"));
         let there = Bf16Unit::detect();
         assert_eq!(Products::Bf16.unit(there).is_ok(), there.is_some());
     }

@@ -8,7 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::resolved::Products;
 use super::size::ByteSize;
+use crate::numeric::Bf16Unit;
 
 /// `[model]`: what is quantized.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -101,7 +103,8 @@ pub struct RawHarness {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub propagate: Option<RawPropagate>,
     /// What the matrix products of the sweeps over calibration data round their operands to: those with the weights, and those of the
-    /// statistics. `bf16` takes half the time on a CPU with `avx512_bf16`, and is refused on others. Sums are in f32 either way.
+    /// statistics. `bf16` takes half the time on a CPU with `avx512_bf16`, and is refused on others; `auto` is `bf16` where the CPU has
+    /// it and `f32` where not. Sums are in f32 either way.
     pub products: RawProducts,
     /// Memory that the run may use.
     pub budget: ByteSize,
@@ -147,11 +150,24 @@ pub enum RawPropagate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RawProducts {
-    /// Not rounded.
+    /// As the CPU can: bf16, else f32.
     #[default]
+    Auto,
+    /// Not rounded.
     F32,
     /// To 8 significant bits.
     Bf16,
+}
+
+impl RawProducts {
+    /// The choice made for this CPU.
+    pub fn here(self) -> Products {
+        match self {
+            Self::Auto if Bf16Unit::detect().is_some() => Products::Bf16,
+            Self::Auto | Self::F32 => Products::F32,
+            Self::Bf16 => Products::Bf16,
+        }
+    }
 }
 
 /// What happens to a site that cannot be solved even with more damping.
@@ -229,7 +245,7 @@ impl Default for RawHarness {
         Self {
             sequence: None,
             propagate: None,
-            products: RawProducts::F32,
+            products: RawProducts::Auto,
             budget: ByteSize(8 << 30),
             threads: None,
             resume: false,

@@ -13,7 +13,7 @@ use qfw_core::evaluate::{EvalControl, Protocol, perplexity};
 use qfw_core::harness::{Control, Mode};
 use qfw_core::model::{Flow, Model, Nothing, Span};
 use qfw_core::plan::layer::Layers;
-use qfw_core::plan::raw::{RawPass, RawPropagate, RawQuant, RawRun, RawSequence, RawSpec};
+use qfw_core::plan::raw::{RawPass, RawProducts, RawPropagate, RawQuant, RawRun, RawSequence, RawSpec};
 use qfw_core::registry::Registry;
 use qfw_core::session::{Opened, Session};
 use qfw_core::statistic::StatKind;
@@ -157,7 +157,7 @@ impl Runner {
         session.execute(&self.registry, &out, Mode::Fresh, &Control::new(&|_| (), &never))?;
         let written = Opened::open(&out, &self.registry)?.model;
         let windows: Vec<(Vec<u32>, usize)> = self.windows.iter().map(|w| (w.clone(), 0)).collect();
-        let control = EvalControl { progress: &|_, _| (), cancelled: &|| false, stream_bytes: 1 << 20 };
+        let control = EvalControl { progress: &|_, _| (), cancelled: &|| false, stream_bytes: 1 << 20, bf16: None };
         let measured = perplexity(&written, &windows, Protocol::Gptq, &control)?;
         let float = &session.opened.model;
         let here = self.head_gram(if reference { float } else { &written }, float)?;
@@ -198,6 +198,8 @@ impl Runner {
             RawPass { skip: vec!["head".to_owned()], ..pass(algo, options) },
             RawPass { selector: Some("head".to_owned()), ..pass(WATCH.id, watch) },
         ];
+        // What a cell reads back as is compared with an evaluation, which rounds nothing.
+        raw.harness.products = RawProducts::F32;
         raw.harness.propagate = match PROPAGATE[propagate] {
             "reference" => Some(RawPropagate::Reference),
             "both" => Some(RawPropagate::Both),

@@ -39,8 +39,8 @@ pub(crate) struct Args {
     /// Input channels per group
     #[arg(long, default_value_t = 64)]
     group: u32,
-    /// What qfw rounds the operands of its products to: f32 (as they are) or bf16
-    #[arg(long, default_value = "f32")]
+    /// What qfw rounds the operands of its products to: f32 (as they are), bf16 or auto
+    #[arg(long, default_value = "auto")]
     products: String,
     /// A Python that has llmcompressor
     #[arg(long, default_value = "python3")]
