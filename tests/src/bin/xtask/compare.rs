@@ -138,7 +138,7 @@ fn children() -> (f64, u64) {
 /// Perplexity and its standard error.
 fn perplexity(args: &Args, qfw: &Path, model: &Path) -> Result<Option<(f64, f64)>> {
     let Some(data) = args.eval.clone() else { return Ok(None) };
-    let value = Evaluation { data, seq_len: args.seq_len, max_windows: args.max_windows }.of(qfw, model)?;
+    let value = Evaluation { data, seq_len: args.seq_len, max_windows: args.max_windows, products: "f32".to_owned() }.of(qfw, model)?;
     Ok(value["perplexity"].as_f64().zip(value["perplexity_stderr"].as_f64()))
 }
 

@@ -30,13 +30,15 @@ pub(crate) struct Evaluation {
     pub(crate) seq_len: usize,
     /// Windows.
     pub(crate) max_windows: usize,
+    /// What operands of products are rounded to.
+    pub(crate) products: String,
 }
 
 impl Evaluation {
     /// What `qfw eval --json` prints for `model`.
     pub(crate) fn of(&self, qfw: &Path, model: &Path) -> Result<Value> {
         let mut command = Command::new(qfw);
-        command.arg("eval").arg(model).arg("--data").arg(&self.data).arg("--json");
+        command.arg("eval").arg(model).arg("--data").arg(&self.data).arg("--json").arg("--products").arg(&self.products);
         command.args(["--seq-len", &self.seq_len.to_string(), "--max-windows", &self.max_windows.to_string()]);
         let output = command.output().map_err(|e| Error::io(qfw, "run", e))?;
         let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();

@@ -37,6 +37,30 @@ pub(super) struct Measured {
     pub(super) windows_nll: Vec<f64>,
 }
 
+/// What a row gave on the mean over seeds.
+#[derive(Clone, Debug)]
+pub(super) struct Mean {
+    /// As of the first seed, with `windows_nll` the mean over seeds, and the perplexity that belongs to it.
+    pub(super) all: Measured,
+    /// Perplexity of each seed.
+    pub(super) each: Vec<f64>,
+}
+
+impl Mean {
+    /// The mean; none of nothing.
+    pub(super) fn of(seeds: &[Measured]) -> Option<Self> {
+        let n = seeds.len() as f64;
+        let mut all = seeds.first()?.clone();
+        if seeds.len() > 1 {
+            let over_seeds = |w: usize| seeds.iter().filter_map(|m| m.windows_nll.get(w)).sum::<f64>() / n;
+            all.windows_nll = (0..all.windows_nll.len()).map(over_seeds).collect();
+            all.perplexity = (seeds.iter().map(|m| m.perplexity.ln()).sum::<f64>() / n).exp();
+            all.perplexity_stderr = seeds.iter().map(|m| m.perplexity_stderr).sum::<f64>() / n;
+        }
+        Some(Self { all, each: seeds.iter().map(|m| m.perplexity).collect() })
+    }
+}
+
 /// A line of the file of finished rows.
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -54,14 +78,16 @@ pub(super) struct Kept {
 
 impl Job<'_> {
     /// Hash of what the result depends on. The files stand for what is in them, and the version for the program.
-    fn key(&self, row: &Row) -> String {
-        let Evaluation { data, seq_len, max_windows } = self.evaluation;
-        let all = (row.recipe.as_deref(), self.model, self.data, self.samples, data, seq_len, max_windows, env!("CARGO_PKG_VERSION"));
+    fn key(&self, row: &Row, seed: u64) -> String {
+        let Evaluation { data, seq_len, max_windows, products } = self.evaluation;
+        let seed = row.seeded.then_some(seed);
+        let calibration = (self.data, self.samples, seed);
+        let all = (row.recipe.as_deref(), self.model, calibration, data, seq_len, max_windows, products, env!("CARGO_PKG_VERSION"));
         blake3::hash(format!("{all:?}").as_bytes()).to_hex().to_string()
     }
 
     /// Quantizes and measures.
-    pub(super) fn run(&self, row: &Row) -> Result<Measured> {
+    pub(super) fn run(&self, row: &Row, seed: u64) -> Result<Measured> {
         let Some(recipe) = &row.recipe else {
             return measured(None, &self.evaluation.of(self.qfw, self.model)?);
         };
@@ -71,6 +97,9 @@ impl Job<'_> {
         let mut command = Command::new(self.qfw);
         command.arg("apply").arg(self.model).arg("--config").arg(&config).arg("--data").arg(self.data).arg("-o").arg(&out);
         command.arg("--format").arg("qfw").arg("--set").arg(format!("calibration.samples={}", self.samples));
+        command.arg("--set").arg(format!("calibration.seq-len={}", self.evaluation.seq_len));
+        command.arg("--set").arg(format!("calibration.seed={seed}"));
+        command.arg("--set").arg(format!("harness.products={}", self.evaluation.products));
         let output = command.output().map_err(|e| Error::io(self.qfw, "run", e))?;
         if !output.status.success() {
             return Err(Error::input("table::apply", format!("row `{}`: `qfw apply` failed: {}", row.id, output.status))
@@ -107,17 +136,39 @@ impl Kept {
     }
 
     /// What `row` gave, if it is finished.
-    pub(super) fn find(&self, job: &Job<'_>, row: &Row) -> Result<Option<Measured>> {
-        Ok(self.by_key.get(&job.key(row)).cloned())
+    pub(super) fn find(&self, job: &Job<'_>, row: &Row, seed: u64) -> Result<Option<Measured>> {
+        Ok(self.by_key.get(&job.key(row, seed)).cloned())
     }
 
     /// Keeps what `row` gave.
-    pub(super) fn add(&mut self, job: &Job<'_>, row: &Row, measured: Measured) -> Result<Measured> {
-        let line = Line { id: row.id.clone(), key: job.key(row), measured: measured.clone() };
+    pub(super) fn add(&mut self, job: &Job<'_>, row: &Row, seed: u64, measured: Measured) -> Result<Measured> {
+        let line = Line { id: row.id.clone(), key: job.key(row, seed), measured: measured.clone() };
         let text = serde_json::to_string(&line).map_err(|e| Error::internal(e.to_string()))?;
         let mut file = std::fs::File::options().create(true).append(true).open(&self.path).map_err(|e| Error::io(&self.path, "open", e))?;
         // A new line first ends one that was cut short.
         write!(file, "\n{text}\n").map_err(|e| Error::io(&self.path, "write", e))?;
         Ok(measured)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_over_seeds_is_of_losses_window_by_window() {
+        let of = |perplexity: f64, windows_nll: &[f64]| Measured {
+            bits: None,
+            weights: String::new(),
+            inputs: None,
+            perplexity,
+            perplexity_stderr: 1.0,
+            windows_nll: windows_nll.to_vec(),
+        };
+        let mean = Mean::of(&[of(4.0, &[1.0, 2.0]), of(9.0, &[3.0, 5.0])]).unwrap();
+        assert_eq!(mean.all.windows_nll, [2.0, 3.5]);
+        assert!((mean.all.perplexity - 6.0).abs() < 1e-12, "the geometric mean: {}", mean.all.perplexity);
+        assert_eq!(mean.each, [4.0, 9.0]);
+        assert!(Mean::of(&[]).is_none());
     }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr, reason = "a developer watches the rows go by")]
 
 mod measure;
+mod methods;
 mod render;
 mod schemes;
 
@@ -13,12 +14,13 @@ use std::path::PathBuf;
 
 use qfw_core::{Error, Result};
 
+use self::measure::{Mean, Measured};
 use crate::program::{Evaluation, build};
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which table: schemes
+    /// Which table: schemes or methods
     table: String,
     /// Directory with config.json and *.safetensors
     model: PathBuf,
@@ -31,12 +33,18 @@ pub(crate) struct Args {
     /// Data to measure perplexity on, as for `qfw eval --data`
     #[arg(long)]
     eval: PathBuf,
-    /// Tokens per window of the evaluation
+    /// Tokens per window, of the calibration and the evaluation
     #[arg(long, default_value_t = 512)]
     seq_len: usize,
     /// Windows of the evaluation
     #[arg(long, default_value_t = 8)]
     max_windows: usize,
+    /// Seeds of the calibration; a row that depends on it is the mean over them
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    seeds: Vec<u64>,
+    /// What operands of products are rounded to, in calibration and evaluation: f32 (nothing), bf16 or auto
+    #[arg(long, default_value = "f32")]
+    products: String,
     /// The Markdown file; finished rows are kept beside it as FILE.jsonl
     #[arg(long, default_value = "table.md")]
     out: PathBuf,
@@ -51,6 +59,8 @@ pub(crate) struct Args {
 /// A table: what is run, and what is expected of it.
 struct Table {
     title: &'static str,
+    /// What the rows have in common.
+    about: &'static str,
     rows: Vec<Row>,
     orderings: Vec<Ordering>,
     /// Why a row is worse than one it was expected to beat: better, worse, reason.
@@ -66,36 +76,86 @@ struct Row {
     id: String,
     /// The `run.toml` without model and data; none for the float model.
     recipe: Option<String>,
+    /// Whether it depends on the seed of the calibration.
+    seeded: bool,
 }
 
-/// Two rows of which the first should not have the larger loss.
+/// Two rows of which the first should not lose more than the second, by `allowed` standard errors of the difference.
 #[derive(Clone, Debug)]
 struct Ordering {
     kind: &'static str,
     better: String,
     worse: String,
+    allowed: f64,
 }
 
-/// Runs the rows that are not done yet and writes the table.
+/// A table by its name.
+type Named = (&'static str, fn() -> Table);
+
+const TABLES: [Named; 2] = [("schemes", schemes::table), ("methods", methods::table)];
+
+/// Runs the rows that are not done yet and writes the table, anew after each seed.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let table = match args.table.as_str() {
-        "schemes" => schemes::table(),
-        other => return Err(Error::config("table::unknown", format!("unknown table `{other}`")).hint("tables: schemes")),
+    let Some((_, table)) = TABLES.iter().find(|(name, _)| *name == args.table) else {
+        let known = TABLES.map(|(name, _)| name).join(", ");
+        return Err(Error::config("table::unknown", format!("unknown table `{}`", args.table)).hint(format!("tables: {known}")));
     };
-    let evaluation = Evaluation { data: args.eval.clone(), seq_len: args.seq_len, max_windows: args.max_windows };
+    let table = table();
+    let products = args.products.clone();
+    let evaluation = Evaluation { data: args.eval.clone(), seq_len: args.seq_len, max_windows: args.max_windows, products };
     let job = measure::Job { qfw: &build()?, model: &args.model, data: &args.data, samples: args.samples, evaluation: &evaluation };
     let mut kept = measure::Kept::open(&args.out.with_extension("jsonl"))?;
-    let mut done = Vec::new();
     // What everything is compared with comes first, and is always needed.
     let wanted = |row: &Row| row.recipe.is_none() || args.only.as_ref().is_none_or(|part| row.id.contains(part.as_str()));
-    for row in table.rows.iter().filter(|r| wanted(r)) {
-        let measured = match kept.find(&job, row)? {
-            Some(measured) => measured,
-            None => kept.add(&job, row, job.run(row)?)?,
-        };
-        eprintln!("{}: {:.3}", row.id, measured.perplexity);
-        done.push((row, measured));
+    let rows: Vec<&Row> = table.rows.iter().filter(|r| wanted(r)).collect();
+    let mut done: Vec<(&Row, Vec<Measured>)> = rows.iter().map(|r| (*r, Vec::new())).collect();
+    for (nth, seed) in args.seeds.iter().enumerate() {
+        for (row, of_seeds) in done.iter_mut().filter(|(r, _)| r.seeded || nth == 0) {
+            let measured = match kept.find(&job, row, *seed)? {
+                Some(measured) => measured,
+                None => kept.add(&job, row, *seed, job.run(row, *seed)?)?,
+            };
+            eprintln!("{}, seed {seed}: {:.3}", row.id, measured.perplexity);
+            of_seeds.push(measured);
+        }
+        let means: Vec<(&Row, Mean)> = done.iter().filter_map(|(row, m)| Some((*row, Mean::of(m)?))).collect();
+        std::fs::write(&args.out, render::markdown(&table, args, &means)).map_err(|e| Error::io(&args.out, "write", e))?;
     }
-    let text = render::markdown(&table, args, &done);
-    std::fs::write(&args.out, text).map_err(|e| Error::io(&args.out, "write", e))
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use qfw_core::plan::layer::Layers;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_orderings_are_of_rows() {
+        for (name, table) in TABLES {
+            let table = table();
+            let ids: BTreeSet<&str> = table.rows.iter().map(|r| r.id.as_str()).collect();
+            assert_eq!(ids.len(), table.rows.len(), "{name}");
+            for o in &table.orderings {
+                assert!(ids.contains(o.better.as_str()) && ids.contains(o.worse.as_str()), "{name}: {o:?}");
+            }
+            for (better, worse, _) in table.reasons {
+                let expected = table.orderings.iter().any(|o| o.better == *better && o.worse == *worse);
+                assert!(expected, "{name}: {better} against {worse} is not expected");
+            }
+        }
+    }
+
+    /// A recipe is a whole run but for its model.
+    #[test]
+    fn every_recipe_is_read() {
+        for row in TABLES.iter().flat_map(|(_, table)| table().rows) {
+            let Some(recipe) = &row.recipe else { continue };
+            let layers = Layers::new().file("row", recipe).set("model.path", "m", "test");
+            let read = layers.finish();
+            assert!(read.is_ok(), "{}: {read:?}", row.id);
+        }
+    }
 }
