@@ -1,9 +1,10 @@
 """llm-compressor's side of `cargo xtask compare`: the same recipe on the same ids, and what it took.
 
-    python llm_compressor.py MODEL IDS OUT METHOD GROUP
+    python llm_compressor.py MODEL IDS OUT METHOD GROUP SYMMETRY
 
-METHOD is `rtn` or `gptq`: int4 weights, symmetric, groups of GROUP input channels, everything but the head; gptq with columns
-ordered by activation (static groups), blocks of 128 and damping 0.01. IDS is a safetensors file with `input_ids` [samples, length].
+METHOD is `rtn` or `gptq`: int4 weights, `symmetric` or `affine` as SYMMETRY says, groups of GROUP input channels, everything but the
+head; gptq with columns ordered by activation (static groups), blocks of 128 and damping 0.01. `w8a8` and `fp8-dynamic` are the library's
+own schemes of 8-bit weights per channel and inputs per token, `kv8` is its 8-bit float cache, calibrated on IDS. IDS is a safetensors file with `input_ids` [samples, length].
 OUT receives the compressed checkpoint. The last line printed is one JSON object; its times cover the quantization step alone,
 not imports, loading or saving.
 """
@@ -28,8 +29,17 @@ except ImportError:  # before 0.10 or so it lived here
     from llmcompressor.modifiers.quantization import GPTQModifier
 
 
-def recipe(method, group):
-    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
+CALIBRATED = {"gptq", "kv8"}
+
+
+def recipe(method, group, symmetric):
+    if method in ("w8a8", "fp8-dynamic"):
+        scheme = method.upper().replace("-", "_")
+        return QuantizationModifier(targets="Linear", scheme=scheme, ignore=["lm_head"])
+    if method == "kv8":
+        cache = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
+        return QuantizationModifier(kv_cache_scheme=cache)
+    weights = {"num_bits": 4, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": group}
     if method == "gptq":
         weights["actorder"] = "static"
     groups = {"linears": QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))}
@@ -44,14 +54,14 @@ def cpu_seconds():
 
 
 def main():
-    model_path, ids_path, out, method, group = sys.argv[1:6]
+    model_path, ids_path, out, method, group, symmetry = sys.argv[1:7]
     ids = load_file(ids_path)["input_ids"]
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     data = Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist()})
     calibration = {"dataset": data, "max_seq_length": ids.shape[1], "num_calibration_samples": ids.shape[0]}
-    calibrated = {**calibration, "shuffle_calibration_samples": False} if method == "gptq" else {}
+    calibrated = {**calibration, "shuffle_calibration_samples": False} if method in CALIBRATED else {}
     started, used = time.monotonic(), cpu_seconds()
-    oneshot(model=model, recipe=recipe(method, int(group)), **calibrated)
+    oneshot(model=model, recipe=recipe(method, int(group), symmetry == "symmetric"), **calibrated)
     took, used = time.monotonic() - started, cpu_seconds() - used
     model.save_pretrained(out, save_compressed=True)
     print(

@@ -14,7 +14,7 @@ use qfw_tests::workspace;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::program::{Evaluation, build};
+use crate::program::{Evaluation, build, paired};
 
 /// What to compare.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,12 +33,16 @@ pub(crate) struct Args {
     /// Windows of the evaluation
     #[arg(long, default_value_t = 64)]
     max_windows: usize,
-    /// rtn or gptq
+    /// rtn or gptq (int4 weights); w8a8 (int8 weights per channel and inputs per token), fp8-dynamic (the same in fp8) or kv8 (keys and
+    /// values in fp8 with a fixed scale), rounded to nearest
     #[arg(long, default_value = "gptq")]
     method: String,
-    /// Input channels per group
+    /// Input channels per group, of int4 weights
     #[arg(long, default_value_t = 64)]
     group: u32,
+    /// Give int4 weights a zero point
+    #[arg(long)]
+    affine: bool,
     /// What qfw rounds the operands of its products to: f32 (as they are), bf16 or auto
     #[arg(long, default_value = "auto")]
     products: String,
@@ -61,9 +65,7 @@ struct Cost {
 
 /// Runs both and prints the table.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if !["rtn", "gptq"].contains(&args.method.as_str()) {
-        return Err(Error::config("compare::method", format!("unknown method `{}`", args.method)).hint("methods: rtn, gptq"));
-    }
+    let recipe = recipe(args)?;
     let qfw = build()?;
     let dir = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), "write in", e))?;
     let mut rows = Vec::new();
@@ -74,8 +76,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     eprintln!("running qfw");
     let out = dir.path().join("qfw");
-    rows.push((ours(args, &qfw, dir.path(), &out)?, perplexity(args, &qfw, &out)?));
-    print(args, &rows);
+    rows.push((ours(args, &recipe, &qfw, dir.path(), &out)?, perplexity(args, &qfw, &out)?));
+    print(args, &recipe, &rows);
     Ok(())
 }
 
@@ -83,6 +85,7 @@ fn peer(args: &Args, out: &Path) -> Result<Cost> {
     let script = workspace::root().join("tests/peers/llm_compressor.py");
     let mut command = Command::new(&args.python);
     command.arg(script).arg(&args.model).arg(&args.ids).arg(out).arg(&args.method).arg(args.group.to_string());
+    command.arg(if args.affine { "affine" } else { "symmetric" });
     let output = command.stderr(Stdio::null()).output().map_err(|e| Error::io(&args.python, "run", e))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let cost = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
@@ -92,13 +95,37 @@ fn peer(args: &Args, out: &Path) -> Result<Cost> {
     })
 }
 
-fn ours(args: &Args, qfw: &Path, dir: &Path, out: &Path) -> Result<Cost> {
-    let options = if args.method == "gptq" { "options = { act-order = \"static\", damp = 0.01 }\n" } else { "" };
-    let recipe = format!(
-        "schema = 1\n[scheme]\nweights = {{ format = \"int4\", granularity = {{ group = {} }}, symmetric = true, \
-         convention = \"half-range\", range = \"minmax\" }}\n[[pass]]\nalgo = \"{}\"\n{options}",
-        args.group, args.method
+/// The `run.toml` of a method.
+fn recipe(args: &Args) -> Result<String> {
+    let int4 = format!(
+        "weights = {{ format = 'int4', granularity = {{ group = {} }}, symmetric = {}, convention = 'half-range', range = 'minmax' }}",
+        args.group, !args.affine
     );
+    let fp8 = "format = 'fp8', timing = 'static', granularity = 'tensor', range = 'minmax'";
+    let (scheme, pass) = match args.method.as_str() {
+        "rtn" => (int4, "algo = 'rtn'"),
+        "gptq" => (int4, "algo = 'gptq'\noptions = { act-order = 'static', damp = 0.01 }"),
+        "w8a8" => (eight_bits("int8", "convention = 'half-range', "), "algo = 'rtn'"),
+        "fp8-dynamic" => (eight_bits("fp8", ""), "algo = 'rtn'"),
+        "kv8" => (format!("weights = 'keep'\nkeys = {{ {fp8} }}\nvalues = {{ {fp8} }}"), ""),
+        other => {
+            return Err(
+                Error::config("compare::method", format!("unknown method `{other}`")).hint("methods: rtn, gptq, w8a8, fp8-dynamic, kv8")
+            );
+        }
+    };
+    let pass = if pass.is_empty() { String::new() } else { format!("[[pass]]\n{pass}\n") };
+    Ok(format!("schema = 1\n[scheme]\n{scheme}\n{pass}"))
+}
+
+fn eight_bits(format: &str, more: &str) -> String {
+    format!(
+        "weights = {{ format = '{format}', granularity = 'channel', {more}range = 'minmax' }}\n\
+         inputs = {{ format = '{format}', {more}granularity = 'token', timing = 'dynamic' }}"
+    )
+}
+
+fn ours(args: &Args, recipe: &str, qfw: &Path, dir: &Path, out: &Path) -> Result<Cost> {
     let config = dir.join("run.toml");
     std::fs::write(&config, recipe).map_err(|e| Error::io(&config, "write", e))?;
     let mut command = Command::new(qfw);
@@ -135,25 +162,41 @@ fn children() -> (f64, u64) {
     (seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss as u64 * 1024)
 }
 
-/// Perplexity and its standard error.
-fn perplexity(args: &Args, qfw: &Path, model: &Path) -> Result<Option<(f64, f64)>> {
-    let Some(data) = args.eval.clone() else { return Ok(None) };
-    let value = Evaluation { data, seq_len: args.seq_len, max_windows: args.max_windows, products: "f32".to_owned() }.of(qfw, model)?;
-    Ok(value["perplexity"].as_f64().zip(value["perplexity_stderr"].as_f64()))
+/// What an evaluation gave.
+struct Measured {
+    perplexity: f64,
+    stderr: f64,
+    windows_nll: Vec<f64>,
 }
 
-fn print(args: &Args, rows: &[(Cost, Option<(f64, f64)>)]) {
-    println!("{} int4, groups of {}, symmetric, on {}", args.method, args.group, args.model.display());
+/// Perplexity, where data for it was given.
+fn perplexity(args: &Args, qfw: &Path, model: &Path) -> Result<Option<Measured>> {
+    let Some(data) = args.eval.clone() else { return Ok(None) };
+    let value = Evaluation { data, seq_len: args.seq_len, max_windows: args.max_windows, products: "f32".to_owned() }.of(qfw, model)?;
+    let windows: Option<Vec<f64>> = value["windows_nll"].as_array().and_then(|a| a.iter().map(Value::as_f64).collect());
+    Ok(value["perplexity"]
+        .as_f64()
+        .zip(value["perplexity_stderr"].as_f64())
+        .zip(windows)
+        .map(|((perplexity, stderr), windows_nll)| Measured { perplexity, stderr, windows_nll }))
+}
+
+fn print(args: &Args, recipe: &str, rows: &[(Cost, Option<Measured>)]) {
+    println!("{} on {}\n\n{recipe}", args.method, args.model.display());
     println!("{:<28} {:>9} {:>9} {:>11}  perplexity", "", "wall s", "CPU s", "peak MB");
-    for (cost, perplexity) in rows {
-        let perplexity = perplexity.map_or_else(|| "not measured".to_owned(), |(p, s)| format!("{p:.3} ± {s:.3}"));
+    for (cost, measured) in rows {
+        let perplexity = measured.as_ref().map_or_else(|| "not measured".to_owned(), |m| format!("{:.3} ± {:.3}", m.perplexity, m.stderr));
         let megabytes = cost.peak_rss_bytes as f64 / 1e6;
         println!("{:<28} {:>9.1} {:>9.1} {megabytes:>11.0}  {perplexity}", cost.peer, cost.wall_seconds, cost.cpu_seconds);
     }
-    if let [(peer, _), (ours, _)] = rows {
+    if let [(peer, theirs), (ours, mine)] = rows {
         let ratio = |a: f64, b: f64| a / b;
+        let difference = mine.as_ref().zip(theirs.as_ref()).map_or_else(String::new, |(a, b)| {
+            let (mean, error) = paired(&a.windows_nll, &b.windows_nll);
+            format!("{mean:+.4} ± {error:.4} nats per token, paired")
+        });
         println!(
-            "qfw / peer                   {:>9.2} {:>9.2} {:>11.2}",
+            "qfw / peer                   {:>9.2} {:>9.2} {:>11.2}  {difference}",
             ratio(ours.wall_seconds, peer.wall_seconds),
             ratio(ours.cpu_seconds, peer.cpu_seconds),
             ratio(ours.peak_rss_bytes as f64, peer.peak_rss_bytes as f64)

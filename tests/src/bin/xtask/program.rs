@@ -49,3 +49,22 @@ impl Evaluation {
             .hint(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
     }
 }
+
+/// Mean of `a − b` over windows and its standard error, in nats per token.
+pub(crate) fn paired(a: &[f64], b: &[f64]) -> (f64, f64) {
+    let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    let n = differences.len() as f64;
+    let mean = differences.iter().sum::<f64>() / n;
+    let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (mean, (variance / n).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    /// Differences 0.1, 0.3 and 0.5 have the mean 0.3 and the standard error 0.2/√3.
+    #[test]
+    fn differences_are_taken_window_by_window() {
+        let (mean, error) = super::paired(&[1.1, 2.3, 3.5], &[1.0, 2.0, 3.0]);
+        assert!((mean - 0.3).abs() < 1e-12 && (error - 0.2 / 3f64.sqrt()).abs() < 1e-12, "{mean} {error}");
+    }
+}

@@ -3,17 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::measure::{Mean, Measured};
+use super::measure::Mean;
 use super::{Args, Ordering, Row, Table};
-
-/// Mean of `a − b` over windows and its standard error, in nats per token.
-fn paired(a: &Measured, b: &Measured) -> (f64, f64) {
-    let differences: Vec<f64> = a.windows_nll.iter().zip(&b.windows_nll).map(|(a, b)| a - b).collect();
-    let n = differences.len() as f64;
-    let mean = differences.iter().sum::<f64>() / n;
-    let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    (mean, (variance / n).sqrt())
-}
+use crate::program::paired;
 
 /// The whole document.
 pub(super) fn markdown(table: &Table, args: &Args, rows: &[(&Row, Mean)]) -> String {
@@ -40,7 +32,7 @@ pub(super) fn markdown(table: &Table, args: &Args, rows: &[(&Row, Mean)]) -> Str
         let seeds = if with_seeds { format!(" {} |", if row.seeded { &each } else { "" }) } else { String::new() };
         let delta = match float {
             Some(f) if row.recipe.is_some() => {
-                let (mean, error) = paired(all, f);
+                let (mean, error) = paired(&all.windows_nll, &f.windows_nll);
                 format!("{mean:+.4} ± {error:.4}")
             }
             _ => String::new(),
@@ -98,7 +90,7 @@ fn orderings(text: &mut String, table: &Table, rows: &[(&Row, Mean)]) {
         .orderings
         .iter()
         .filter_map(|o| {
-            let (mean, error) = paired(find(&o.better)?, find(&o.worse)?);
+            let (mean, error) = paired(&find(&o.better)?.windows_nll, &find(&o.worse)?.windows_nll);
             Some((o, mean, error))
         })
         .collect();
@@ -134,6 +126,7 @@ fn orderings(text: &mut String, table: &Table, rows: &[(&Row, Mean)]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::measure::Measured;
     use super::*;
 
     fn measured(windows_nll: &[f64]) -> Measured {
@@ -145,13 +138,6 @@ mod tests {
             perplexity_stderr: 1.0,
             windows_nll: windows_nll.to_vec(),
         }
-    }
-
-    /// Differences 0.1, 0.3 and 0.5 have the mean 0.3 and the standard error 0.2/√3.
-    #[test]
-    fn differences_are_taken_window_by_window() {
-        let (mean, error) = paired(&measured(&[1.1, 2.3, 3.5]), &measured(&[1.0, 2.0, 3.0]));
-        assert!((mean - 0.3).abs() < 1e-12 && (error - 0.2 / 3f64.sqrt()).abs() < 1e-12, "{mean} {error}");
     }
 
     #[test]
