@@ -17,7 +17,7 @@ use crate::plan::raw::{RawBos, RawCalibration, RawDtype, RawModel, RawRun, RawTi
 use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, resolve};
 use crate::registry::Registry;
 use crate::scheme::FloatKind;
-use crate::topology::{Linear, Part, Role, SiteId};
+use crate::topology::{Part, Role, SiteId};
 
 /// A checkpoint and the model in it.
 pub struct Opened {
@@ -191,7 +191,7 @@ impl Session {
 /// The plan for an open model.
 fn plan(raw: &RawRun, registry: &Registry, opened: &Opened, calibration: Option<CalibrationPlan>, sorted: bool) -> Result<Resolved> {
     let tensors = Arc::clone(&opened.checkpoint.tensors);
-    let stored = |l: &Linear| match tensors.info(&format!("{}.weight", l.module)).map(|i| &i.dtype) {
+    let stored = |module: &str| match tensors.info(&format!("{module}.weight")).map(|i| &i.dtype) {
         Some(StoredDtype::F16 | StoredDtype::Ggml(_)) => FloatKind::F16,
         Some(StoredDtype::BF16) => FloatKind::Bf16,
         _ => FloatKind::F32,

@@ -204,8 +204,13 @@ fn sites_that_engines_fuse_have_to_agree() {
 fn what_this_version_cannot_quantize_is_refused() {
     refused(
         "--algo rtn --set scheme.embed.format=int8",
-        "plan::unsupported",
-        &["`scheme.embed` asks to quantize embeddings", "hint: leave the key out or set it to \"keep\""],
+        "plan::tied-head",
+        &["the embedding is the head's own tensor", "hint: leave `scheme.embed` out, or set `model.tie-policy = \"untie\"`"],
+    );
+    refused(
+        "--algo rtn --set model.tie-policy=untie --set scheme.embed.format=int8",
+        "plan::container",
+        &["`embed`: readers of this format look tokens up in floats", "hint: leave `scheme.embed` out, or use `--format qfw`"],
     );
     refused(
         "--algo rtn --set scheme.skip=[\"embed\"]",

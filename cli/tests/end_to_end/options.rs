@@ -47,6 +47,15 @@ fn untied(dir: &Path) -> PathBuf {
     model
 }
 
+/// Kills a run when it says `line`.
+fn killed_at(model: &str, out: &Path, words: &str, line: &str) {
+    let mut child = command(&apply_args(model, out, words)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|l| l.unwrap().contains(line)), "`{line}` was never said");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn the_head_is_quantized_where_it_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -81,13 +90,77 @@ fn the_head_is_quantized_where_it_is_asked_for() {
     // It comes after the last block, and is not forgotten by a run that was stopped in that.
     let out = dir.path().join("resumed");
     let words = format!("--set scheme.weights.granularity.group=64 {all}");
-    let mut child = command(&apply_args(&model, &out, &words)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("block 6/6")));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    killed_at(&model, &out, &words, "block 6/6");
     apply(&model, &out, &format!("{words} --resume"));
     same_tree(&tree(&with), &tree(&out), "resumed");
+}
+
+/// Codes are checked against the definition: a scale for each group of 64, the largest magnitude over 7.5, and the nearest multiple of it.
+#[test]
+fn the_embedding_is_quantized_where_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = untied(dir.path()).display().to_string();
+    let run = |name: &str, words: &str| {
+        let out = dir.path().join(name);
+        apply(&model, &out, &format!("--format qfw --algo gptq --set calibration.samples=8 {words}"));
+        out
+    };
+    let embed = "--set scheme.embed.format=int4 --set scheme.embed.granularity.group=64 --set scheme.embed.convention=half-range";
+    let with = run("with", &format!("{embed} --threads 1"));
+    let stored = tensors(&with);
+    assert!(!stored.contains_key("model.embed_tokens.weight"));
+    let halves = |bytes: &[u8]| -> Vec<f64> { bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f64()).collect() };
+    let table = halves(&tensors(Path::new(&model))["model.embed_tokens.weight"].1);
+    let scales: Vec<f32> =
+        stored["model.embed_tokens.scale"].1.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let codes: Vec<i32> =
+        stored["model.embed_tokens.codes"].1.iter().flat_map(|b| [i32::from(b & 15) - 8, i32::from(b >> 4) - 8]).collect();
+    assert_eq!((codes.len(), scales.len() * 64), (table.len(), table.len()));
+    for ((group, codes), s) in table.chunks_exact(64).zip(codes.chunks_exact(64)).zip(&scales) {
+        let s = f64::from(*s);
+        let expected = group.iter().fold(0.0f64, |m, x| m.max(x.abs())) / 7.5;
+        // Scales are stored in the type of the weights, with a step of 2⁻¹⁰ between powers of two.
+        assert!((s / expected - 1.0).abs() <= 2f64.powi(-11) * 1.01, "{s} {expected}");
+        for (x, q) in group.iter().zip(codes) {
+            let nearest = (x / s).clamp(-8.0, 7.0);
+            assert!((f64::from(*q) - nearest).abs() <= 0.5 + 1e-6, "{x} / {s} is no {q}");
+        }
+    }
+    let record: Value = serde_json::from_slice(&std::fs::read(with.join("qfw.json")).unwrap()).unwrap();
+    assert_eq!(record["sites"][0]["site"], "embed");
+
+    // It is what the rest is calibrated on, unless streams are of the original model; it costs something; nothing about it is of chance.
+    let block = |out: &Path| tensors(out)["model.layers.0.self_attn.q_proj.codes"].clone();
+    let without = run("without", "");
+    assert_ne!(block(&with), block(&without));
+    let reference = "--set harness.propagate=reference";
+    assert_eq!(block(&run("with-r", &format!("{embed} {reference}"))), block(&run("without-r", reference)));
+    assert!(perplexity(&with) > perplexity(&without));
+    same_tree(&tree(&with), &tree(&run("threads", &format!("{embed} --threads 3"))), "threads");
+    let stopped = dir.path().join("stopped");
+    let words = format!("--format qfw --algo gptq --set calibration.samples=8 {embed}");
+    killed_at(&model, &stopped, &words, "block 3/6");
+    apply(&model, &stopped, &format!("{words} --resume"));
+    same_tree(&tree(&with), &tree(&stopped), "resumed");
+
+    // All of a table may share a scale, and a model may have nothing else that is quantized.
+    for words in ["--set scheme.embed.granularity=tensor", "--set scheme.embed.granularity=channel --set scheme.embed.symmetric=false"] {
+        let out = dir.path().join(words.len().to_string());
+        let all = format!("--format qfw --set model.tie-policy=untie --set scheme.weights=\"keep\" --set scheme.embed.format=int8 {words}");
+        qfw(&args(&format!("apply {all} -o"), &[&out.display().to_string(), &asset("tiny-gpt2")])).ok();
+        assert!(tensors(&out).contains_key("transformer.wte.codes"));
+        let (rounded, float) = (perplexity(&out), perplexity(Path::new(&asset("tiny-gpt2"))));
+        assert!((rounded / float - 1.0).abs() < 0.02, "{words}: {rounded}, {float}");
+    }
+}
+
+#[test]
+fn a_scheme_of_its_own_says_more_than_what_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = untied(dir.path()).display().to_string();
+    let out = dir.path().join("out");
+    apply(&model, &out, "--algo rtn --set scheme.head.format=int8 --set scheme.head.granularity=channel --format qfw");
+    assert!(tensors(&out).contains_key("lm_head.codes"));
 }
 
 #[test]

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -330,11 +330,16 @@ pub struct VirtualWeight {
 /// Reads the codes behind a virtual weight.
 pub type ReadRounded = Box<dyn Fn(&dyn TensorSource) -> Result<(NativeSite, Rounded)> + Send + Sync>;
 
+/// A name, and the codes behind it.
+type Last = (String, Arc<(NativeSite, Rounded)>);
+
 /// Tensors of a quantized checkpoint, with every quantized module presented as the float weight it stands for.
 pub struct Dequantized {
     inner: Arc<dyn TensorSource>,
     weights: BTreeMap<String, (TensorInfo, ReadRounded)>,
     hidden: std::collections::BTreeSet<String>,
+    /// What was read last: rows of an embedding or a head are asked for a few at a time.
+    last: Mutex<Option<Last>>,
 }
 
 impl Dequantized {
@@ -348,7 +353,20 @@ impl Dequantized {
             let info = TensorInfo::new(w.name.clone(), StoredDtype::F32, w.shape, file);
             map.insert(w.name, (info, read));
         }
-        Self { inner, weights: map, hidden }
+        Self { inner, weights: map, hidden, last: Mutex::default() }
+    }
+
+    /// The codes behind a weight, read unless they were the last to be.
+    fn kept(&self, name: &str, read: &ReadRounded) -> Result<Arc<(NativeSite, Rounded)>> {
+        let mut last = self.last.lock().map_err(|_| Error::internal("a thread panicked while it read codes"))?;
+        if let Some((_, codes)) = last.as_ref().filter(|(n, _)| n == name) {
+            return Ok(Arc::clone(codes));
+        }
+        // The old ones go first, so that never two are held.
+        *last = None;
+        let codes = Arc::new(read(&*self.inner)?);
+        *last = Some((name.to_owned(), Arc::clone(&codes)));
+        Ok(codes)
     }
 
     /// The codes behind a weight, if it has any.
@@ -378,7 +396,8 @@ impl TensorSource for Dequantized {
 
     fn read_f32(&self, name: &str, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
         let Some((_, read)) = self.weights.get(name) else { return self.inner.read_f32(name, rows, out) };
-        let (site, r) = read(&*self.inner)?;
+        let kept = self.kept(name, read)?;
+        let (site, r) = &*kept;
         let (all, cols) = site.shape;
         if site.transposed {
             decode(&site.spec.grid, &r.params, &r.codes, 0..all, r.group_index.as_deref(), out);

@@ -56,6 +56,11 @@ impl Job<'_> {
     }
 }
 
+/// Names of the streams, in files and in the journal.
+const REFERENCE: &str = "reference";
+/// See [`REFERENCE`].
+pub(super) const QUANTIZED: &str = "quantized";
+
 /// The streams a run keeps.
 pub(super) struct Streams {
     pub(super) reference: Option<Stream>,
@@ -76,7 +81,7 @@ impl Streams {
     }
 
     pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &Stream)> {
-        [("reference", &self.reference), ("quantized", &self.quantized)].into_iter().filter_map(|(n, s)| Some((n, s.as_ref()?)))
+        [(REFERENCE, &self.reference), (QUANTIZED, &self.quantized)].into_iter().filter_map(|(n, s)| Some((n, s.as_ref()?)))
     }
 }
 

@@ -1,11 +1,14 @@
 //! How long a run will take, measured on its first block.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 
+use super::block::QUANTIZED;
 use super::block::quantize;
+use super::embedding::Embedding;
 use super::report::peak_rss;
 use super::run::{Control, Run};
 use crate::error::Result;
@@ -35,8 +38,9 @@ impl Run<'_> {
     pub fn measure(&self, dir: &Path, control: &Control<'_>) -> Result<Measured> {
         let start = Instant::now();
         let streams = self.empty_streams(dir)?;
-        for (_, stream) in streams.named() {
-            self.embed(stream, control)?;
+        let embedding = Embedding::rounded(self)?.map(Arc::new);
+        for (name, stream) in streams.named() {
+            self.embed(stream, embedding.as_ref().filter(|_| name == QUANTIZED), control)?;
         }
         let embed_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();

@@ -13,6 +13,7 @@
 mod block;
 mod collect;
 mod correct;
+mod embedding;
 mod export;
 mod head;
 mod journal;

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use candle_core::Device;
 
-use super::block::{BlockResult, Job, Streams, quantize};
+use super::block::{BlockResult, Job, QUANTIZED, Streams, quantize};
+use super::embedding::Embedding;
 use super::export;
 use super::head;
 use super::journal::{BlockEntry, Journal, different, hash_file};
@@ -160,7 +161,9 @@ impl<'a> Run<'a> {
         if done > total || (done == total && !self.head_work()) {
             return Ok(());
         }
-        let streams = self.streams(journal, done, control)?;
+        // It is stored with the first block; what comes later finds it in the streams.
+        let mut embedding = if done == 0 { Embedding::rounded(self)?.map(Arc::new) } else { None };
+        let streams = self.streams(journal, done, embedding.as_ref(), control)?;
         std::thread::scope(|scope| {
             let mut writer = Writer::Idle(&mut *journal);
             for b in done..total {
@@ -174,7 +177,11 @@ impl<'a> Run<'a> {
                 // Until here the streams were only read, which the writer of the previous block does too.
                 let journal = writer.wait()?;
                 self.propagate(b, &original, &result, &streams, control)?;
-                let BlockResult { tensors, sites, .. } = result;
+                let BlockResult { mut tensors, mut sites, .. } = result;
+                if let Some(embedding) = embedding.take() {
+                    tensors.extend(embedding.tensors());
+                    sites.insert(0, embedding.report().clone());
+                }
                 let (streams, seconds) = (&streams, start.elapsed().as_secs_f64());
                 writer = Writer::Busy(scope.spawn(move || {
                     self.record(b, tensors, &sites, journal, streams)?;
@@ -248,11 +255,11 @@ impl<'a> Run<'a> {
     }
 
     /// The streams behind `done` blocks: embedded anew at the start, read back otherwise.
-    fn streams(&self, journal: &Journal, done: u32, control: &Control<'_>) -> Result<Streams> {
+    fn streams(&self, journal: &Journal, done: u32, embedding: Option<&Arc<Embedding>>, control: &Control<'_>) -> Result<Streams> {
         let streams = self.empty_streams(journal.dir())?;
         for (name, stream) in streams.named() {
             match journal.blocks().last() {
-                None => self.embed(stream, control)?,
+                None => self.embed(stream, embedding.filter(|_| name == QUANTIZED), control)?,
                 Some(entry) => {
                     let hash = entry.streams.get(name).ok_or_else(|| Error::internal("the journal lacks a stream"))?;
                     stream.load(&journal.stream(name, done), hash)?;
@@ -279,8 +286,12 @@ impl<'a> Run<'a> {
         })
     }
 
-    pub(super) fn embed(&self, stream: &Stream, control: &Control<'_>) -> Result<()> {
-        let edges = self.model.edges()?;
+    /// Fills a stream with the embedded tokens, looked up in `rounded` where there is one.
+    pub(super) fn embed(&self, stream: &Stream, rounded: Option<&Arc<Embedding>>, control: &Control<'_>) -> Result<()> {
+        let edges = match rounded {
+            Some(embedding) => self.model.edges_over(embedding.over(self.model))?,
+            None => self.model.edges()?,
+        };
         for_each_window(stream.windows(), control, |i| stream.set(i, &edges.embed(&self.windows[i], 0, &mut Nothing)?.x))
     }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::error::{Error, Result};
 use crate::scheme::{Coder, Grid, QParams, WithCoder};
 
 /// Codes of a row-major matrix: `code − lo`, one byte each for formats of up to eight bits, else two.
@@ -66,6 +67,19 @@ macro_rules! with_units {
 pub(crate) use with_units;
 
 impl Codes {
+    /// Puts the codes of further rows behind these.
+    ///
+    /// # Errors
+    /// If they are of another grid.
+    pub fn extend(&mut self, more: &Self) -> Result<()> {
+        match (&mut self.data, &more.data) {
+            (Units::Narrow(all), Units::Narrow(more)) => all.extend_from_slice(more),
+            (Units::Wide(all), Units::Wide(more)) => all.extend_from_slice(more),
+            _ => return Err(Error::internal("codes of two widths")),
+        }
+        Ok(())
+    }
+
     /// Zeroed codes of a `rows × cols` matrix.
     pub fn new(grid: &Grid, len: usize) -> Self {
         let (lo, hi) = grid.limits();

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::resolved::{Plan, Products, Propagate, Sequence};
+use super::resolved::{Plan, PlannedSite, Products, Propagate, Sequence};
 use crate::algorithm::Needs;
 use crate::model::Dims;
 use crate::statistic::StatKind;
@@ -13,7 +13,7 @@ use crate::topology::Topology;
 /// Bytes by term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Budget {
-    /// Code, allocator, tables.
+    /// Code, allocator, tables, and what rounding the embedding takes.
     pub base: u64,
     /// The block under work: its weights as loaded, as they are replaced, and as they are laid out for products in bf16.
     pub blocks: u64,
@@ -57,7 +57,7 @@ impl Budget {
         let in_flight = if windows == 0 { 0 } else { threads as u64 * (length * widest * 4 + 64 * length * 4) };
         let scratch = needs.iter().map(|n| n.scratch_bytes).max().unwrap_or(0) * (threads as u64).min(2);
         let mut budget = Self {
-            base: 60 << 20,
+            base: (60 << 20) + plan.sites.iter().filter(|s| s.is_embedding()).filter_map(embedding).sum::<u64>(),
             blocks: 2 * largest_block + if plan.harness.products == Products::Bf16 { largest_block / 2 } else { 0 },
             streams,
             statistics: at_once * partial.max(1),
@@ -75,6 +75,15 @@ impl Budget {
     pub fn total(&self) -> u64 {
         self.base + self.blocks + if self.spill { 0 } else { self.streams } + self.statistics + self.scratch + self.windows
     }
+}
+
+/// What rounding an embedding takes: its codes, and the floats and their decoded values of a chunk, which is all of it where all rows
+/// share a scale.
+fn embedding(site: &PlannedSite) -> Option<u64> {
+    let ((rows, cols), spec) = (site.shape, site.weights.as_ref()?);
+    let layout = spec.granularity.layout(rows, cols);
+    let chunk = layout.tile_rows.max(1024).min(rows);
+    Some((rows * cols * usize::from(spec.bits).div_ceil(8) + 8 * chunk * cols) as u64 + 8 * layout.tiles() as u64)
 }
 
 impl fmt::Display for Budget {

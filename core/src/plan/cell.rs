@@ -19,6 +19,8 @@ pub enum Part {
     Weights,
     /// The weight of the output head.
     Head,
+    /// The token embedding.
+    Embed,
     /// Inputs of the linear layers.
     Inputs,
     /// Outputs of the linear layers.
@@ -35,14 +37,15 @@ pub enum Part {
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Weights, Self::Head, Self::Inputs, Self::Outputs, Self::Queries, Self::Keys, Self::Values, Self::Probs];
+    pub const ALL: [Self; 9] =
+        [Self::Weights, Self::Head, Self::Embed, Self::Inputs, Self::Outputs, Self::Queries, Self::Keys, Self::Values, Self::Probs];
 
     /// Its key in `[scheme]`.
     pub fn key(self) -> &'static str {
         match self {
             Self::Weights => "weights",
             Self::Head => "head",
+            Self::Embed => "embed",
             Self::Inputs => "inputs",
             Self::Outputs => "outputs",
             Self::Queries => "queries",
@@ -54,7 +57,7 @@ impl Part {
 
     /// Whether it is known before the model runs.
     pub fn is_weight(self) -> bool {
-        matches!(self, Self::Weights | Self::Head)
+        matches!(self, Self::Weights | Self::Head | Self::Embed)
     }
 
     /// Whether its columns are attention heads side by side.

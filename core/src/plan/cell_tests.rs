@@ -322,7 +322,13 @@ fn numbers_out_of_range_are_refused_and_mended() {
 #[test]
 fn parts_of_a_kind_are_alike() {
     let registry = Registry::builtin().unwrap();
-    let alike = [(Part::Weights, Part::Head), (Part::Inputs, Part::Outputs), (Part::Keys, Part::Values), (Part::Keys, Part::Queries)];
+    let alike = [
+        (Part::Weights, Part::Head),
+        (Part::Weights, Part::Embed),
+        (Part::Inputs, Part::Outputs),
+        (Part::Keys, Part::Values),
+        (Part::Keys, Part::Queries),
+    ];
     for part in Part::ALL {
         assert!(PARTS.contains(&part) || alike.iter().any(|(_, other)| *other == part), "{part:?}");
     }

@@ -23,6 +23,7 @@ mod resolved;
 pub mod section;
 mod select;
 mod set_path;
+mod sites;
 pub mod size;
 pub mod spec;
 mod streams;

@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::activation::{activations, any_static};
-use super::cell::{Part, Tensor};
-use super::quant;
-use super::raw::{RawGranularity, RawGroup, RawQuant, RawQuantChange, RawRun, RawSpec, RawSpecChange};
-use super::raw::{RawOnFailure, RawProducts, RawPropagate};
+use super::raw::{RawOnFailure, RawProducts, RawPropagate, RawRun};
 use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Products, input_of};
 use super::select::Selector;
+use super::sites::{embedding, site_specs};
 use super::streams;
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm};
 use crate::checkpoint::formats::Verdict;
@@ -30,7 +28,7 @@ pub struct ModelFacts<'a> {
     /// Hash of configuration and headers.
     pub hash: String,
     /// The float type in which a module's weight is stored; scales are stored in it too.
-    pub stored: &'a dyn Fn(&Linear) -> FloatKind,
+    pub stored: &'a dyn Fn(&str) -> FloatKind,
     /// Channels of an attention head.
     pub head_dim: usize,
 }
@@ -65,6 +63,7 @@ pub fn resolve(
     let linears: Vec<&Linear> = model.topology.linears.iter().collect();
     same_blocks(raw, &linears)?;
     let mut specs = if raw.harness.no_quantize { vec![None; linears.len()] } else { site_specs(raw, registry, model, &linears)? };
+    let embedding = if raw.harness.no_quantize { None } else { embedding(raw, registry, model)? };
     let activations = if raw.harness.no_quantize { Vec::new() } else { activations(raw, registry, model, &linears)? };
     let mut notes = Vec::new();
     let order = pass_order(raw, registry, sorted, &mut notes)?;
@@ -117,17 +116,14 @@ pub fn resolve(
     for (algo, share, sites) in steps {
         shrink_steps(&mut specs, algo, share, &linears, &sites)?;
     }
-    let sites: Vec<PlannedSite> = linears
-        .iter()
-        .zip(&specs)
-        .map(|(l, spec)| PlannedSite {
-            site: l.site.to_string(),
-            module: l.module.clone(),
-            shape: l.shape,
-            transposed: l.transposed,
-            weights: spec.clone(),
-        })
-        .collect();
+    let of_linear = |(l, spec): (&&Linear, &Option<QuantSpec>)| PlannedSite {
+        site: l.site.to_string(),
+        module: l.module.clone(),
+        shape: l.shape,
+        transposed: l.transposed,
+        weights: spec.clone(),
+    };
+    let sites: Vec<PlannedSite> = embedding.into_iter().chain(linears.iter().zip(&specs).map(of_linear)).collect();
     fused_sites_agree(raw, &linears, &specs)?;
     one_round_per_site(&sites, &passes, !activations.is_empty())?;
     let propagate = streams::propagate(raw.harness.propagate, &passes, &needs, &mut notes)?;
@@ -233,122 +229,11 @@ fn same_blocks(raw: &RawRun, linears: &[&Linear]) -> Result<()> {
 }
 
 fn refuse_unsupported(raw: &RawRun) -> Result<()> {
-    if matches!(raw.scheme.embed, Some(RawSpec::Quant(_))) {
-        return Err(Error::plan("plan::unsupported", "`scheme.embed` asks to quantize embeddings, which this version does not")
-            .hint("leave the key out or set it to \"keep\""));
-    }
     if let Some(target) = &raw.output.target {
         return Err(Error::plan("plan::unsupported", format!("`output.target` is `{target}`, but this version has no rules for engines"))
             .hint("leave `--target` out"));
     }
     Ok(())
-}
-
-/// The resolved spec of each linear: the scheme, then `skip`, then overrides in order; the last match wins.
-fn site_specs(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>, linears: &[&Linear]) -> Result<Vec<Option<QuantSpec>>> {
-    let head = raw.scheme.head.as_ref();
-    let scheme = match &raw.scheme.weights {
-        Some(RawSpec::Quant(q)) => Some(q),
-        _ => None,
-    };
-    let mut raws: Vec<Option<RawQuant>> = linears
-        .iter()
-        .map(|l| match (l.site.block.is_none(), head, &raw.scheme.weights) {
-            (true, Some(RawSpec::Quant(q)), _) => Some(q.clone()),
-            (true, Some(RawSpec::Keep), _) => None,
-            (_, _, Some(RawSpec::Quant(q))) => Some(q.clone()),
-            _ => None,
-        })
-        .collect();
-    for text in &raw.scheme.skip {
-        let selector = Selector::new(text)?;
-        let mut hits = usize::from(selector.matches_unlisted());
-        for (raw, l) in raws.iter_mut().zip(linears) {
-            if selector.matches(l) {
-                hits += 1;
-                *raw = None;
-            }
-        }
-        if hits == 0 {
-            return Err(selector.unmatched("`scheme.skip` entry", linears));
-        }
-    }
-    for o in &raw.overrides {
-        let selector = Selector::new(&o.selector)?;
-        let mut hits = 0;
-        for (raw_spec, l) in raws.iter_mut().zip(linears) {
-            if !selector.matches(l) {
-                continue;
-            }
-            hits += 1;
-            match &o.weights {
-                Some(RawSpecChange::Keep) => *raw_spec = None,
-                Some(RawSpecChange::Change(change)) => *raw_spec = Some(changed(raw_spec.as_ref(), change, scheme, &o.selector)?),
-                None => {}
-            }
-        }
-        if hits == 0 && !o.allow_empty {
-            return Err(selector.unmatched("override", linears));
-        }
-        if let Some(expected) = o.expect.filter(|e| *e != hits) {
-            return Err(Error::config(
-                "config::unmatched-selector",
-                format!("override `{}` matches {hits} sites, not the {expected} expected", o.selector),
-            )
-            .hint("change the selector or `expect`"));
-        }
-    }
-    if model.topology.tied_head
-        && let Some((_, l)) = raws.iter().zip(linears).find(|(r, l)| r.is_some() && l.site.block.is_none())
-    {
-        return Err(Error::plan(
-            "plan::tied-head",
-            format!("`{}` shares its tensor with the embedding, and cannot be quantized alone", l.site),
-        )
-        .hint("add \"head\" to `scheme.skip`, or set `model.tie-policy = \"untie\"`"));
-    }
-    let auto: Vec<(usize, u32)> = raws
-        .iter()
-        .zip(linears)
-        .filter_map(|(r, l)| match r.as_ref()?.granularity {
-            Some(RawGranularity::Group(RawGroup::Auto(n))) => Some((l.shape.1, n.get())),
-            _ => None,
-        })
-        .collect();
-    let auto = auto_group(&auto);
-    let resolved = |r: &RawQuant, l: &Linear| {
-        let part = if l.site.block.is_none() { Part::Head } else { Part::Weights };
-        let tensor = Tensor { rows: l.shape.0, cols: l.shape.1, head_dim: model.head_dim, auto, stored: (model.stored)(l) };
-        quant::resolve(part, r, &tensor, registry).map_err(|e| e.within(format!("`{}`", l.site)))
-    };
-    raws.iter().zip(linears).map(|(r, l)| r.as_ref().map(|r| resolved(r, l)).transpose()).collect()
-}
-
-/// The fields of an override over what the site has, or over the scheme where the site was skipped.
-pub(super) fn changed(base: Option<&RawQuant>, change: &RawQuantChange, scheme: Option<&RawQuant>, selector: &str) -> Result<RawQuant> {
-    let mut q = match (base.or(scheme), &change.format) {
-        (Some(q), _) => q.clone(),
-        (None, Some(format)) => RawQuant::new(format),
-        (None, None) => {
-            return Err(Error::config(
-                "config::invalid",
-                format!("override `{selector}` names no format, and the scheme has none to change"),
-            )
-            .hint("add `format = \"int4\"` to the override"));
-        }
-    };
-    q.apply(change);
-    Ok(q)
-}
-
-/// `auto:N`: the largest power of two up to `N` that divides the input channels of every site that asks for it.
-pub(super) fn auto_group(sites: &[(usize, u32)]) -> u32 {
-    let limit = sites.iter().map(|(_, n)| *n).min().unwrap_or(1);
-    let mut group = 1 << limit.ilog2();
-    while group > 1 && sites.iter().any(|(cols, _)| cols % group as usize != 0) {
-        group /= 2;
-    }
-    group
 }
 
 fn pass_order<'a>(raw: &'a RawRun, registry: &Registry, sorted: bool, notes: &mut Vec<String>) -> Result<Vec<&'a super::raw::RawPass>> {
@@ -392,7 +277,7 @@ fn pass_sites<'a>(
 
 fn one_round_per_site(sites: &[PlannedSite], passes: &[PlannedPass], activations: bool) -> Result<()> {
     let rounds: Vec<&PlannedPass> = passes.iter().filter(|p| p.phase == Phase::Round).collect();
-    for s in sites.iter().filter(|s| s.weights.is_some()) {
+    for s in sites.iter().filter(|s| s.weights.is_some() && !s.is_embedding()) {
         let names: Vec<&str> = rounds.iter().filter(|p| p.sites.contains(&s.site)).map(|p| p.algo.as_str()).collect();
         match names.len() {
             1 => {}

@@ -10,7 +10,7 @@ use crate::checkpoint::native::NativeSite;
 use crate::error::{Error, Result};
 use crate::numeric::Bf16Unit;
 use crate::scheme::QuantSpec;
-use crate::topology::{Linear, Place};
+use crate::topology::{Linear, Place, Role, SiteId};
 
 /// Which activations travel from block to block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,13 @@ pub struct PlannedSite {
     pub transposed: bool,
     /// What it becomes; `None` keeps it.
     pub weights: Option<QuantSpec>,
+}
+
+impl PlannedSite {
+    /// Whether it is the token embedding, which no pass works on: it is rounded to nearest.
+    pub fn is_embedding(&self) -> bool {
+        self.site == SiteId::global(Role::Embed).to_string()
+    }
 }
 
 /// A place where activations are rounded.

@@ -45,6 +45,9 @@ pub(crate) fn check(choice: Choice, plan: &Plan) -> Result<()> {
 }
 
 fn weight(choice: Choice, s: &PlannedSite, spec: &QuantSpec, input: Option<&QuantSpec>) -> Result<()> {
+    if s.is_embedding() {
+        return refuse(&s.site, "readers of this format look tokens up in floats", "leave `scheme.embed` out, or use `--format qfw`");
+    }
     if s.transposed {
         let why = "its weight is stored transposed (`Conv1D`), and readers of this format quantize plain linear layers only; \
                    transformers would fill the layer with random numbers without an error";
