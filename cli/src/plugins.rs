@@ -1,5 +1,7 @@
 //! The plugins linked into the program. A crate that nobody names is dropped by the linker, and its records with it.
 
+#[cfg(feature = "awq")]
+use qfw_awq as _;
 #[cfg(feature = "bias-correction")]
 use qfw_bias_correction as _;
 #[cfg(feature = "clip")]
@@ -16,13 +18,15 @@ use qfw_magr as _;
 use qfw_qronos as _;
 #[cfg(feature = "rtn")]
 use qfw_rtn as _;
+#[cfg(feature = "smoothquant")]
+use qfw_smoothquant as _;
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn every_plugin_of_the_workspace_is_linked() {
         let registry = qfw_core::registry::Registry::linked().unwrap();
-        for id in ["rtn", "gptq", "gpfq", "qronos", "magr", "clip", "bias-correction"] {
+        for id in ["rtn", "gptq", "gpfq", "qronos", "smoothquant", "awq", "magr", "clip", "bias-correction"] {
             assert!(registry.algorithm(id).is_ok(), "{id}");
         }
         for id in ["qfw", "compressed-tensors", "compressed-tensors-int8"] {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use qfw_core::algorithm::{
-    AlgorithmRecord, Condition, Conditioned, Correct, Corrected, Frozen, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded,
-    SiteContext, Stage,
+    AlgorithmRecord, Condition, Conditioned, Correct, Corrected, Frozen, Needs, Phase, PlanContext, PtqAlgorithm, RegionContext, Round,
+    Rounded, SiteContext, Solved, Stage, Transform,
 };
 use qfw_core::checkpoint::{Checkpoint, TensorSource};
 use qfw_core::harness::{Control, Mode};
@@ -15,6 +15,7 @@ use qfw_core::plan::layer::Layers;
 use qfw_core::registry::Registry;
 use qfw_core::session::Session;
 use qfw_core::statistic::StatKind;
+use qfw_core::topology::{Region, Symmetry, Tie};
 use qfw_core::{Error, Result};
 
 /// Adds, then the next one doubles: not the same in the other order.
@@ -23,11 +24,18 @@ struct Double;
 struct Broken;
 struct Nearest;
 struct Later;
-struct Swap;
+struct Twice;
 
-impl qfw_core::algorithm::Transform for Swap {
-    fn solve(&self, _: &qfw_core::topology::Region, _: &SiteContext<'_>) -> Result<Option<qfw_core::topology::Symmetry>> {
-        Ok(None)
+/// Doubles every channel that may be scaled: exact in any float type.
+impl Transform for Twice {
+    fn suits(&self, region: &Region) -> bool {
+        region.allows.diagonal != Tie::Never
+    }
+
+    fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>> {
+        assert!(cx.readers.iter().all(|r| r.weight.len() == r.linear.shape.0 * r.linear.shape.1 && r.target.is_some()));
+        assert_eq!(cx.channels(StatKind::Greatest)?.len(), cx.gram()?.n);
+        Ok(Some(Solved { symmetry: Symmetry::Diagonal(vec![2.0; cx.region.width]), events: Vec::new() }))
     }
 }
 
@@ -109,9 +117,10 @@ algorithm!(Double, "double", Condition, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Broken, "broken", Condition, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Nearest, "nearest", Round, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Later, "later", Correct, |_: &PlanContext<'_>| Vec::new());
-algorithm!(Swap, "swap", Transform, |_: &PlanContext<'_>| Vec::new());
+algorithm!(Twice, "twice", Transform, |cx: &PlanContext<'_>| vec![(StatKind::Gram, cx.stream), (StatKind::Greatest, cx.stream)]);
 
-static RECORDS: [AlgorithmRecord; 6] = [Add::RECORD, Double::RECORD, Broken::RECORD, Nearest::RECORD, Later::RECORD, Swap::RECORD];
+static RECORDS: [AlgorithmRecord; 7] =
+    [Add::RECORD, Double::RECORD, Broken::RECORD, Nearest::RECORD, Later::RECORD, Twice::RECORD, qfw_gptq::RECORD];
 
 fn registry() -> Registry {
     let mut registry = Registry::builtin().unwrap();
@@ -125,17 +134,21 @@ fn assets() -> std::path::PathBuf {
 
 /// Runs the passes on the tiny LLaMA in int8 and returns the result as floats, with the run's events.
 fn run(algo: &[&str], out: &Path) -> Result<(Arc<dyn TensorSource>, Vec<String>)> {
+    run_with(algo, out, |layers| layers)
+}
+
+fn run_with(algo: &[&str], out: &Path, more: impl FnOnce(Layers) -> Layers) -> Result<(Arc<dyn TensorSource>, Vec<String>)> {
     let registry = registry();
     let text = |path: &str| assets().join(path).display().to_string();
-    let (raw, _) = Layers::new()
+    let layers = Layers::new()
         .algo(algo)
         .set("model.path", text("tiny-llama"), "test")
         .set("scheme.weights.format", "int8", "test")
         .set("calibration.source", text("text/calibration.txt"), "test")
         .set("calibration.samples", 2, "test")
         .set("calibration.seq-len", 16, "test")
-        .set("output.format", toml::Value::Array(vec!["qfw".into()]), "test")
-        .finish()?;
+        .set("output.format", toml::Value::Array(vec!["qfw".into()]), "test");
+    let (raw, _) = more(layers).finish()?;
     let session = Session::open(raw, &registry, true)?;
     let never = AtomicBool::new(false);
     let summary = session.execute(&registry, out, Mode::Fresh, &Control::new(&|_| (), &never))?;
@@ -178,12 +191,71 @@ fn what_a_condition_returns_is_checked() {
     assert!(text.contains("blocks.1.attn.v") && text.contains("`broken` returned") && text.contains("not finite"), "{text}");
 }
 
+/// A scaling by two changes no code of a method that sees its statistics scaled along, and every scale and norm by a power of two.
+/// `block` carries the statistics over, `layer` collects them anew.
 #[test]
-fn phases_that_are_not_run_are_refused() {
+fn a_transform_moves_all_that_writes_and_reads_and_the_statistics_with_them() {
     let dir = tempfile::tempdir().unwrap();
-    let error = run(&["swap", "nearest"], &dir.path().join("out")).err().unwrap();
-    assert_eq!(error.to_string(), "`swap` works in the transform phase, which this version does not run");
-    assert!(error.hint_text().unwrap().contains("condition, round and correct"));
+    for sequence in ["block", "layer"] {
+        let sequenced = |layers: Layers| layers.set("harness.sequence", sequence, "test");
+        let out = |name: &str| dir.path().join(format!("{name}-{sequence}"));
+        let (plain, _) = run_with(&["gptq"], &out("plain"), sequenced).unwrap();
+        let (twice, events) = run_with(&["gptq", "twice"], &out("twice"), sequenced).unwrap();
+        assert!(events.is_empty(), "{events:?}");
+        for (name, factor) in [
+            ("input_layernorm", 2.0),
+            ("self_attn.q_proj", 0.5),
+            ("self_attn.k_proj", 0.5),
+            // Half of what it reads, twice what it writes.
+            ("self_attn.v_proj", 1.0),
+            ("self_attn.o_proj", 0.5),
+            ("post_attention_layernorm", 2.0),
+            ("mlp.gate_proj", 0.5),
+            ("mlp.up_proj", 1.0),
+            ("mlp.down_proj", 0.5),
+        ] {
+            for block in [0, 5] {
+                let name = format!("model.layers.{block}.{name}.weight");
+                let expected: Vec<f32> = values(&*plain, &name).iter().map(|x| x * factor).collect();
+                assert!(values(&*twice, &name) == expected, "{sequence}: {name}");
+            }
+        }
+        let (a, b) = (values(&*plain, "model.norm.weight"), values(&*twice, "model.norm.weight"));
+        assert_eq!(a, b);
+    }
+}
+
+/// What nothing is to become of, is stored as it is after the change, in the type of the source.
+#[test]
+fn a_transform_of_what_is_kept_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let skip = |layers: Layers| layers.set("scheme.skip", toml::Value::Array(vec!["head".into(), "embed".into(), "attn.o".into()]), "test");
+    let (plain, _) = run_with(&["nearest"], &dir.path().join("plain"), skip).unwrap();
+    let (twice, _) = run_with(&["nearest", "twice"], &dir.path().join("twice"), |layers| {
+        skip(layers).set("pass.1.regions", toml::Value::Array(vec!["mlp.in".into(), "mlp.hidden".into()]), "test")
+    })
+    .unwrap();
+    let name = "model.layers.2.self_attn.o_proj.weight";
+    assert_eq!(values(&*plain, name), values(&*twice, name), "its region was not asked for");
+    let name = "model.layers.2.mlp.down_proj.weight";
+    let half: Vec<f32> = values(&*plain, name).iter().map(|x| x * 0.5).collect();
+    assert_eq!(half, values(&*twice, name));
+}
+
+#[test]
+fn regions_are_chosen_by_name_and_refused_by_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let failed = |key: &str, value: &str| {
+        let set = |layers: Layers| layers.set(key, toml::Value::Array(vec![value.into()]), "test");
+        run_with(&["nearest", "twice"], &dir.path().join("out"), set).err().unwrap()
+    };
+    let unknown = failed("pass.1.regions", "attn.inn");
+    assert_eq!(unknown.to_string(), "pass `twice`: `attn.inn` matches no region of this model (did you mean `attn.in`?)");
+    assert_eq!(unknown.hint_text(), Some("regions of this model: attn.in, mlp.hidden, mlp.in, values"));
+    let sites = failed("pass.1.skip", "attn.q");
+    assert_eq!(sites.to_string(), "pass `twice` has `match` or `skip`, but it works on regions, not on sites");
+    let none = failed("pass.0.regions", "attn.in");
+    assert_eq!(none.to_string(), "pass `nearest` has `regions`, but it does not work on regions");
 }
 
 /// The tiny LLaMA has no biases: it gets some, and is a LLaMA with biases from then on.

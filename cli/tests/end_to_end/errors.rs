@@ -47,7 +47,7 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
         unknown,
         &[
             "unknown algorithm `gptqq` (did you mean `gptq`?)",
-            "hint: known algorithms: awq-clip, bias-corr, bias-correction, clip, gpfq, gptq, magr, optq, qronos, rtn",
+            "hint: known algorithms: act-equalization, awq, awq-clip, bias-corr, bias-correction, clip, gpfq, gptq, magr, optq, qronos, rtn, smooth-quant, smoothquant",
         ],
     );
     refused(

@@ -11,6 +11,7 @@ mod options;
 mod pairs;
 mod resume;
 mod scheme;
+mod transforms;
 mod unknown_model;
 
 use std::collections::BTreeMap;

@@ -68,7 +68,7 @@ impl SiteContext<'_> {
     /// # Errors
     /// If they were not declared.
     pub fn input_means(&self, stream: Stream) -> Result<(&[f64], &[f64])> {
-        let (port, of) = (self.linear.input, |kind| self.stats.mean(self.linear.input, kind, stream));
+        let (port, of) = (self.linear.input, |kind| self.stats.channels(self.linear.input, kind, stream));
         let plain = of(StatKind::Mean)
             .ok_or_else(|| Error::internal(format!("the mean at `{port}` was used without declaring the need for it")))?;
         Ok((plain, of(StatKind::RoundedMean).unwrap_or(plain)))
@@ -144,6 +144,16 @@ pub enum Event {
         asked: f64,
         /// Used.
         used: f64,
+    },
+    /// The channels that the site reads were scaled, in what writes them and in all that reads them.
+    Scaled {
+        /// The pass.
+        by: String,
+        /// The largest factor over the smallest.
+        spread: f64,
+        /// The readers' error on the calibration data after rounding to nearest, relative to that without scaling, where it was searched
+        /// for.
+        error: Option<f64>,
     },
     /// The largest weights were made smaller before rounding.
     Shrunk {

@@ -9,6 +9,7 @@ mod accumulator;
 mod context;
 mod needs;
 mod options;
+mod region;
 
 use std::fmt;
 
@@ -19,11 +20,12 @@ pub use accumulator::Accumulator;
 pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext, input_events};
 pub use needs::{Needs, PlanContext};
 pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, invalid_option, name_or_switch, read_options};
+pub use region::{Reader, RegionContext, Solved};
 
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::topology::{Region, SiteId, Symmetry};
+use crate::topology::{Region, SiteId};
 
 /// When an algorithm runs. The order of the variants is the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -94,11 +96,19 @@ impl Stage<'_> {
 
 /// Finds function-preserving changes of basis. Core applies them to every producer and consumer.
 pub trait Transform: Send + Sync {
+    /// Whether it works on a region at all. Those that linears of one block read are asked for.
+    fn suits(&self, region: &Region) -> bool;
+
+    /// Whether it works on a region that it suits when nobody says which regions.
+    fn by_default(&self, region: &Region) -> bool {
+        self.suits(region)
+    }
+
     /// The change for one region, or `None` to leave it.
     ///
     /// # Errors
     /// What makes the region unsolvable.
-    fn solve(&self, region: &Region, cx: &SiteContext<'_>) -> Result<Option<Symmetry>>;
+    fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>>;
 }
 
 /// Moves a weight in high precision.

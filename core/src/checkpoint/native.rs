@@ -3,7 +3,7 @@
 //! Per quantized module `M` (a linear's stored name): `M.codes` `U8 [out, row bytes]`, codes minus the grid's smallest, packed as dense
 //! little-endian bit streams, a row on whole bytes; `M.scale` `F32 [tile rows, tile columns]`; `M.zero` of the same shape where the
 //! format has zero points, `I32` or, for float zero points, `F32`; `M.global` `F32 [1]` where scales have two levels (`M.scale` is their product); `M.group_index` `I32 [in]` where groups do not run in storage order. Weights are `[out, in]` here whatever the
-//! source's layout. `M.bias` is the bias where a pass has changed it, in the source's type. Everything else keeps its stored name and bytes. `quantization_config` in `config.json` lists the modules and their
+//! source's layout. Everything else keeps its stored name, and its bytes unless a pass has changed it. `quantization_config` in `config.json` lists the modules and their
 //! specs under `quant_method = "qfw"`.
 
 use std::collections::BTreeMap;
@@ -168,17 +168,20 @@ pub struct NativeReader {
     /// The rounded activations, in order of execution.
     pub activations: Vec<PlannedActivation>,
     shards: BTreeMap<String, PathBuf>,
+    changed: BTreeMap<String, PathBuf>,
 }
 
 impl NativeReader {
-    /// A reader over block shards: `shards` maps each module, and each place of static activations, to the file that holds it.
+    /// A reader over block shards: `shards` maps each module, and each place of static activations, to the file that holds it, and
+    /// `changed` each tensor of the source that the run has changed without making codes of it.
     pub fn new(
         source: Arc<dyn TensorSource>,
         sites: Vec<NativeSite>,
         activations: Vec<PlannedActivation>,
         shards: BTreeMap<String, PathBuf>,
+        changed: BTreeMap<String, PathBuf>,
     ) -> Self {
-        Self { source, sites, activations, shards }
+        Self { source, sites, activations, shards, changed }
     }
 
     /// The parameters of activations, where they are static.
@@ -207,7 +210,7 @@ impl NativeReader {
         open_tensors(shard)
     }
 
-    /// The tensors that are no codes, in the order of their names: those that pass through unchanged, and changed biases.
+    /// The tensors that are no codes, in the order of their names: those that pass through unchanged, and those that a pass has changed.
     pub fn plain(&self) -> Vec<&TensorInfo> {
         let replaced: std::collections::BTreeSet<String> = self.sites.iter().map(|s| format!("{}.weight", s.module)).collect();
         self.source.names().iter().filter(|n| !replaced.contains(*n)).filter_map(|n| self.source.info(n)).collect()
@@ -218,11 +221,8 @@ impl NativeReader {
     /// # Errors
     /// If reading or writing fails.
     pub fn copy_plain(&self, name: &str, out: &mut dyn ContainerWriter) -> Result<()> {
-        if let Some(shard) = name.strip_suffix(".bias").and_then(|module| self.shards.get(module)) {
-            let shard = open_tensors(shard)?;
-            if shard.info(name).is_some() {
-                return out.write(name, &shard.read_bytes(name)?);
-            }
+        if let Some(shard) = self.changed.get(name) {
+            return out.write(name, &open_tensors(shard)?.read_bytes(name)?);
         }
         out.write(name, &self.source.read_bytes(name)?)
     }

@@ -13,6 +13,7 @@ use super::run::{Control, Run};
 use super::site_error::{output_error, weight_error};
 use super::stream::Stream;
 use super::sweep::stop_after;
+use super::transform::{Transformed, transform};
 use crate::algorithm::{Conditioned, Event, Rounded, SiteContext, Stage};
 use crate::checkpoint::TensorDecl;
 use crate::checkpoint::native::{NativeSite, encode_site};
@@ -127,7 +128,10 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
             groups
         }
     };
-    let mut result = BlockResult::new(original.clone());
+    let Transformed { weights, tensors, events, stats: known } = transform(run, b, original, &jobs, streams, control)?;
+    // The same function in other channels: from here on, all streams run through these.
+    let original = &weights;
+    let mut result = BlockResult { tensors, ..BlockResult::new(original.clone()) };
     // Ranges are taken in the first sweep, before anything in the block is rounded.
     let mut ranges = run.ranges(Some(b));
     let rounded = run.rounds(Some(b)) && jobs.iter().any(|job| job.wants_rounded(run));
@@ -135,7 +139,7 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
         // Statistics of rounded activations want static ranges known before: that takes a sweep of its own.
         if ranges.is_some() {
             control.report(Progress::Step { name: "collect" });
-            statistics(run, b, &[], (original, &result), streams, ranges.as_ref(), control)?;
+            statistics(run, b, &[], Under { original, current: &result, known: &known }, streams, ranges.as_ref(), control)?;
         }
         run.fix_activations(Some(b), ranges.take(), &mut result)?;
     }
@@ -143,14 +147,19 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
     let mut means = Stats::default();
     for group in groups.iter().filter(|g| !g.is_empty()) {
         control.report(Progress::Step { name: "collect" });
-        let stats = statistics(run, b, group, (original, &result), streams, wanted.take(), control)?;
+        let stats = statistics(run, b, group, Under { original, current: &result, known: &known }, streams, wanted.take(), control)?;
         control.report(Progress::Step { name: "round" });
         round_group(run, group, &stats, &mut result)?;
-        means.extend_means(&stats);
+        means.extend_channels(&stats);
     }
     if wanted.is_some() {
         control.report(Progress::Step { name: "collect" });
-        statistics(run, b, &[], (original, &result), streams, wanted, control)?;
+        statistics(run, b, &[], Under { original, current: &result, known: &known }, streams, wanted, control)?;
+    }
+    for (site, events) in events {
+        if let Some(report) = result.sites.iter_mut().find(|r| r.site == site) {
+            report.events.splice(0..0, events);
+        }
     }
     if !rounded {
         run.fix_activations(Some(b), ranges, &mut result)?;
@@ -163,13 +172,20 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
     Ok(result)
 }
 
-/// Collects what the group's passes need. The reference stream runs through the original weights, the others through what the block has
+/// A block under work: what it was, what it has become so far, and what is known of its inputs.
+struct Under<'a> {
+    original: &'a MapWeights,
+    current: &'a BlockResult,
+    known: &'a Stats,
+}
+
+/// What the group's passes need: what is `known`, and the rest from a sweep. The reference stream runs through the original weights, the others through what the block has
 /// become so far.
 fn statistics(
     run: &Run<'_>,
     b: u32,
     group: &[&Job<'_>],
-    (original, current): (&MapWeights, &BlockResult),
+    Under { original, current, known }: Under<'_>,
     streams: &Streams,
     ranges: Option<&RangeCollector<'_>>,
     control: &Control<'_>,
@@ -183,13 +199,15 @@ fn statistics(
         Ok(through(block, streams.kept(kind)?, run))
     };
     let wanted = Wanted {
-        keys: group.iter().flat_map(|job| job.keys(run)).collect(),
+        keys: group.iter().flat_map(|job| job.keys(run)).filter(|k| !known.holds(k)).collect(),
         ranges: ranges.map(|r| (run.stream(), r)),
         rounds: run.rounds(Some(b)),
         rounding: Vec::new(),
         bf16: run.bf16(),
     };
-    collect(&wanted, run.windows(), open, control)
+    let mut stats = known.clone();
+    stats.extend(collect(&wanted, run.windows(), open, control)?);
+    Ok(stats)
 }
 
 /// What a pass sees of a site whose weight is `weight`.

@@ -45,7 +45,7 @@ pub(super) fn correct(run: &Run<'_>, jobs: &[Job<'_>], means: &Stats, original: 
         };
         let (was, is) = (values(original, Part::Weight)?, values(&result.weights, Part::Weight)?);
         let mut bias = values(&result.weights, Part::Bias)?;
-        let stored = run.bias_kind(job.linear)?;
+        let stored = run.stored_kind(&format!("{}.bias", job.linear.module))?;
         for pass in &job.corrections {
             let Stage::Correct(correct) = run.algorithm(*pass).stage() else {
                 return Err(Error::internal("a pass of the correct phase has another stage"));
@@ -74,6 +74,8 @@ pub(super) fn correct(run: &Run<'_>, jobs: &[Job<'_>], means: &Stats, original: 
             }
         }
         let decl = TensorDecl { name: format!("{}.bias", job.linear.module), dtype: stored.into(), shape: vec![bias.len()] };
+        // A transform may have moved it before.
+        result.tensors.retain(|(d, _)| d.name != decl.name);
         result.tensors.push((decl, stored.bytes(&bias)));
         let tensor = Tensor::from_vec(bias, job.linear.shape.0, &Device::Cpu)?.to_device(run.device())?;
         result.weights.insert(site, Part::Bias, tensor);

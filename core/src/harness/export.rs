@@ -16,7 +16,7 @@ use super::report::{Progress, SiteReport, peak_rss};
 use super::run::{Control, Mode, Run, same_plan};
 use super::sweep::interrupted;
 use crate::checkpoint::native::NativeReader;
-use crate::checkpoint::{SafetensorsWriter, replace_file};
+use crate::checkpoint::{SafetensorsWriter, open_tensors, replace_file};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::registry::Registry;
@@ -112,7 +112,7 @@ pub(super) fn finish(
     control: &Control<'_>,
 ) -> Result<()> {
     let plan = run.plan();
-    let native = reader(journal, run);
+    let native = reader(journal, run)?;
     let several = plan.output.formats.len() > 1;
     let provenance: BTreeMap<String, String> =
         [("qfw_version", plan.qfw.clone()), ("qfw_plan", plan.signature())].into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
@@ -161,7 +161,7 @@ pub(super) fn finish(
     remove_dir(&used)
 }
 
-fn reader(journal: &Journal, run: &Run<'_>) -> NativeReader {
+fn reader(journal: &Journal, run: &Run<'_>) -> Result<NativeReader> {
     let mut shards = BTreeMap::new();
     for entry in journal.blocks() {
         for site in &entry.sites {
@@ -174,7 +174,14 @@ fn reader(journal: &Journal, run: &Run<'_>) -> NativeReader {
     for a in activations {
         shards.insert(a.place.to_string(), journal.shard(a.place.block.unwrap_or(run.plan().blocks)));
     }
-    NativeReader::new(Arc::clone(run.model().weights.tensors()), run.natives().to_vec(), activations.clone(), shards)
+    let source = Arc::clone(run.model().weights.tensors());
+    let mut changed = BTreeMap::new();
+    for entry in journal.blocks().iter().filter(|e| e.shard.is_some()) {
+        let shard = journal.shard(entry.block);
+        let names = open_tensors(&shard)?.names();
+        changed.extend(names.into_iter().filter(|n| source.info(n).is_some()).map(|n| (n, shard.clone())));
+    }
+    Ok(NativeReader::new(source, run.natives().to_vec(), activations.clone(), shards, changed))
 }
 
 fn shard_files(journal: &Journal) -> Vec<PathBuf> {

@@ -23,6 +23,7 @@ mod run;
 mod site_error;
 mod stream;
 mod sweep;
+mod transform;
 
 pub use measure::Measured;
 pub use report::{Progress, SiteReport, Summary, peak_rss};

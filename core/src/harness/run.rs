@@ -28,7 +28,7 @@ use crate::plan::{Plan, Propagate, Resolved};
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec, Timing};
 use crate::statistic::{RangeCollector, RangeSite, Stream as StreamKind};
-use crate::topology::Linear;
+use crate::topology::{Linear, Region};
 
 /// What to do with what is in the output directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -373,16 +373,27 @@ impl<'a> Run<'a> {
         jobs
     }
 
-    /// The type in which the bias of a linear is stored.
-    pub(super) fn bias_kind(&self, linear: &Linear) -> Result<FloatKind> {
-        let info = self.model.weights.tensors().require(&format!("{}.bias", linear.module))?;
+    /// The float type in which a parameter is stored, and what replaces it.
+    pub(super) fn stored_kind(&self, tensor: &str) -> Result<FloatKind> {
+        let info = self.model.weights.tensors().require(tensor)?;
         match info.dtype {
             StoredDtype::F16 => Ok(FloatKind::F16),
             StoredDtype::BF16 => Ok(FloatKind::Bf16),
             StoredDtype::F32 => Ok(FloatKind::F32),
-            _ => Err(Error::input("checkpoint::dtype", format!("tensor `{}` is of a type that a new bias cannot have", info.name))
+            _ => Err(Error::input("checkpoint::dtype", format!("tensor `{tensor}` is of a type that what replaces it cannot have"))
                 .hint("set `model.dtype = \"float32\"`")),
         }
+    }
+
+    /// The transforming passes, in order.
+    pub(super) fn transforms(&self) -> impl Iterator<Item = usize> + '_ {
+        self.plan().passes.iter().enumerate().filter(|(_, p)| p.phase == Phase::Transform).map(|(i, _)| i)
+    }
+
+    /// The regions of block `b` that a pass works on, in order of execution.
+    pub(super) fn regions(&self, pass: usize, b: u32) -> Vec<&Region> {
+        let planned = &self.plan().passes[pass].regions;
+        self.model.topology.regions.iter().filter(|r| r.block == Some(b) && planned.contains(&r.id)).collect()
     }
 
     /// Notes how long a site took; the deterministic record of the run does not hold it.

@@ -1,5 +1,8 @@
 //! `H = XᵀX` of one window: the lower triangle of a symmetric `[n, n]` matrix, f32.
 
+use rayon::prelude::*;
+
+use super::gemm::{Onto, Transpose, gemm};
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::{Accum, MatMut, MatRef, Par};
 
@@ -79,6 +82,36 @@ pub(super) fn finite(diagonal: &[f64]) -> Result<()> {
     }
     Err(Error::numeric("numeric::not-finite", "the Gram matrix is not finite")
         .hint("the activations overflowed; look at the weights of earlier blocks"))
+}
+
+/// `tr MHMᵀ = 2·⟨ML, M⟩ − ⟨MD, M⟩` with the lower triangle `L` of `H` and its diagonal `D`. Columns of `ML` are formed in blocks, each
+/// from the rows of `L` at and below its diagonal: half of a full product.
+///
+/// `m` is row-major `[rows, n]`, `lower` `[n, n]`.
+pub fn gram_energy(m: &[f32], lower: &[f32], n: usize) -> f64 {
+    const ROWS: usize = 64;
+    const COLUMNS: usize = 192;
+    let h = lower;
+    let parts: Vec<f64> = m
+        .par_chunks(ROWS * n)
+        .map(|m| {
+            let (rows, mut sum) = (m.len() / n, 0.0);
+            let mut product = vec![0.0; rows * COLUMNS];
+            for first in (0..n).step_by(COLUMNS) {
+                let (width, below) = (COLUMNS.min(n - first), n - first);
+                let (a, l) = (&m[first..], &h[first * n + first..]);
+                gemm((rows, width, below), Onto::Replace, &mut product, width, a, Transpose::No, n, l, Transpose::No, n);
+                for (m, p) in m.chunks_exact(n).zip(product.chunks_exact(width)) {
+                    for (j, (m, p)) in m[first..].iter().zip(p).enumerate() {
+                        let (m, diagonal) = (f64::from(*m), f64::from(h[(first + j) * n + first + j]));
+                        sum += m * (2.0 * f64::from(*p) - m * diagonal);
+                    }
+                }
+            }
+            sum
+        })
+        .collect();
+    parts.iter().sum()
 }
 
 #[cfg(test)]

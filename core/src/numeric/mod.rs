@@ -40,7 +40,7 @@ pub use elementwise::add;
 pub(crate) use fake_quantize::Extremes;
 pub use fake_quantize::{Ranges, fake_quantize};
 pub use gemm::{Onto, Transpose, gemm};
-pub use gram::{add_lower, gram};
+pub use gram::{add_lower, gram, gram_energy};
 pub use greedy_path::GreedyPath;
 pub use host::Real;
 pub(crate) use host::with_slice;

@@ -12,6 +12,7 @@ mod cell_tests;
 pub mod layer;
 mod node;
 pub mod options;
+mod passes;
 pub mod preset;
 mod quant;
 pub mod raw;

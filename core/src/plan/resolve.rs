@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::activation::{activations, any_static};
+use super::passes::{one_round_per_site, pass_order, pass_regions, pass_sites, region_sites};
 use super::raw::{RawOnFailure, RawProducts, RawPropagate, RawRun};
 use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Products, input_of};
-use super::select::Selector;
 use super::sites::{embedding, site_specs};
 use super::streams;
-use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm};
+use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm, Stage};
 use crate::checkpoint::formats::Verdict;
 use crate::error::{Error, Result};
 use crate::numeric::Bf16Unit;
@@ -80,13 +80,20 @@ pub fn resolve(
         let record = registry.algorithm(&raw_pass.algo)?;
         let options = serde_json::to_value(&raw_pass.options).map_err(|e| Error::internal(e.to_string()))?;
         let (algorithm, options) = registry.build_algorithm(&raw_pass.algo, &options)?;
-        if !matches!(record.phase, Phase::Condition | Phase::Round | Phase::Correct) {
+        if record.phase == Phase::Split {
             let message = format!("`{}` works in the {} phase, which this version does not run", record.id, record.phase);
-            return Err(
-                Error::plan("plan::unsupported", message).hint("this version runs algorithms of the phases condition, round and correct")
-            );
+            return Err(Error::plan("plan::unsupported", message).hint("this version runs algorithms of all other phases"));
         }
-        let mut chosen = pass_sites(raw_pass, &linears, &specs)?;
+        let mut regions = Vec::new();
+        let mut chosen = match algorithm.stage() {
+            Stage::Transform(transform) => {
+                let rounded = |l: &Linear| linears.iter().zip(&specs).any(|(x, spec)| x.site == l.site && spec.is_some());
+                let touched = |l: &Linear| raw.harness.no_quantize || rounded(l) || input_of(&activations, l).is_some();
+                regions = pass_regions(raw_pass, transform, model.topology, &touched)?;
+                region_sites(&regions, &linears, &specs)
+            }
+            _ => pass_sites(raw_pass, &linears, &specs)?,
+        };
         if record.phase == Phase::Correct && chosen.iter().any(|(l, _)| l.site.block.is_none()) {
             chosen.retain(|(l, _)| l.site.block.is_some());
             notes.push(format!("`{}` leaves the head as it is", record.id));
@@ -109,6 +116,7 @@ pub fn resolve(
             version: record.version.to_owned(),
             options,
             sites: chosen.iter().map(|l| l.site.to_string()).collect(),
+            regions: regions.iter().map(|r| r.id.clone()).collect(),
         });
         algorithms.push(algorithm);
         needs.push(need);
@@ -210,7 +218,7 @@ pub fn needs_calibration(raw: &RawRun, registry: &Registry) -> Result<bool> {
 }
 
 /// Without quantization there is nothing to round.
-fn left_out(raw: &RawRun, phase: Phase) -> bool {
+pub(super) fn left_out(raw: &RawRun, phase: Phase) -> bool {
     raw.harness.no_quantize && phase == Phase::Round
 }
 
@@ -232,68 +240,6 @@ fn refuse_unsupported(raw: &RawRun) -> Result<()> {
     if let Some(target) = &raw.output.target {
         return Err(Error::plan("plan::unsupported", format!("`output.target` is `{target}`, but this version has no rules for engines"))
             .hint("leave `--target` out"));
-    }
-    Ok(())
-}
-
-fn pass_order<'a>(raw: &'a RawRun, registry: &Registry, sorted: bool, notes: &mut Vec<String>) -> Result<Vec<&'a super::raw::RawPass>> {
-    let mut order: Vec<(Phase, &super::raw::RawPass)> =
-        raw.passes.iter().map(|p| Ok((registry.algorithm(&p.algo)?.phase, p))).collect::<Result<_>>()?;
-    if let Some(pair) = order.windows(2).find(|pair| pair[1].0 < pair[0].0) {
-        if !sorted {
-            let message = format!("`{}` ({}) cannot follow `{}` ({})", pair[1].1.algo, pair[1].0, pair[0].1.algo, pair[0].0);
-            return Err(Error::plan("plan::phase-order", message)
-                .hint("move its `[[pass]]` up, or use `--algo` with a list, which is sorted by phase"));
-        }
-        order.sort_by_key(|(phase, _)| *phase);
-        notes.push(format!("passes sorted by phase: {}", order.iter().map(|(_, p)| p.algo.as_str()).collect::<Vec<_>>().join(", ")));
-    }
-    for (_, p) in order.iter().filter(|(phase, _)| left_out(raw, *phase)) {
-        notes.push(format!("`harness.no-quantize` leaves out the pass `{}`", p.algo));
-    }
-    order.retain(|(phase, _)| !left_out(raw, *phase));
-    Ok(order.into_iter().map(|(_, p)| p).collect())
-}
-
-fn pass_sites<'a>(
-    pass: &super::raw::RawPass,
-    linears: &[&'a Linear],
-    specs: &'a [Option<QuantSpec>],
-) -> Result<Vec<(&'a Linear, &'a QuantSpec)>> {
-    let chosen = pass.selector.as_deref().map(Selector::new).transpose()?;
-    let skipped: Vec<Selector> = pass.skip.iter().map(|s| Selector::new(s)).collect::<Result<_>>()?;
-    for s in chosen.iter().chain(&skipped) {
-        if !linears.iter().any(|l| s.matches(l)) {
-            return Err(s.unmatched(&format!("pass `{}`: selector", pass.algo), linears));
-        }
-    }
-    Ok(linears
-        .iter()
-        .zip(specs)
-        .filter(|(l, _)| chosen.as_ref().is_none_or(|c| c.matches(l)) && !skipped.iter().any(|s| s.matches(l)))
-        .filter_map(|(l, spec)| Some((*l, spec.as_ref()?)))
-        .collect())
-}
-
-fn one_round_per_site(sites: &[PlannedSite], passes: &[PlannedPass], activations: bool) -> Result<()> {
-    let rounds: Vec<&PlannedPass> = passes.iter().filter(|p| p.phase == Phase::Round).collect();
-    for s in sites.iter().filter(|s| s.weights.is_some() && !s.is_embedding()) {
-        let names: Vec<&str> = rounds.iter().filter(|p| p.sites.contains(&s.site)).map(|p| p.algo.as_str()).collect();
-        match names.len() {
-            1 => {}
-            0 => {
-                return Err(Error::plan("plan::no-round", format!("`{}` is to be quantized, but no pass rounds it", s.site))
-                    .hint("add a pass such as `--algo rtn` or `--algo gptq`"));
-            }
-            _ => {
-                return Err(Error::plan("plan::two-rounds", format!("`{}` would be rounded by {}", s.site, names.join(" and ")))
-                    .hint("keep one of them, or give each its own sites with `match`"));
-            }
-        }
-    }
-    if sites.iter().all(|s| s.weights.is_none()) && !rounds.is_empty() && !activations {
-        return Err(Error::plan("plan::nothing-selected", "no site is selected to be quantized")
-            .hint("set `scheme.weights`, for example with `--preset w4a16`, and look at `scheme.skip`"));
     }
     Ok(())
 }

@@ -123,8 +123,11 @@ pub struct PlannedPass {
     pub options: Value,
     /// Its groups do not run in storage order.
     pub group_index: bool,
-    /// Role paths of the sites it works on.
+    /// Role paths of the sites it works on; of a transform those that read its regions and are to be quantized.
     pub sites: Vec<String>,
+    /// Ids of the regions that a transform works on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<String>,
 }
 
 /// The calibration data.
@@ -327,11 +330,12 @@ impl fmt::Display for Plan {
         for (i, p) in self.passes.iter().enumerate() {
             writeln!(
                 f,
-                "{} {} ({}) on {} sites  {}",
+                "{} {} ({}) on {} {}  {}",
                 if i == 0 { "passes       " } else { "             " },
                 p.algo,
                 p.phase,
-                p.sites.len(),
+                if p.regions.is_empty() { p.sites.len() } else { p.regions.len() },
+                if p.regions.is_empty() { "sites" } else { "regions" },
                 p.options
             )?;
         }

@@ -77,6 +77,7 @@ mod tests {
             options: serde_json::Value::Null,
             group_index: false,
             sites: Vec::new(),
+            regions: Vec::new(),
         }
     }
 

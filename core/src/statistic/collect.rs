@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::mean::Means;
+use super::channels::Channels;
 use super::{CrossGram, Gram, Stat, StatKey, StatKind, Stats, Stream, TreeSum};
 use crate::error::{Error, Result};
 use crate::model::{ActivationQuant, Tap};
@@ -19,7 +19,7 @@ pub struct Collector {
     bf16: Option<Bf16Unit>,
     grams: BTreeMap<Port, MatrixSum>,
     crosses: BTreeMap<Port, MatrixSum>,
-    means: Means,
+    channels: Channels,
 }
 
 /// A square matrix, summed over windows.
@@ -33,22 +33,22 @@ impl Collector {
     /// Collects `keys`, which all name the same stream. Rounded means are taken where `rounding` says how. Gram matrices are of
     /// values rounded to bf16 where a unit is given.
     pub fn new(stream: Stream, keys: impl IntoIterator<Item = StatKey>, rounding: &[&ActivationQuant], bf16: Option<Bf16Unit>) -> Self {
-        let (mut grams, mut crosses, mut means) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let (mut grams, mut crosses, mut channels) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for key in keys {
             match key.kind {
                 StatKind::Gram => drop(grams.insert(key.port, MatrixSum::new(|a, b| add_lower(a, b, b.len().isqrt())))),
                 StatKind::CrossGram => {
                     crosses.insert(key.port, MatrixSum::new(|a, b| a.iter_mut().zip(b).for_each(|(a, b)| *a += *b)));
                 }
-                StatKind::Mean | StatKind::RoundedMean => means.push(key),
+                _ => channels.push(key),
             }
         }
-        Self { stream, bf16, grams, crosses, means: Means::new(means.into_iter(), rounding) }
+        Self { stream, bf16, grams, crosses, channels: Channels::new(channels.into_iter(), rounding) }
     }
 
     /// The last port a sweep has to reach, or `None` if nothing is collected.
     pub fn last_port(&self) -> Option<Port> {
-        self.grams.keys().chain(self.crosses.keys()).max().copied().max(self.means.last_port())
+        self.grams.keys().chain(self.crosses.keys()).max().copied().max(self.channels.last_port())
     }
 
     /// The ports where the tensors of the reference stream have to be kept for [`Self::window`].
@@ -76,7 +76,7 @@ impl Collector {
             let (values, tokens) = (c.sum.finish(n)?, c.tokens.into_inner());
             stats.insert(key(port, StatKind::CrossGram), Stat::CrossGram(CrossGram::new(values.len().isqrt(), values, tokens).into()));
         }
-        self.means.finish(n, &mut stats)?;
+        self.channels.finish(n, &mut stats)?;
         Ok(stats)
     }
 }
@@ -114,7 +114,7 @@ struct WindowTap<'a> {
 
 impl Tap for WindowTap<'_> {
     fn wants(&self, port: Port) -> bool {
-        self.collector.grams.contains_key(&port) || self.collector.crosses.contains_key(&port) || self.collector.means.wants(port)
+        self.collector.grams.contains_key(&port) || self.collector.crosses.contains_key(&port) || self.collector.channels.wants(port)
     }
 
     fn at(&mut self, port: Port, x: Tensor) -> Result<Tensor> {
@@ -147,7 +147,7 @@ impl Tap for WindowTap<'_> {
                 })
             })?;
         }
-        self.collector.means.at(self.index, port, &x)?;
+        self.collector.channels.at(self.index, port, &x)?;
         Ok(x)
     }
 }

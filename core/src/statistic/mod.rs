@@ -4,8 +4,9 @@
 //! that layers that read the same tensor share it. Partial results are formed per calibration window and combined in a fixed binary
 //! tree over window indices ([`TreeSum`]): collected in any order, by any number of threads, the sum has the same bits.
 
+mod channels;
 mod collect;
-mod mean;
+mod mapped;
 mod paired;
 mod range;
 mod shared;
@@ -59,6 +60,12 @@ pub enum StatKind {
     CrossGram,
     /// The mean over all tokens, f64.
     Mean,
+    /// The mean magnitude over all tokens, f64.
+    AbsMean,
+    /// The smallest value over all tokens.
+    Least,
+    /// The largest value over all tokens.
+    Greatest,
     /// The mean over all tokens of what readers see, where the activation is rounded; nothing where it is not.
     RoundedMean,
 }
@@ -118,8 +125,8 @@ pub enum Stat {
     Gram(Arc<Gram>),
     /// See [`StatKind::CrossGram`].
     CrossGram(Arc<CrossGram>),
-    /// See [`StatKind::Mean`] and [`StatKind::RoundedMean`].
-    Mean(Arc<[f64]>),
+    /// What a kind says of each channel.
+    Channels(Arc<[f64]>),
 }
 
 /// Finished statistics by key.
@@ -146,16 +153,16 @@ impl Stats {
         }
     }
 
-    /// Takes the means of `other`, which are small enough to be kept.
-    pub fn extend_means(&mut self, other: &Self) {
-        let means = other.map.iter().filter(|(_, stat)| matches!(stat, Stat::Mean(_)));
-        self.map.extend(means.map(|(key, stat)| (*key, stat.clone())));
+    /// Takes of `other` what is known of single channels, which is small enough to be kept.
+    pub fn extend_channels(&mut self, other: &Self) {
+        let channels = other.map.iter().filter(|(_, stat)| matches!(stat, Stat::Channels(_)));
+        self.map.extend(channels.map(|(key, stat)| (*key, stat.clone())));
     }
 
-    /// A mean at a port, if it was collected.
-    pub fn mean(&self, port: Port, kind: StatKind, stream: Stream) -> Option<&[f64]> {
+    /// A statistic of each channel at a port, if it was collected.
+    pub fn channels(&self, port: Port, kind: StatKind, stream: Stream) -> Option<&[f64]> {
         match self.map.get(&StatKey { port, kind, stream }) {
-            Some(Stat::Mean(mean)) => Some(mean),
+            Some(Stat::Channels(values)) => Some(values),
             _ => None,
         }
     }

@@ -62,20 +62,15 @@ fn require_folded_norms(topology: &Topology, weights: &MapWeights) -> Result<()>
     Ok(())
 }
 
-/// `M` or `M⁻ᵀ`, ready to act on vectors over the key/value heads of a region or over the query heads that share them.
-struct Change {
+/// `M` or `M⁻ᵀ`, ready to act on vectors over the channels of a region, or over the query heads that share its key/value heads.
+struct Change<'a> {
     kind: Matrix,
-    /// Channels of the region.
-    channels: usize,
-    /// Channels per head.
-    width: usize,
-    /// Query heads per key/value head.
-    repeat: usize,
+    region: &'a Region,
 }
 
 enum Matrix {
     Factors(Vec<f64>),
-    Sources(Vec<usize>),
+    Sources(Vec<u32>),
     /// Square blocks of `size` channels, one after the other.
     Blocks {
         size: usize,
@@ -83,40 +78,35 @@ enum Matrix {
     },
 }
 
-impl Change {
-    fn new(symmetry: &Symmetry, region: &Region, inverse_transpose: bool) -> Result<Self> {
-        let (width, repeat) = region.heads();
+/// A change of as many channels as a tensor has.
+enum Spread<'a> {
+    Factors(Vec<f64>),
+    Sources(Vec<usize>),
+    Blocks { size: usize, blocks: Vec<&'a [f64]> },
+}
+
+impl<'a> Change<'a> {
+    fn new(symmetry: &Symmetry, region: &'a Region, inverse_transpose: bool) -> Result<Self> {
         let kind = match symmetry {
             Symmetry::Diagonal(s) if inverse_transpose => Matrix::Factors(s.iter().map(|s| 1.0 / s).collect()),
             Symmetry::Diagonal(s) => Matrix::Factors(s.clone()),
-            Symmetry::Permutation(p) => Matrix::Sources(p.iter().map(|i| *i as usize).collect()),
+            Symmetry::Permutation(p) => Matrix::Sources(p.clone()),
             Symmetry::Orthogonal(r) => Matrix::Blocks { size: r.dims().last().copied().unwrap_or(0), data: host(r)? },
         };
-        Ok(Self { kind, channels: region.width, width, repeat })
+        Ok(Self { kind, region })
     }
 
     /// The change for a tensor with `n` channels: as it is, or spread over the query heads.
-    fn spread(&self, n: usize) -> Result<Self> {
-        let (channels, width, repeat) = (self.channels, self.width, self.repeat);
-        if n != channels && n != channels * repeat {
-            return Err(Error::internal(format!("a change of {channels} channels, repeated {repeat} times, cannot act on {n}")));
-        }
-        let repeat = n / channels;
-        // Channel c of query head h = g·repeat + r ↔ channel c of key/value head g.
-        let home = |i: usize| i / (width * repeat) * width + i % width;
-        let member = |i: usize| i / width % repeat;
-        let kind = match &self.kind {
-            Matrix::Factors(s) => Matrix::Factors((0..n).map(|i| s[home(i)]).collect()),
-            Matrix::Sources(p) => Matrix::Sources(
-                (0..n).map(|i| (p[home(i)], member(i))).map(|(from, r)| (from / width * repeat + r) * width + from % width).collect(),
-            ),
-            Matrix::Blocks { size, data } if repeat == 1 => Matrix::Blocks { size: *size, data: data.clone() },
+    fn spread(&self, n: usize) -> Result<Spread<'_>> {
+        Ok(match &self.kind {
+            Matrix::Factors(s) => Spread::Factors(self.region.spread(s, n)?),
+            Matrix::Sources(p) => Spread::Sources(self.region.spread_sources(p, n)?),
             Matrix::Blocks { size, data } => {
-                let blocks = data.chunks_exact(size * size);
-                Matrix::Blocks { size: *size, data: blocks.flat_map(|b| std::iter::repeat_n(b, repeat)).flatten().copied().collect() }
+                let repeat = self.region.homes(n)?.len() / self.region.width;
+                let blocks = data.chunks_exact(size * size).flat_map(|b| std::iter::repeat_n(b, repeat));
+                Spread::Blocks { size: *size, blocks: blocks.collect() }
             }
-        };
-        Ok(Self { kind, channels: n, width, repeat: 1 })
+        })
     }
 
     /// The tensor with its vectors along `slot` changed.
@@ -140,19 +130,21 @@ impl Change {
         }
         Ok(Tensor::from_vec(new, tensor.dims(), &Device::Cpu)?.to_dtype(tensor.dtype())?.to_device(tensor.device())?)
     }
+}
 
+impl Spread<'_> {
     /// `new = Mᵀ·old`, both `[channels, columns]`.
     fn rows(&self, old: &[f64], new: &mut [f64], columns: usize) {
-        match &self.kind {
-            Matrix::Factors(s) => new.chunks_exact_mut(columns).zip(s).for_each(|(row, s)| row.iter_mut().for_each(|x| *x *= s)),
-            Matrix::Sources(p) => {
+        match self {
+            Self::Factors(s) => new.chunks_exact_mut(columns).zip(s).for_each(|(row, s)| row.iter_mut().for_each(|x| *x *= s)),
+            Self::Sources(p) => {
                 for (row, from) in new.chunks_exact_mut(columns).zip(p) {
                     row.copy_from_slice(&old[from * columns..][..columns]);
                 }
             }
-            Matrix::Blocks { size, data } => {
+            Self::Blocks { size, blocks } => {
                 let n = *size;
-                let heads = new.chunks_exact_mut(n * columns).zip(old.chunks_exact(n * columns)).zip(data.chunks_exact(n * n));
+                let heads = new.chunks_exact_mut(n * columns).zip(old.chunks_exact(n * columns)).zip(blocks);
                 for ((new, old), r) in heads {
                     new.par_chunks_mut(STRIPE * columns).enumerate().for_each(|(i, new)| {
                         let (first, m) = (i * STRIPE, new.len() / columns);
@@ -165,20 +157,20 @@ impl Change {
 
     /// `new = old·M` on the columns from `first` on, both `[rows, columns]`.
     fn columns(&self, old: &[f64], new: &mut [f64], columns: usize, first: usize) {
-        match &self.kind {
-            Matrix::Factors(s) => {
+        match self {
+            Self::Factors(s) => {
                 new.chunks_exact_mut(columns).for_each(|row| row[first..].iter_mut().zip(s).for_each(|(x, s)| *x *= s));
             }
-            Matrix::Sources(p) => {
+            Self::Sources(p) => {
                 for (new, old) in new.chunks_exact_mut(columns).zip(old.chunks_exact(columns)) {
                     new[first..].iter_mut().zip(p).for_each(|(x, from)| *x = old[first + from]);
                 }
             }
-            Matrix::Blocks { size, data } => {
+            Self::Blocks { size, blocks } => {
                 let n = *size;
                 let stripes = new.par_chunks_mut(STRIPE * columns).zip(old.par_chunks(STRIPE * columns));
                 stripes.for_each(|(new, old)| {
-                    for (i, r) in data.chunks_exact(n * n).enumerate() {
+                    for (i, r) in blocks.iter().enumerate() {
                         let (at, m) = (first + i * n, old.len() / columns);
                         gemm((m, n, n), Onto::Replace, &mut new[at..], columns, &old[at..], Transpose::No, columns, r, Transpose::No, n);
                     }

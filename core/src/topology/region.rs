@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Part, SiteId};
+use crate::error::{Error, Result};
 
 /// Which axis of a parameter carries the channels of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,5 +117,54 @@ impl Region {
                 Tie::Never | Tie::Free | Tie::KeepsMean => None,
             })
             .unwrap_or((self.width, 1))
+    }
+
+    /// The region's channel that channel `i` of a tensor of `n` is: key/value heads are repeated for the query heads that share them, and
+    /// channel `c` of query head `h` is channel `c` of key/value head `⌊h/repeat⌋`.
+    ///
+    /// # Errors
+    /// If such a tensor does not have the region's channels.
+    pub fn homes(&self, n: usize) -> Result<Vec<usize>> {
+        let (width, repeat) = self.heads();
+        if n != self.width && n != self.width * repeat {
+            let message = format!("a change of {} channels, repeated {repeat} times, cannot act on {n}", self.width);
+            return Err(Error::internal(message));
+        }
+        let repeat = n / self.width;
+        Ok((0..n).map(|i| i / (width * repeat) * width + i % width).collect())
+    }
+
+    /// One value for each channel of a tensor of `n`, from one for each of the region's.
+    ///
+    /// # Errors
+    /// As [`Self::homes`].
+    pub fn spread(&self, values: &[f64], n: usize) -> Result<Vec<f64>> {
+        Ok(self.homes(n)?.into_iter().map(|home| values[home]).collect())
+    }
+
+    /// One value for each of the region's channels, from those of a tensor that holds each once or more.
+    ///
+    /// # Errors
+    /// As [`Self::homes`].
+    pub fn gather(&self, values: &[f64], join: fn(f64, f64) -> f64) -> Result<Vec<f64>> {
+        let mut joined: Vec<Option<f64>> = vec![None; self.width];
+        for (home, value) in self.homes(values.len())?.into_iter().zip(values) {
+            joined[home] = Some(joined[home].map_or(*value, |old| join(old, *value)));
+        }
+        Ok(joined.into_iter().flatten().collect())
+    }
+
+    /// For each channel of a tensor of `n`, the one that comes in its place when the region's channel `i` is replaced by `p[i]`.
+    ///
+    /// # Errors
+    /// As [`Self::homes`].
+    pub fn spread_sources(&self, p: &[u32], n: usize) -> Result<Vec<usize>> {
+        let (width, _) = self.heads();
+        let (homes, repeat) = (self.homes(n)?, n / self.width);
+        let place = |i: usize| {
+            let from = p[homes[i]] as usize;
+            (from / width * repeat + i / width % repeat) * width + from % width
+        };
+        Ok((0..n).map(place).collect())
     }
 }

@@ -1,0 +1,61 @@
+//! Changes of basis: the model stays what it was, and rounds better.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{apply, perplexity, same_tree, tree};
+
+/// All that may be scaled is, strongly, and nothing is rounded: only the order of additions is another.
+#[test]
+fn the_function_of_the_model_stays_what_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    for (model, regions) in
+        [("tiny-llama", "[\"attn.in\",\"values\",\"mlp.in\",\"mlp.hidden\"]"), ("tiny-gpt2", "[\"attn.in\",\"values\",\"mlp.in\"]")]
+    {
+        let [kept, moved] = ["kept", "moved"].map(|name| dir.path().join(format!("{model}-{name}")));
+        let common = "--format qfw --set harness.no-quantize=true --set model.dtype=float32 --algo";
+        apply(model, &kept, &format!("{common} rtn"));
+        apply(model, &moved, &format!("{common} smoothquant,rtn --set smoothquant.alpha=0.9 --set pass.0.regions={regions}"));
+        let weights = |out: &Path| std::fs::read(out.join("model.safetensors")).unwrap();
+        assert!(weights(&kept) != weights(&moved), "{model}: nothing was moved");
+        let (a, b) = (perplexity(&kept), perplexity(&moved));
+        assert!((a / b - 1.0).abs() < 1e-5, "{model}: {a} and {b}");
+    }
+}
+
+/// Of the range of activations and weights together, either alone has too much where both are rounded to few bits.
+#[test]
+fn smoothing_shares_the_range_that_either_would_have_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let perplexities = ["0.0", "0.5", "1.0"].map(|alpha| {
+        let out = dir.path().join(alpha);
+        let inputs = "--set scheme.inputs.format=int4 --set scheme.inputs.timing=static --set scheme.inputs.granularity=tensor";
+        apply("tiny-llama", &out, &format!("--format qfw --algo smoothquant,rtn --set smoothquant.alpha={alpha} {inputs}"));
+        perplexity(&out)
+    });
+    let [weights, both, activations] = perplexities;
+    assert!(both < weights && both < activations, "{perplexities:?}");
+}
+
+/// Passes may be named in any order; scales come before what rounds.
+#[test]
+fn scales_and_rounding_stack_in_any_order_of_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, words: &str| {
+        let out = dir.path().join(name);
+        apply("tiny-llama", &out, &format!("--set scheme.weights.format=int4 --set scheme.weights.granularity.group=32 {words}"));
+        out
+    };
+    let [gptq, both] = ["gptq", "gptq,awq"].map(|algo| run(algo, &format!("--algo {algo} --threads 1")));
+    same_tree(&tree(&both), &tree(&run("sorted", "--algo awq,gptq --threads 3")), "the other order of names, and other threads");
+    // What was done is in the record: of the regions that were scaled how much was gained, and never a loss.
+    let record = |out: &Path| -> Value { serde_json::from_slice(&std::fs::read(out.join("qfw.json")).unwrap()).unwrap() };
+    let (alone, record) = (record(&gptq), record(&both));
+    let sites = |record: &Value| record["sites"].as_array().unwrap().clone();
+    let gains: Vec<f64> =
+        sites(&record).iter().flat_map(|s| s["events"].as_array().unwrap().clone()).filter_map(|e| e["scaled"]["error"].as_f64()).collect();
+    assert!(gains.len() >= 6 && gains.iter().all(|g| *g < 1.0), "{gains:?}");
+    let total = |record: &Value| sites(record).iter().map(|s| s["output-error"].as_f64().unwrap().powi(2)).sum::<f64>();
+    assert!(total(&record) < 1.02 * total(&alone), "{} with scales, {} without", total(&record), total(&alone));
+}

@@ -1,0 +1,90 @@
+//! What a transform sees of one region, and what it returns.
+
+use crate::error::{Error, Result};
+use crate::numeric::{decode, encode};
+use crate::observer::{self, Observer, ScaleRule};
+use crate::scheme::QuantSpec;
+use crate::statistic::{Gram, StatKind, Stats, Stream};
+use crate::topology::{Linear, Port, Region, Symmetry};
+
+use super::Event;
+
+/// One region under work. Its linear readers share what they read.
+pub struct RegionContext<'a> {
+    /// The region.
+    pub region: &'a Region,
+    /// The linears that read its channels, in order of execution; at least one.
+    pub readers: &'a [Reader<'a>],
+    /// The statistics declared in [`super::Needs`], as the region's channels stand.
+    pub stats: &'a Stats,
+    /// The stream to take them from.
+    pub stream: Stream,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+/// A linear that reads a region's channels.
+pub struct Reader<'a> {
+    /// The layer.
+    pub linear: &'a Linear,
+    /// Its weight as it stands, row-major `[out, in]`; finite.
+    pub weight: &'a [f32],
+    /// What it is to become and who chooses its ranges, if it is to be quantized.
+    pub target: Option<(&'a QuantSpec, &'a dyn Observer)>,
+    /// How its input is rounded, if it is.
+    pub input: Option<&'a QuantSpec>,
+}
+
+impl RegionContext<'_> {
+    /// Where the readers' input is.
+    ///
+    /// # Errors
+    /// If nothing reads the region.
+    pub fn port(&self) -> Result<Port> {
+        self.readers.first().map(|r| r.linear.input).ok_or_else(|| Error::internal(format!("`{}` has no readers", self.region.id)))
+    }
+
+    /// A statistic of each channel of the readers' input: `in` values, which are more than the region's channels where query heads share
+    /// key/value heads.
+    ///
+    /// # Errors
+    /// If nobody declared the need for it.
+    pub fn channels(&self, kind: StatKind) -> Result<&[f64]> {
+        let port = self.port()?;
+        let found = self.stats.channels(port, kind, self.stream);
+        found.ok_or_else(|| Error::internal(format!("`{kind:?}` at `{port}` was used without declaring the need for it")))
+    }
+
+    /// The Gram matrix of the readers' input.
+    ///
+    /// # Errors
+    /// If nobody declared the need for it.
+    pub fn gram(&self) -> Result<&Gram> {
+        self.stats.gram(self.port()?, self.stream).map(|g| &**g)
+    }
+}
+
+impl Reader<'_> {
+    /// What `weight` is once rounded to nearest, if the layer is to be quantized.
+    ///
+    /// # Errors
+    /// If a value is not finite.
+    pub fn nearest(&self, weight: &[f32]) -> Result<Option<Vec<f32>>> {
+        let Some((spec, observer)) = self.target else { return Ok(None) };
+        let (rows, cols) = self.linear.shape;
+        let amax = weight.iter().fold(0.0f32, |m, w| m.max(w.abs()));
+        let params = observer::fit(observer, &ScaleRule::of(spec, amax), weight, spec.granularity.layout(rows, cols))?;
+        let codes = encode(&spec.grid, &params, weight);
+        let mut values = Vec::new();
+        decode(&spec.grid, &params, &codes, 0..rows, None, &mut values);
+        Ok(Some(values))
+    }
+}
+
+/// A change of basis that was found.
+pub struct Solved {
+    /// The change.
+    pub symmetry: Symmetry,
+    /// What is worth reporting of it.
+    pub events: Vec<Event>,
+}

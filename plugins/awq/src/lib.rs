@@ -1,0 +1,75 @@
+//! AWQ's scale search (Lin et al. 2023, arXiv:2306.00978): rounding hurts most where activations are large, so those channels of the
+//! weights are scaled up, and what writes them down.
+//!
+//! For the channels that some linears read, with `m_c` the mean magnitude of the activations and `r` from a grid over `[0, 1)`,
+//!
+//! ```text
+//! s = m^r                       (plain)
+//! s = m^r / (w̄^(1−r) + 1e-4)    (duo;  w̄_c: mean over the rows of |w_c| / max |w| of its range)
+//! s ← s / √(max s · min s)
+//! ```
+//!
+//! the `s` is taken for which the readers err least once rounded by their own scheme, whatever that is:
+//!
+//! ```text
+//! min_s  Σ_readers tr(Δ·H·Δᵀ),   Δ = Quant(W·diag(s))·diag(1/s) − W,   H = XᵀX
+//! ```
+//!
+//! which is the squared error of what the readers return, summed over all calibration tokens, from one matrix that they share. `s = 1` is
+//! among the candidates. Clipping, AWQ's second half, is the pass `clip`.
+
+mod options;
+mod search;
+
+use qfw_core::Result;
+use qfw_core::algorithm::{AlgorithmRecord, Event, Needs, Phase, PlanContext, PtqAlgorithm, RegionContext, Solved, Stage, Transform};
+use qfw_core::statistic::StatKind;
+use qfw_core::topology::{Region, Symmetry, Tie};
+
+pub use options::{Duo, Options};
+
+struct Awq {
+    options: Options,
+}
+
+impl PtqAlgorithm for Awq {
+    fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs> {
+        Ok(Needs { inputs: vec![(StatKind::AbsMean, cx.stream), (StatKind::Gram, cx.stream)], ..Needs::default() })
+    }
+
+    fn stage(&self) -> Stage<'_> {
+        Stage::Transform(self)
+    }
+}
+
+impl Transform for Awq {
+    fn suits(&self, region: &Region) -> bool {
+        region.allows.diagonal != Tie::Never
+    }
+
+    fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>> {
+        let Some(found) = search::search(cx, &self.options)? else { return Ok(None) };
+        let spread = found.factors.iter().fold(0.0f64, |m, s| m.max(*s)) / found.factors.iter().fold(f64::INFINITY, |m, s| m.min(*s));
+        let events = vec![Event::Scaled { by: RECORD.id.to_owned(), spread, error: Some(found.error) }];
+        Ok(Some(Solved { symmetry: Symmetry::Diagonal(found.factors.iter().map(|s| 1.0 / s).collect()), events }))
+    }
+}
+
+/// The record, for registries built by hand.
+pub const RECORD: AlgorithmRecord = AlgorithmRecord {
+    id: "awq",
+    aliases: &[],
+    phase: Phase::Transform,
+    summary: "scales input channels so that the important ones lose least in rounding (calibrated)",
+    version: env!("CARGO_PKG_VERSION"),
+    source: env!("CARGO_PKG_NAME"),
+    weight_only: false,
+    schema: || schemars::schema_for!(Options).to_value(),
+    build: |options| {
+        let options = Options::read(options)?;
+        let resolved = options.resolved()?;
+        Ok((Box::new(Awq { options }), resolved))
+    },
+};
+
+inventory::submit! { RECORD }

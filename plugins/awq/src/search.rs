@@ -1,0 +1,90 @@
+//! The search for the scales of one region.
+
+use qfw_core::Result;
+use qfw_core::algorithm::{Reader, RegionContext};
+use qfw_core::numeric::gram_energy;
+use qfw_core::scheme::Granularity;
+use qfw_core::statistic::StatKind;
+
+use crate::options::Options;
+
+/// What was found.
+pub(crate) struct Found {
+    /// `s`, one for each channel of the region.
+    pub(crate) factors: Vec<f64>,
+    /// The root of the readers' error, relative to that with `s = 1`.
+    pub(crate) error: f64,
+}
+
+/// The best scales, unless nothing is rounded or nothing is better than doing nothing.
+pub(crate) fn search(cx: &RegionContext<'_>, options: &Options) -> Result<Option<Found>> {
+    let rounded: Vec<&Reader<'_>> = cx.readers.iter().filter(|r| r.target.is_some()).collect();
+    if rounded.is_empty() {
+        return Ok(None);
+    }
+    let gram = cx.gram()?;
+    let magnitudes = cx.channels(StatKind::AbsMean)?;
+    let repeat = (magnitudes.len() / cx.region.width) as f64;
+    let m: Vec<f64> = cx.region.gather(magnitudes, |a, b| a + b)?.into_iter().map(|x| x / repeat).collect();
+    let w = cx.region.gather(&weight_means(&rounded), |a, b| a + b)?.into_iter().map(|x| x / repeat).collect::<Vec<_>>();
+    let (mut unscaled, mut best): (f64, Option<(f64, Vec<f64>)>) = (f64::NAN, None);
+    for (nth, (exponent, duo)) in options.candidates().into_iter().enumerate() {
+        let factors = factors(&m, &w, exponent, duo);
+        let spread = cx.region.spread(&factors, gram.n)?;
+        let mut loss = 0.0;
+        for reader in &rounded {
+            loss += error(reader, &spread, gram.n, &gram.lower)?;
+        }
+        if nth == 0 {
+            unscaled = loss;
+        } else if loss < best.as_ref().map_or(unscaled, |(l, _)| *l) {
+            best = Some((loss, factors));
+        }
+    }
+    Ok(best.map(|(loss, factors)| Found { factors, error: (loss.max(0.0) / unscaled).sqrt() }))
+}
+
+/// `s` for an exponent.
+fn factors(m: &[f64], w: &[f64], exponent: f64, duo: bool) -> Vec<f64> {
+    let raw = m.iter().zip(w).map(|(m, w)| {
+        let s = m.powf(exponent);
+        (if duo { s / (w.powf(1.0 - exponent) + 1e-4) } else { s }).max(1e-4)
+    });
+    let s: Vec<f64> = raw.collect();
+    let (least, most) = s.iter().fold((f64::INFINITY, 0.0f64), |(l, m), s| (l.min(*s), m.max(*s)));
+    let middle = (least * most).sqrt();
+    s.into_iter().map(|s| s / middle).collect()
+}
+
+/// `tr(ΔHΔᵀ)` of a reader whose input is divided by `s`.
+fn error(reader: &Reader<'_>, s: &[f64], n: usize, lower: &[f32]) -> Result<f64> {
+    let scaled: Vec<f32> =
+        reader.weight.chunks_exact(n).flat_map(|row| row.iter().zip(s).map(|(w, s)| (f64::from(*w) * s) as f32)).collect();
+    let Some(mut delta) = reader.nearest(&scaled)? else { return Ok(0.0) };
+    for (row, weight) in delta.chunks_exact_mut(n).zip(reader.weight.chunks_exact(n)) {
+        for ((d, w), s) in row.iter_mut().zip(weight).zip(s) {
+            *d = (f64::from(*d) / s - f64::from(*w)) as f32;
+        }
+    }
+    Ok(gram_energy(&delta, lower, n))
+}
+
+/// For each input channel the mean over all rows of `|w| / max|w|` of the range it is in.
+fn weight_means(readers: &[&Reader<'_>]) -> Vec<f64> {
+    let n = readers.first().map_or(0, |r| r.linear.shape.1);
+    let (mut sums, mut rows) = (vec![0.0f64; n], 0usize);
+    for reader in readers {
+        let granularity = reader.target.map(|(spec, _)| &spec.granularity);
+        let width = granularity.map_or(n, |g: &Granularity| g.layout(reader.linear.shape.0, n).tile_cols);
+        for row in reader.weight.chunks_exact(n) {
+            for (sums, range) in sums.chunks_mut(width).zip(row.chunks(width)) {
+                let most = range.iter().fold(0.0f32, |m, w| m.max(w.abs()));
+                if most > 0.0 {
+                    sums.iter_mut().zip(range).for_each(|(s, w)| *s += f64::from(w.abs() / most));
+                }
+            }
+        }
+        rows += reader.linear.shape.0;
+    }
+    sums.into_iter().map(|s| s / rows as f64).collect()
+}
