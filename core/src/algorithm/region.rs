@@ -65,19 +65,26 @@ impl RegionContext<'_> {
 }
 
 impl Reader<'_> {
-    /// What `weight` is once rounded to nearest, if the layer is to be quantized.
+    /// What rows of a weight like this one are once rounded to nearest, if the layer is to be quantized; `amax` is the largest magnitude
+    /// in all of it. Rows come in multiples of [`Self::rows_at_once`], or all of them.
     ///
     /// # Errors
     /// If a value is not finite.
-    pub fn nearest(&self, weight: &[f32]) -> Result<Option<Vec<f32>>> {
+    pub fn nearest(&self, rows: &[f32], amax: f32) -> Result<Option<Vec<f32>>> {
         let Some((spec, observer)) = self.target else { return Ok(None) };
-        let (rows, cols) = self.linear.shape;
-        let amax = weight.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-        let params = observer::fit(observer, &ScaleRule::of(spec, amax), weight, spec.granularity.layout(rows, cols))?;
-        let codes = encode(&spec.grid, &params, weight);
+        let cols = self.linear.shape.1;
+        let layout = spec.granularity.layout(rows.len() / cols, cols);
+        let params = observer::fit(observer, &ScaleRule::of(spec, amax), rows, layout)?;
+        let codes = encode(&spec.grid, &params, rows);
         let mut values = Vec::new();
-        decode(&spec.grid, &params, &codes, 0..rows, None, &mut values);
+        decode(&spec.grid, &params, &codes, 0..layout.rows, None, &mut values);
         Ok(Some(values))
+    }
+
+    /// How many rows share nothing with others.
+    pub fn rows_at_once(&self) -> usize {
+        let (rows, cols) = self.linear.shape;
+        self.target.map_or(1, |(spec, _)| spec.granularity.layout(rows, cols).tile_rows)
     }
 }
 

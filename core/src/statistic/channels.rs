@@ -30,7 +30,8 @@ struct Sum {
 #[derive(Clone, Copy)]
 struct Step {
     start: f64,
-    take: fn(f64, f64) -> f64,
+    /// Takes a row of values in.
+    take: fn(&mut [f64], &[f32]),
     join: fn(&mut Vec<f64>, &Vec<f64>),
     is_mean: bool,
 }
@@ -38,15 +39,23 @@ struct Step {
 impl Step {
     /// That of a kind, if it is one of channels.
     fn of(kind: StatKind) -> Option<Self> {
-        let sum = Self { start: 0.0, take: |sum, x| sum + x, join: |a, b| zip(a, b, |a, b| a + b), is_mean: true };
+        let sum = Self { start: 0.0, take: |t, x| take(t, x, |t, x| t + x), join: |a, b| zip(a, b, |a, b| a + b), is_mean: true };
         Some(match kind {
             StatKind::Mean | StatKind::RoundedMean => sum,
-            StatKind::AbsMean => Self { take: |sum, x| sum + x.abs(), ..sum },
-            StatKind::Least => Self { start: f64::INFINITY, take: f64::min, join: |a, b| zip(a, b, f64::min), is_mean: false },
-            StatKind::Greatest => Self { start: f64::NEG_INFINITY, take: f64::max, join: |a, b| zip(a, b, f64::max), is_mean: false },
+            StatKind::AbsMean => Self { take: |t, x| take(t, x, |t, x| t + x.abs()), ..sum },
+            StatKind::Least => {
+                Self { start: f64::INFINITY, take: |t, x| take(t, x, f64::min), join: |a, b| zip(a, b, f64::min), is_mean: false }
+            }
+            StatKind::Greatest => {
+                Self { start: f64::NEG_INFINITY, take: |t, x| take(t, x, f64::max), join: |a, b| zip(a, b, f64::max), is_mean: false }
+            }
             StatKind::Gram | StatKind::CrossGram => return None,
         })
     }
+}
+
+fn take(totals: &mut [f64], row: &[f32], f: impl Fn(f64, f64) -> f64) {
+    totals.iter_mut().zip(row).for_each(|(t, x)| *t = f(*t, f64::from(*x)));
 }
 
 fn zip(a: &mut [f64], b: &[f64], f: impl Fn(f64, f64) -> f64) {
@@ -87,7 +96,7 @@ impl Channels {
             let Step { start, take, .. } = sum.step;
             let total = with_slice::<f32, _>(&x, |x| {
                 let mut total = vec![start; channels];
-                x.chunks_exact(channels).for_each(|row| total.iter_mut().zip(row).for_each(|(t, x)| *t = take(*t, f64::from(*x))));
+                x.chunks_exact(channels).for_each(|row| take(&mut total, row));
                 Ok(total)
             })?;
             sum.tokens.fetch_add(tokens as u64, Ordering::Relaxed);

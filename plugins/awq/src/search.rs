@@ -5,6 +5,7 @@ use qfw_core::algorithm::{Reader, RegionContext};
 use qfw_core::numeric::gram_energy;
 use qfw_core::scheme::Granularity;
 use qfw_core::statistic::StatKind;
+use rayon::prelude::*;
 
 use crate::options::Options;
 
@@ -56,17 +57,34 @@ fn factors(m: &[f64], w: &[f64], exponent: f64, duo: bool) -> Vec<f64> {
     s.into_iter().map(|s| s / middle).collect()
 }
 
+/// Rows taken at a time: few enough to stay in cache from scaling to error.
+const ROWS: usize = 64;
+
 /// `tr(ΔHΔᵀ)` of a reader whose input is divided by `s`.
 fn error(reader: &Reader<'_>, s: &[f64], n: usize, lower: &[f32]) -> Result<f64> {
-    let scaled: Vec<f32> =
-        reader.weight.chunks_exact(n).flat_map(|row| row.iter().zip(s).map(|(w, s)| (f64::from(*w) * s) as f32)).collect();
-    let Some(mut delta) = reader.nearest(&scaled)? else { return Ok(0.0) };
-    for (row, weight) in delta.chunks_exact_mut(n).zip(reader.weight.chunks_exact(n)) {
-        for ((d, w), s) in row.iter_mut().zip(weight).zip(s) {
-            *d = (f64::from(*d) / s - f64::from(*w)) as f32;
-        }
-    }
-    Ok(gram_energy(&delta, lower, n))
+    let times: Vec<f32> = s.iter().map(|s| *s as f32).collect();
+    let over: Vec<f32> = s.iter().map(|s| (1.0 / s) as f32).collect();
+    let scaled = |rows: &[f32]| -> Vec<f32> {
+        let mut scaled = rows.to_vec();
+        scaled.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&times).for_each(|(w, s)| *w *= s));
+        scaled
+    };
+    let amax = reader.weight.par_chunks(n).map(|row| row.iter().zip(&times).fold(0.0f32, |m, (w, s)| m.max((w * s).abs())));
+    let amax = amax.reduce(|| 0.0, f32::max);
+    let tile = reader.rows_at_once();
+    let step = tile.max(ROWS / tile * tile) * n;
+    let parts: Vec<f64> = reader
+        .weight
+        .par_chunks(step)
+        .map(|rows| {
+            let Some(mut delta) = reader.nearest(&scaled(rows), amax)? else { return Ok(0.0) };
+            for (row, weight) in delta.chunks_exact_mut(n).zip(rows.chunks_exact(n)) {
+                row.iter_mut().zip(weight).zip(&over).for_each(|((d, w), o)| *d = *d * o - w);
+            }
+            Ok(gram_energy(&delta, lower, n))
+        })
+        .collect::<Result<_>>()?;
+    Ok(parts.iter().sum())
 }
 
 /// For each input channel the mean over all rows of `|w| / max|w|` of the range it is in.

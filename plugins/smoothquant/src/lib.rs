@@ -40,9 +40,9 @@ impl Transform for SmoothQuant {
         region.allows.diagonal != Tie::Never
     }
 
-    /// Behind norms only, as in the paper.
+    /// Behind norms, as in the paper.
     fn by_default(&self, region: &Region) -> bool {
-        matches!(region.space, Space::AttnIn | Space::MlpIn)
+        self.options.everywhere || matches!(region.space, Space::AttnIn | Space::MlpIn)
     }
 
     fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>> {

@@ -24,6 +24,8 @@ pub struct Options {
     /// `s = a / log₂(2 + a)`, whatever the weights are; of llm-compressor.
     #[serde(alias = "log_equalization")]
     pub log_equalization: bool,
+    /// Scale wherever it can be done, not behind norms only; `regions` of the pass says more.
+    pub everywhere: bool,
 }
 
 /// Whose conventions.
@@ -41,7 +43,7 @@ pub enum Variant {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { alpha: 0.5, variant: Variant::Reference, log_equalization: false }
+        Self { alpha: 0.5, variant: Variant::Reference, log_equalization: false, everywhere: false }
     }
 }
 
@@ -52,8 +54,12 @@ const ELSEWHERE: &[Elsewhere] = &[Elsewhere {
 
 impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
-        let o: Self =
-            read_options("smoothquant", options, "alpha, variant (reference, llm-compressor, brevitas), log-equalization", ELSEWHERE)?;
+        let o: Self = read_options(
+            "smoothquant",
+            options,
+            "alpha, variant (reference, llm-compressor, brevitas), log-equalization, everywhere",
+            ELSEWHERE,
+        )?;
         if !(0.0..=1.0).contains(&o.alpha) {
             return Err(invalid_option(
                 "smoothquant",

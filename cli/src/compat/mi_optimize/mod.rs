@@ -23,11 +23,11 @@ struct Method {
 }
 
 const METHODS: &[Method] = &[
-    Method { name: "awq", rounds: false, built: false },
+    Method { name: "awq", rounds: false, built: true },
     Method { name: "gptq", rounds: true, built: true },
     Method { name: "quip", rounds: true, built: false },
     Method { name: "rtn", rounds: true, built: true },
-    Method { name: "smoothquant", rounds: false, built: false },
+    Method { name: "smoothquant", rounds: false, built: true },
     Method { name: "spqr", rounds: true, built: false },
     Method { name: "zeroquant", rounds: false, built: false },
 ];
@@ -198,6 +198,8 @@ fn passes(flags: &Flags, methods: &[&Method], grouped: bool, draft: &mut Draft) 
                     set("static-groups", Some(false.into()));
                 }
             }
+            // Per linear and in the weights' and inputs' own proportion, as MI-optimize's search has it.
+            "awq" => drop(set("duo-scaling", Some(true.into()))),
             "smoothquant" => drop(set("alpha", flags.number("alpha").map(Value::from))),
             _ => {}
         }
