@@ -1,4 +1,5 @@
 //! The README's commands, run as they stand there.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

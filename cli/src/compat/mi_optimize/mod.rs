@@ -29,7 +29,8 @@ const METHODS: &[Method] = &[
     Method { name: "rtn", rounds: true, built: true },
     Method { name: "smoothquant", rounds: false, built: true },
     Method { name: "spqr", rounds: true, built: false },
-    Method { name: "zeroquant", rounds: false, built: false },
+    // Without distillation, which `lkd` asks for, it is its scheme and nothing else.
+    Method { name: "zeroquant", rounds: false, built: true },
 ];
 
 /// Data sets that are built here; the others are question answering, classification and exams.
@@ -203,7 +204,9 @@ fn passes(flags: &Flags, methods: &[&Method], grouped: bool, draft: &mut Draft) 
             "smoothquant" => drop(set("alpha", flags.number("alpha").map(Value::from))),
             _ => {}
         }
-        draft.pass(method.name, options);
+        if method.name != "zeroquant" {
+            draft.pass(method.name, options);
+        }
     }
     if !methods.iter().any(|m| m.rounds) {
         draft.pass("rtn", Table::new());

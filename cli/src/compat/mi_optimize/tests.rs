@@ -104,7 +104,7 @@ fn each_row_has_a_case_and_the_list_is_whole() {
 fn what_is_not_built_or_cannot_be_is_refused() {
     for (words, expected) in [
         ("algo=quip", "compat::not-built: `algo` asks for `quip`, which is not built yet"),
-        ("--algo zeroquant+spqr", "compat::not-built: `--algo` asks for `zeroquant`, `--algo` asks for `spqr`, none of which is built yet"),
+        ("--algo quip+spqr", "compat::not-built: `--algo` asks for `quip`, `--algo` asks for `spqr`, none of which is built yet"),
         ("lkd=true", "compat::not-built: `lkd` asks for layer-by-layer distillation, which is not built yet"),
         ("calibrate_name=cmmlu_hm", "compat::not-built: `calibrate_name` asks for the data set `cmmlu_hm`, which is not built yet"),
         (
