@@ -70,7 +70,7 @@ pub(super) fn table() -> Table {
     }
     Table {
         title: "Rounding methods",
-        about: "Every row is `qfw apply` to the native form, then `qfw eval` of what was written, both with products in bf16. Scales and zero \
+        about: "Every row is `qfw apply` to the native form, then `qfw eval` of what was written. Scales and zero \
                 points span each range exactly (`minmax`); options of the methods are the defaults, but for damping 0.01 of GPTQ's, and the \
                 natural order of columns where the row does not say act-order.",
         rows,

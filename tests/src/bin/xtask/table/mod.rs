@@ -9,6 +9,7 @@ mod measure;
 mod methods;
 mod render;
 mod schemes;
+mod transforms;
 
 use std::path::PathBuf;
 
@@ -20,7 +21,7 @@ use crate::program::{Evaluation, build};
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which table: schemes or methods
+    /// Which table: schemes, methods or transforms
     table: String,
     /// Directory with config.json and *.safetensors
     model: PathBuf,
@@ -92,7 +93,7 @@ struct Ordering {
 /// A table by its name.
 type Named = (&'static str, fn() -> Table);
 
-const TABLES: [Named; 2] = [("schemes", schemes::table), ("methods", methods::table)];
+const TABLES: [Named; 3] = [("schemes", schemes::table), ("methods", methods::table), ("transforms", transforms::table)];
 
 /// Runs the rows that are not done yet and writes the table, anew after each seed.
 pub(crate) fn run(args: &Args) -> Result<()> {

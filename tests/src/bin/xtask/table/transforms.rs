@@ -1,0 +1,84 @@
+//! What changes of basis gain before rounding: scales for activations that are rounded, scales for weights of few bits.
+
+use super::{Ordering, Row, Table};
+
+/// `(section, [[scheme]], [(name, passes)])`; a pass is its algorithm and its options.
+type Section = (&'static str, &'static str, &'static [(&'static str, &'static [(&'static str, &'static str)])]);
+
+const GPTQ: (&str, &str) = ("gptq", "act-order = 'static', damp = 0.01");
+
+const SMOOTHED: &[(&str, &[(&str, &str)])] = &[
+    ("RTN", &[("rtn", "")]),
+    ("SmoothQuant 0.3", &[("smoothquant", "alpha = 0.3"), ("rtn", "")]),
+    ("SmoothQuant 0.5", &[("smoothquant", "alpha = 0.5"), ("rtn", "")]),
+    ("SmoothQuant 0.7", &[("smoothquant", "alpha = 0.7"), ("rtn", "")]),
+    ("GPTQ", &[GPTQ]),
+    ("SmoothQuant 0.5 + GPTQ", &[("smoothquant", "alpha = 0.5"), GPTQ]),
+];
+
+const SCALED: &[(&str, &[(&str, &str)])] = &[
+    ("RTN", &[("rtn", "")]),
+    ("AWQ", &[("awq", ""), ("rtn", "")]),
+    ("AWQ duo", &[("awq", "duo-scaling = true"), ("rtn", "")]),
+    ("AWQ + clip", &[("awq", ""), ("clip", ""), ("rtn", "")]),
+    ("GPTQ", &[GPTQ]),
+    ("AWQ + GPTQ", &[("awq", ""), GPTQ]),
+    ("AWQ + clip + GPTQ", &[("awq", ""), ("clip", ""), GPTQ]),
+];
+
+const SECTIONS: [Section; 4] = [
+    (
+        "W8A8 static",
+        "weights = { format = 'int8', granularity = 'channel' }\n\
+         inputs = { format = 'int8', timing = 'static', granularity = 'tensor', range = 'minmax' }",
+        SMOOTHED,
+    ),
+    (
+        "W4 g64 A8",
+        "weights = { format = 'int4', granularity = { group = 64 }, convention = 'half-range' }\n\
+         inputs = { format = 'int8', granularity = 'token' }",
+        SMOOTHED,
+    ),
+    ("W4 g64", "weights = { format = 'int4', granularity = { group = 64 }, convention = 'half-range' }", SCALED),
+    ("W3 g64", "weights = { format = 'int3', granularity = { group = 64 }, convention = 'half-range' }", SCALED),
+];
+
+/// `(better, worse)` in each section that has both.
+const EXPECTED: [(&str, &str); 6] = [
+    ("SmoothQuant 0.5", "RTN"),
+    ("SmoothQuant 0.5 + GPTQ", "GPTQ"),
+    ("AWQ", "RTN"),
+    ("AWQ + clip", "AWQ"),
+    ("AWQ + GPTQ", "GPTQ"),
+    ("AWQ + clip + GPTQ", "GPTQ"),
+];
+
+/// Found by experiment; see the document that this table makes.
+const REASONS: &[(&str, &str, &str)] = &[];
+
+/// The table of transforms.
+pub(super) fn table() -> Table {
+    let id = |section: &str, method: &str| format!("{section}: {method}");
+    let mut rows = vec![Row { section: "The float model", id: "float".to_owned(), recipe: None, seeded: false }];
+    let mut orderings = Vec::new();
+    for (section, scheme, methods) in SECTIONS {
+        for (method, passes) in methods {
+            let passes: String =
+                passes.iter().map(|(algo, options)| format!("[[pass]]\nalgo = '{algo}'\noptions = {{ {options} }}\n")).collect();
+            let recipe = Some(format!("schema = 1\n[scheme]\n{scheme}\n{passes}"));
+            rows.push(Row { section, id: id(section, method), recipe, seeded: *method != "RTN" || scheme.contains("static") });
+        }
+        for (better, worse) in EXPECTED {
+            if [better, worse].iter().all(|name| methods.iter().any(|(method, _)| method == name)) {
+                orderings.push(Ordering { kind: "method", better: id(section, better), worse: id(section, worse), allowed: 0.0 });
+            }
+        }
+    }
+    Table {
+        title: "Changes of basis before rounding",
+        about: "Every row is `qfw apply` to the native form, then `qfw eval` of what was written. GPTQ orders columns by activation, with damping 0.01.",
+        rows,
+        orderings,
+        reasons: REASONS,
+    }
+}
