@@ -1,5 +1,6 @@
 //! `qfw apply`
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use qfw_core::algorithm::Event;
@@ -90,14 +91,14 @@ fn shown<'a>(plan: &'a Plan, site: &'a str) -> &'a str {
 }
 
 fn events(sites: &[SiteReport]) {
-    let fallbacks: Vec<&SiteReport> = sites.iter().filter(|s| s.events.iter().any(|e| matches!(e, Event::Fallback { .. }))).collect();
-    for s in &fallbacks {
-        for e in &s.events {
-            if let Event::Fallback { reason } = e {
-                note(&format!("warning: `{}` was rounded to nearest: {reason}", s.site));
-            }
+    for (s, e) in sites.iter().flat_map(|s| s.events.iter().map(move |e| (s, e))) {
+        match e {
+            Event::Fallback { reason } => note(&format!("warning: `{}` was rounded to nearest: {reason}", s.site)),
+            Event::Skipped { reason } => note(&format!("warning: `{}`: {reason}", s.site)),
+            _ => {}
         }
     }
+    scaled(sites);
     let dead: usize = sites.iter().flat_map(|s| &s.events).map(|e| if let Event::DeadColumns { count } = e { *count } else { 0 }).sum();
     let damped = sites.iter().filter(|s| s.events.iter().any(|e| matches!(e, Event::Damped { .. }))).count();
     if dead > 0 {
@@ -105,5 +106,19 @@ fn events(sites: &[SiteReport]) {
     }
     if damped > 0 {
         say(&format!("{damped} layers needed more damping than asked for"));
+    }
+}
+
+/// What searched scales have gained, pass by pass.
+fn scaled(sites: &[SiteReport]) {
+    let mut errors: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for e in sites.iter().flat_map(|s| &s.events) {
+        if let Event::Scaled { by, error: Some(error), .. } = e {
+            errors.entry(by).or_default().push(*error);
+        }
+    }
+    for (by, errors) in errors {
+        let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+        say(&format!("{by} scaled {} regions; rounded to nearest, they err {mean:.2} times as much as before", errors.len()));
     }
 }

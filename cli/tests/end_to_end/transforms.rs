@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{apply, perplexity, same_tree, tree};
+use super::{apply, args, asset, perplexity, qfw, same_tree, tree};
 
 /// All that may be scaled is, strongly, and nothing is rounded: only the order of additions is another.
 #[test]
@@ -22,6 +22,34 @@ fn the_function_of_the_model_stays_what_it_was() {
         let (a, b) = (perplexity(&kept), perplexity(&moved));
         assert!((a / b - 1.0).abs() < 1e-5, "{model}: {a} and {b}");
     }
+}
+
+#[test]
+fn what_a_model_does_not_allow_is_refused_before_anything_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = |words: &str| {
+        let data = asset("text/calibration.txt");
+        qfw(&args(&format!("plan --algo smoothquant,rtn --set scheme.weights.format=int4 {words} --data"), &[&data, &asset("tiny-gpt2")]))
+    };
+    // GELU stands between the two layers: no factor passes it.
+    let refused = plan("--format qfw --set pass.0.regions=[\"mlp.hidden\"]");
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    for part in [
+        "plan::region",
+        "`smoothquant` cannot work on `blocks.0.mlp.hidden`",
+        "hint: of this model it can work on: attn.in, mlp.in, values",
+    ] {
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+    let order = dir.path().join("run.toml");
+    std::fs::write(&order, "schema = 1\n[[pass]]\nalgo = 'rtn'\n[[pass]]\nalgo = 'awq'\n").unwrap();
+    let refused = qfw(&args(
+        "plan --set scheme.weights.format=int4 --format qfw --config",
+        &[&order.display().to_string(), "--data", &asset("text/calibration.txt"), &asset("tiny-gpt2")],
+    ));
+    assert!(refused.stderr.contains("`awq` (transform) cannot follow `rtn` (round)"), "{}", refused.stderr);
+    let nothing = plan("--format qfw --set scheme.weights=\"keep\" --set scheme.keys.format=fp8");
+    assert!(nothing.stderr.contains("`smoothquant` finds nothing to work on"), "{}", nothing.stderr);
 }
 
 /// Of the range of activations and weights together, either alone has too much where both are rounded to few bits.

@@ -174,6 +174,11 @@ pub enum Event {
         /// `‖E y − E ŷ‖ / ‖E y‖` over the calibration tokens before that, bias aside.
         mean_error: f64,
     },
+    /// A pass other than the rounding one could not work on the site, and left it as it was.
+    Skipped {
+        /// Why.
+        reason: String,
+    },
     /// The site was rounded to nearest instead.
     Fallback {
         /// Why.

@@ -68,7 +68,7 @@ pub(super) fn correct(run: &Run<'_>, jobs: &[Job<'_>], means: &Stats, original: 
                     return Err(Error::new(ErrorKind::Plugin, "plugin::contract", message));
                 }
                 Err(e) if e.kind() == ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {
-                    events.push(Event::Fallback { reason: format!("the bias stays as it was: {e}") });
+                    events.push(Event::Skipped { reason: format!("the bias stays as it was: {e}") });
                 }
                 Err(e) => return Err(e),
             }

@@ -86,8 +86,7 @@ pub(super) fn transform(
                     done.events.entry(first).or_default().extend(events);
                 }
                 Err(e) if e.kind() == ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {
-                    let reason = format!("`{}` stays as it was: {e}", region.id);
-                    done.events.entry(first).or_default().push(Event::Fallback { reason });
+                    done.events.entry(first).or_default().push(Event::Skipped { reason: e.to_string() });
                 }
                 Err(e) => return Err(e),
             }

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::resolved::{Plan, PlannedSite, Products, Propagate, Sequence};
-use crate::algorithm::Needs;
+use crate::algorithm::{Needs, Phase};
 use crate::model::Dims;
 use crate::statistic::StatKind;
 use crate::topology::Topology;
@@ -45,8 +45,9 @@ impl Budget {
         let matrices = kinds.len() as u64;
         let grams: Vec<u64> = topology.parallel_groups(0).iter().map(|g| (g[0].shape.1 as u64).pow(2) * 4 * matrices).collect();
         let paired = kinds.iter().any(|(kind, _)| *kind == StatKind::CrossGram);
-        let at_once =
-            if plan.harness.sequence == Sequence::Layer { grams.iter().max().copied().unwrap_or(0) } else { grams.iter().sum::<u64>() };
+        // Transforms look at all of a block before any of it is rounded.
+        let layer_by_layer = plan.harness.sequence == Sequence::Layer && !plan.passes.iter().any(|p| p.phase == Phase::Transform);
+        let at_once = if layer_by_layer { grams.iter().max().copied().unwrap_or(0) } else { grams.iter().sum::<u64>() };
         // Partial sums of the tree over windows: one per level, and one under construction per thread.
         let partial = u64::from(windows.max(1).ilog2() + 1) + threads as u64;
         let kept = if plan.harness.propagate == Propagate::Both { 2 } else { 1 };

@@ -90,6 +90,9 @@ pub fn resolve(
                 let rounded = |l: &Linear| linears.iter().zip(&specs).any(|(x, spec)| x.site == l.site && spec.is_some());
                 let touched = |l: &Linear| raw.harness.no_quantize || rounded(l) || input_of(&activations, l).is_some();
                 regions = pass_regions(raw_pass, transform, model.topology, &touched)?;
+                if regions.is_empty() {
+                    notes.push(format!("`{}` finds nothing to work on: nothing that reads a region it suits is rounded", record.id));
+                }
                 region_sites(&regions, &linears, &specs)
             }
             _ => pass_sites(raw_pass, &linears, &specs)?,
