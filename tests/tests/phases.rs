@@ -15,7 +15,7 @@ use qfw_core::plan::layer::Layers;
 use qfw_core::registry::Registry;
 use qfw_core::session::Session;
 use qfw_core::statistic::StatKind;
-use qfw_core::topology::{Region, Symmetry, Tie};
+use qfw_core::topology::{Region, Symmetry};
 use qfw_core::{Error, Result};
 
 /// Adds, then the next one doubles: not the same in the other order.
@@ -29,7 +29,7 @@ struct Twice;
 /// Doubles every channel that may be scaled: exact in any float type.
 impl Transform for Twice {
     fn suits(&self, region: &Region) -> bool {
-        region.allows.diagonal != Tie::Never
+        region.may_be_scaled()
     }
 
     fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>> {

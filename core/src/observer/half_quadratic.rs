@@ -3,10 +3,8 @@
 //! Both minimize `Σ |x − x̂|^p` with `p < 1`, which pays little for outliers, by alternation. With errors `v = x − x̂` and their shrunken
 //! copies `E = sign(v)·max(0, |v| − |v|^(p−1)/β)`, a zero point moves to the mean `z ← z − mean(v − E)/s`; then `β ← κβ`.
 
-use rayon::prelude::*;
-
 use super::ScaleRule;
-use super::loss::{Loss, raised};
+use super::loss::{Loss, in_chunks, raised, summed};
 use super::minmax::extremes;
 use crate::numeric::{Kernel, vectorize};
 use crate::scheme::{Coder, Grid, WithCoder, Zero};
@@ -22,16 +20,9 @@ pub(super) struct HalfQuadratic {
 
 impl HalfQuadratic {
     /// `Σ (v − E)` over the values, for a scale and a zero point. `v − E = sign(v)·min(|v|, |v|^(p−1)/β)`.
-    ///
-    /// Chunks are summed by all threads where there are many, and added in order.
     fn kept(&self, values: &[f32], grid: &Grid, scale: f32, zero: f32, beta: f64) -> f64 {
-        const CHUNK: usize = 1 << 15;
         let power = (self.power - 1.0) as f32;
-        let sum = |values: &[f32]| vectorize(Kept { values, grid, scale, zero, power, over: (1.0 / beta) as f32 });
-        if values.len() <= CHUNK {
-            return sum(values);
-        }
-        values.par_chunks(CHUNK).map(sum).collect::<Vec<f64>>().iter().sum()
+        in_chunks(values, |values| vectorize(Kept { values, grid, scale, zero, power, over: (1.0 / beta) as f32 }))
     }
 
     /// The zero point with the least `Σ |x − x̂|`, the scale being that of the whole range. Ends when the sum no longer falls.
@@ -140,21 +131,7 @@ impl Kept<'_> {
             let (a, b) = (v.abs(), power(v.abs()) * self.over);
             (if b < a { b } else { a }).copysign(v)
         };
-        let mut total = 0.0;
-        for block in self.values.chunks(512) {
-            let mut lanes = [0f32; 16];
-            let mut sixteens = block.chunks_exact(16);
-            for values in &mut sixteens {
-                for (lane, x) in lanes.iter_mut().zip(values) {
-                    *lane += of(*x);
-                }
-            }
-            for (lane, x) in lanes.iter_mut().zip(sixteens.remainder()) {
-                *lane += of(*x);
-            }
-            total += lanes.iter().map(|x| f64::from(*x)).sum::<f64>();
-        }
-        total
+        summed(self.values, f64::INFINITY, of)
     }
 }
 

@@ -30,15 +30,9 @@ impl<'a> Loss<'a> {
     }
 
     /// The sum, or infinity as soon as it reaches `limit`: a search that asks for less than its best learns the same from it.
-    ///
-    /// Chunks are summed by all threads where there are many, and added in order.
     pub(super) fn below(&self, limit: f64, scale: f32, zero: f32) -> f64 {
-        const CHUNK: usize = 1 << 15;
         let sum = |values: &[f32]| vectorize(Sum { loss: &Loss { values, ..*self }, limit, scale, zero });
-        if self.values.len() <= CHUNK {
-            return sum(self.values);
-        }
-        let total = self.values.par_chunks(CHUNK).map(sum).collect::<Vec<f64>>().iter().sum();
+        let total = in_chunks(self.values, sum);
         if total >= limit { f64::INFINITY } else { total }
     }
 }
@@ -77,25 +71,40 @@ impl Sum<'_> {
     #[inline(always)]
     fn sum<C: Coder + ?Sized>(&self, coder: &C, term: impl Fn(f32) -> f32) -> f64 {
         let of = |x: f32| term((x - coder.nearest(x, self.scale, self.zero)).abs() * self.loss.unit);
-        let mut total = 0.0;
-        for block in self.loss.values.chunks(512) {
-            let mut lanes = [0f32; 16];
-            let mut sixteens = block.chunks_exact(16);
-            for values in &mut sixteens {
-                for (lane, x) in lanes.iter_mut().zip(values) {
-                    *lane += of(*x);
-                }
-            }
-            for (lane, x) in lanes.iter_mut().zip(sixteens.remainder()) {
+        summed(self.loss.values, self.limit, of)
+    }
+}
+
+/// `Σ of(x)` in sixteen lanes, or infinity as soon as it reaches `limit`.
+#[inline(always)]
+pub(super) fn summed(values: &[f32], limit: f64, of: impl Fn(f32) -> f32) -> f64 {
+    let mut total = 0.0;
+    for block in values.chunks(512) {
+        let mut lanes = [0f32; 16];
+        let mut sixteens = block.chunks_exact(16);
+        for values in &mut sixteens {
+            for (lane, x) in lanes.iter_mut().zip(values) {
                 *lane += of(*x);
             }
-            total += lanes.iter().map(|x| f64::from(*x)).sum::<f64>();
-            if total >= self.limit {
-                return f64::INFINITY;
-            }
         }
-        total
+        for (lane, x) in lanes.iter_mut().zip(sixteens.remainder()) {
+            *lane += of(*x);
+        }
+        total += lanes.iter().map(|x| f64::from(*x)).sum::<f64>();
+        if total >= limit {
+            return f64::INFINITY;
+        }
     }
+    total
+}
+
+/// A sum over values from those over chunks, which all threads form where there are many and which are added in order.
+pub(super) fn in_chunks(values: &[f32], sum: impl Fn(&[f32]) -> f64 + Send + Sync) -> f64 {
+    const CHUNK: usize = 1 << 15;
+    if values.len() <= CHUNK {
+        return sum(values);
+    }
+    values.par_chunks(CHUNK).map(sum).collect::<Vec<f64>>().iter().sum()
 }
 
 /// `e^p` for `e ≥ 0`, to a few units in the last place while the result is not much below 1; vectorizes, unlike `powf`.

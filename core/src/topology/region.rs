@@ -108,6 +108,11 @@ pub struct Region {
 }
 
 impl Region {
+    /// Whether its channels may be scaled at all.
+    pub fn may_be_scaled(&self) -> bool {
+        self.allows.diagonal != Tie::Never
+    }
+
     /// Channels per head and query heads per key/value head, from whichever tie states them. A region without heads is one head.
     pub fn heads(&self) -> (usize, usize) {
         [self.allows.diagonal, self.allows.permutation, self.allows.orthogonal]

@@ -24,7 +24,7 @@ mod search;
 use qfw_core::Result;
 use qfw_core::algorithm::{AlgorithmRecord, Event, Needs, Phase, PlanContext, PtqAlgorithm, RegionContext, Solved, Stage, Transform};
 use qfw_core::statistic::StatKind;
-use qfw_core::topology::{Region, Symmetry, Tie};
+use qfw_core::topology::{Region, Symmetry};
 
 pub use options::{Duo, Options};
 
@@ -44,7 +44,7 @@ impl PtqAlgorithm for Awq {
 
 impl Transform for Awq {
     fn suits(&self, region: &Region) -> bool {
-        region.allows.diagonal != Tie::Never
+        region.may_be_scaled()
     }
 
     fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>> {

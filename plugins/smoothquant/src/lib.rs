@@ -16,7 +16,7 @@ mod options;
 
 use qfw_core::algorithm::{AlgorithmRecord, Event, Needs, Phase, PlanContext, PtqAlgorithm, RegionContext, Solved, Stage, Transform};
 use qfw_core::statistic::StatKind;
-use qfw_core::topology::{Region, Space, Symmetry, Tie};
+use qfw_core::topology::{Region, Space, Symmetry};
 use qfw_core::{Error, Result};
 
 pub use options::{Options, Variant};
@@ -37,7 +37,7 @@ impl PtqAlgorithm for SmoothQuant {
 
 impl Transform for SmoothQuant {
     fn suits(&self, region: &Region) -> bool {
-        region.allows.diagonal != Tie::Never
+        region.may_be_scaled()
     }
 
     /// Behind norms, as in the paper.
