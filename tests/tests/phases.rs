@@ -25,6 +25,7 @@ struct Broken;
 struct Nearest;
 struct Later;
 struct Twice;
+struct Stuck;
 
 /// Doubles every channel that may be scaled: exact in any float type.
 impl Transform for Twice {
@@ -85,6 +86,19 @@ impl Correct for Later {
     }
 }
 
+impl Transform for Stuck {
+    fn suits(&self, region: &Region) -> bool {
+        region.may_be_scaled()
+    }
+
+    fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>> {
+        if cx.region.id == "blocks.1.mlp.in" {
+            return Err(Error::numeric("test::stuck", "no solution"));
+        }
+        Ok(Some(Solved { symmetry: Symmetry::Diagonal(vec![2.0; cx.region.width]), events: Vec::new() }))
+    }
+}
+
 macro_rules! algorithm {
     ($type:ident, $id:literal, $phase:ident, $inputs:expr) => {
         impl PtqAlgorithm for $type {
@@ -118,9 +132,10 @@ algorithm!(Broken, "broken", Condition, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Nearest, "nearest", Round, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Later, "later", Correct, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Twice, "twice", Transform, |cx: &PlanContext<'_>| vec![(StatKind::Gram, cx.stream), (StatKind::Greatest, cx.stream)]);
+algorithm!(Stuck, "stuck", Transform, |_: &PlanContext<'_>| Vec::new());
 
-static RECORDS: [AlgorithmRecord; 7] =
-    [Add::RECORD, Double::RECORD, Broken::RECORD, Nearest::RECORD, Later::RECORD, Twice::RECORD, qfw_gptq::RECORD];
+static RECORDS: [AlgorithmRecord; 8] =
+    [Stuck::RECORD, Add::RECORD, Double::RECORD, Broken::RECORD, Nearest::RECORD, Later::RECORD, Twice::RECORD, qfw_gptq::RECORD];
 
 fn registry() -> Registry {
     let mut registry = Registry::builtin().unwrap();
@@ -240,6 +255,24 @@ fn a_transform_of_what_is_kept_is_stored() {
     let name = "model.layers.2.mlp.down_proj.weight";
     let half: Vec<f32> = values(&*plain, name).iter().map(|x| x * 0.5).collect();
     assert_eq!(half, values(&*twice, name));
+}
+
+/// A region that has no solution stays as it was, and is named in the report of a layer that reads it.
+#[test]
+fn a_transform_that_fails_leaves_its_region() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plain, _) = run(&["nearest"], &dir.path().join("plain")).unwrap();
+    let (moved, events) = run(&["nearest", "stuck"], &dir.path().join("moved")).unwrap();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(
+        events[0].starts_with("blocks.1.mlp.gate Skipped") && events[0].contains("`stuck` in `blocks.1.mlp.in`: no solution"),
+        "{events:?}"
+    );
+    for (block, factor) in [(0, 2.0), (1, 1.0)] {
+        let name = format!("model.layers.{block}.post_attention_layernorm.weight");
+        let expected: Vec<f32> = values(&*plain, &name).iter().map(|x| x * factor).collect();
+        assert_eq!(values(&*moved, &name), expected);
+    }
 }
 
 #[test]

@@ -59,8 +59,8 @@ impl Accumulator {
 }
 
 /// The limit of an accumulator of `bits` bits over tiles of `tile` input channels (all of them, if `None`) of a site with `cols` channels.
-/// Refused where sums of codes are not what such an accumulator would hold: weights other than symmetric integers, inputs that are not integers or
-/// not known, groups that are not the tiles.
+/// Refused where sums of codes are not what such an accumulator would hold: weights other than symmetric integers, inputs that are not
+/// integers or not known, groups that are not the tiles.
 fn limit(bits: u32, tile: Option<usize>, weights: &QuantSpec, input: Option<&QuantSpec>, cols: usize) -> Result<AccumulatorLimit> {
     let refuse = |what: String, hint: &str| Err(Error::plan("plan::accumulator", format!("`accumulator-bits` {what}")).hint(hint));
     if !matches!(weights.grid, Grid::Int { zero: Zero::None, .. }) {

@@ -19,7 +19,7 @@ use serde_json::Value;
 pub use accumulator::Accumulator;
 pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext, input_events};
 pub use needs::{Needs, PlanContext};
-pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, invalid_option, name_or_switch, read_options};
+pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, built, invalid_option, name_or_switch, read_options};
 pub use region::{Reader, RegionContext, Solved};
 
 use candle_core::Tensor;

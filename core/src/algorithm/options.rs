@@ -8,6 +8,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::{BuiltAlgorithm, PtqAlgorithm};
 use crate::error::{Error, Result};
 
 /// A name that is an option in another system, but none here.
@@ -90,6 +91,15 @@ pub fn read_options<T: DeserializeOwned>(algo: &str, options: &Value, known: &st
     }
     serde_json::from_value(options)
         .map_err(|e| Error::config("config::invalid", format!("options of `{algo}`: {e}")).hint(format!("its options: {known}")))
+}
+
+/// The algorithm over options that were read, and these written out with their defaults, as the plan records them.
+///
+/// # Errors
+/// An internal error if they cannot be written.
+pub fn built<O: Serialize, A: PtqAlgorithm + 'static>(options: O, make: impl FnOnce(O) -> A) -> Result<BuiltAlgorithm> {
+    let resolved = serde_json::to_value(&options).map_err(|e| Error::internal(e.to_string()))?;
+    Ok((Box::new(make(options)), resolved))
 }
 
 /// An option whose value cannot be.

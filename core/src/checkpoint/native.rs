@@ -2,9 +2,10 @@
 //!
 //! Per quantized module `M` (a linear's stored name): `M.codes` `U8 [out, row bytes]`, codes minus the grid's smallest, packed as dense
 //! little-endian bit streams, a row on whole bytes; `M.scale` `F32 [tile rows, tile columns]`; `M.zero` of the same shape where the
-//! format has zero points, `I32` or, for float zero points, `F32`; `M.global` `F32 [1]` where scales have two levels (`M.scale` is their product); `M.group_index` `I32 [in]` where groups do not run in storage order. Weights are `[out, in]` here whatever the
-//! source's layout. Everything else keeps its stored name, and its bytes unless a pass has changed it. `quantization_config` in `config.json` lists the modules and their
-//! specs under `quant_method = "qfw"`.
+//! format has zero points, `I32` or, for float zero points, `F32`; `M.global` `F32 [1]` where scales have two levels (`M.scale` is their
+//! product); `M.group_index` `I32 [in]` where groups do not run in storage order. Weights are `[out, in]` here whatever the source's
+//! layout. Everything else keeps its stored name, and its bytes unless a pass has changed it. `quantization_config` in `config.json`
+//! lists the modules and their specs under `quant_method = "qfw"`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

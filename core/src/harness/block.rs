@@ -25,7 +25,7 @@ use crate::observer::Observer;
 use crate::plan::{Failure, Sequence};
 use crate::scheme::{QuantSpec, ScaleForm};
 use crate::statistic::{RangeCollector, StatKey, StatKind, Stats, Stream as StreamKind};
-use crate::topology::{Linear, Part, Port};
+use crate::topology::{Linear, Part, Port, SiteId};
 
 /// A site to be rounded: the linear, its spec, its observer, the passes that condition it, the one that rounds it, and those that correct
 /// what remains, in order.
@@ -179,8 +179,8 @@ struct Under<'a> {
     known: &'a Stats,
 }
 
-/// What the group's passes need: what is `known`, and the rest from a sweep. The reference stream runs through the original weights, the others through what the block has
-/// become so far.
+/// What the group's passes need: what is `known`, and the rest from a sweep. The reference stream runs through the original weights, the
+/// others through what the block has become so far.
 fn statistics(
     run: &Run<'_>,
     b: u32,
@@ -224,6 +224,12 @@ pub(super) fn site_context<'a>(run: &'a Run<'_>, job: &'a Job<'_>, weight: &'a [
         seed: run.plan().harness.seed,
         amax,
     }
+}
+
+/// A parameter in f32.
+pub(super) fn values(weights: &MapWeights, site: SiteId, part: Part) -> Result<Vec<f32>> {
+    let tensor = weights.get(site, part)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    with_slice::<f32, _>(&tensor, |w| Ok(w.to_vec()))
 }
 
 /// A forward pass of a stream through a block.

@@ -1,15 +1,14 @@
 //! The correcting passes over one block, once its codes are fixed.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
-use super::block::{BlockResult, Job, Streams, site_context, through};
+use super::block::{BlockResult, Job, Streams, site_context, through, values};
 use super::collect::{Wanted, collect};
 use super::run::{Control, Run};
 use crate::algorithm::{Event, Frozen, Stage};
 use crate::checkpoint::TensorDecl;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{ActivationQuant, MapWeights, WeightSource};
-use crate::numeric::with_slice;
+use crate::model::{ActivationQuant, MapWeights};
 use crate::plan::Failure;
 use crate::statistic::{StatKey, Stats, Stream as StreamKind};
 use crate::topology::Part;
@@ -39,12 +38,8 @@ pub(super) fn rounded_means(
 pub(super) fn correct(run: &Run<'_>, jobs: &[Job<'_>], means: &Stats, original: &MapWeights, result: &mut BlockResult) -> Result<()> {
     for job in jobs.iter().filter(|j| !j.corrections.is_empty()) {
         let site = job.linear.site;
-        let values = |weights: &MapWeights, part| -> Result<Vec<f32>> {
-            let tensor = weights.get(site, part)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-            with_slice::<f32, _>(&tensor, |w| Ok(w.to_vec()))
-        };
-        let (was, is) = (values(original, Part::Weight)?, values(&result.weights, Part::Weight)?);
-        let mut bias = values(&result.weights, Part::Bias)?;
+        let (was, is) = (values(original, site, Part::Weight)?, values(&result.weights, site, Part::Weight)?);
+        let mut bias = values(&result.weights, site, Part::Bias)?;
         let stored = run.stored_kind(&format!("{}.bias", job.linear.module))?;
         for pass in &job.corrections {
             let Stage::Correct(correct) = run.algorithm(*pass).stage() else {

@@ -380,7 +380,7 @@ impl<'a> Run<'a> {
             StoredDtype::F16 => Ok(FloatKind::F16),
             StoredDtype::BF16 => Ok(FloatKind::Bf16),
             StoredDtype::F32 => Ok(FloatKind::F32),
-            _ => Err(Error::input("checkpoint::dtype", format!("tensor `{tensor}` is of a type that what replaces it cannot have"))
+            _ => Err(Error::input("checkpoint::dtype", format!("tensor `{tensor}` changes, and cannot be stored again in its type"))
                 .hint("set `model.dtype = \"float32\"`")),
         }
     }

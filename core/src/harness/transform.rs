@@ -9,20 +9,19 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
-use super::block::{Job, Streams, through};
+use super::block::{Job, Streams, through, values};
 use super::collect::{Wanted, collect};
 use super::report::Progress;
 use super::run::{Control, Run};
 use crate::algorithm::{Event, Reader, RegionContext, Solved, Stage};
 use crate::checkpoint::TensorDecl;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{MapWeights, WeightSource, transpose};
-use crate::numeric::with_slice;
+use crate::model::{MapWeights, transpose};
 use crate::plan::{Failure, Sequence};
 use crate::statistic::{StatKey, Stats, Stream as StreamKind};
-use crate::topology::{Linear, Part, Region, SiteId, Symmetry, apply};
+use crate::topology::{Linear, Part, Region, Symmetry, apply};
 
 /// A block after its transforms.
 pub(super) struct Transformed {
@@ -78,17 +77,23 @@ pub(super) fn transform(
                     RegionContext { region, readers: &readers, stats: &done.stats, stream: run.stream(), seed: run.plan().harness.seed };
                 solver.solve(&cx)
             };
-            let first = readers.first().map(|(l, _)| l.site.to_string()).unwrap_or_default();
+            // What there is to say goes into the report of a reader, or of any site of the block: those that are kept have none.
+            let reader_job = jobs.iter().find(|j| readers.iter().any(|(l, _)| l.site == j.linear.site));
+            let reported = reader_job.or(jobs.first()).map(|j| j.linear.site.to_string());
             match solved.map_err(|e| e.within(format!("`{algo}` in `{}`", region.id))) {
                 Ok(None) => {}
                 Ok(Some(Solved { symmetry, events })) => {
                     fuse(run, region, symmetry, &mut done)?;
-                    done.events.entry(first).or_default().extend(events);
+                    if let Some(site) = reported {
+                        done.events.entry(site).or_default().extend(events);
+                    }
                 }
-                Err(e) if e.kind() == ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {
-                    done.events.entry(first).or_default().push(Event::Skipped { reason: e.to_string() });
-                }
-                Err(e) => return Err(e),
+                Err(e) => match reported {
+                    Some(site) if e.kind() == ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {
+                        done.events.entry(site).or_default().push(Event::Skipped { reason: e.to_string() });
+                    }
+                    _ => return Err(e),
+                },
             }
         }
     }
@@ -116,11 +121,6 @@ fn readers<'a>(run: &'a Run<'_>, region: &Region, weights: &MapWeights) -> Resul
 fn reader<'a>(run: &'a Run<'_>, jobs: &'a [Job<'_>], linear: &'a Linear, weight: &'a [f32]) -> Reader<'a> {
     let job = jobs.iter().find(|j| j.linear.site == linear.site);
     Reader { linear, weight, target: job.map(|j| (j.spec, j.observer)), input: run.input_of(linear) }
-}
-
-fn values(weights: &MapWeights, site: SiteId, part: Part) -> Result<Vec<f32>> {
-    let tensor = weights.get(site, part)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-    with_slice::<f32, _>(&tensor, |w| Ok(w.to_vec()))
 }
 
 /// Applies a symmetry to the weights and the statistics.

@@ -1,6 +1,6 @@
 //! Which passes run in which order, and what each of them works on.
 
-use regex::Regex;
+use std::collections::BTreeSet;
 
 use super::raw::{RawPass, RawRun};
 use super::resolve::left_out;
@@ -78,25 +78,24 @@ pub(super) fn pass_regions<'a>(
         return Ok(of_blocks.iter().filter(|r| transform.suits(r) && transform.by_default(r)).filter(wanted).copied().collect());
     };
     let name = |r: &Region| r.id.splitn(3, '.').nth(2).unwrap_or(&r.id).to_owned();
+    let names = |keep: &dyn Fn(&Region) -> bool| -> Vec<String> {
+        let names: BTreeSet<String> = of_blocks.iter().filter(|r| keep(r)).map(|r| name(r)).collect();
+        names.into_iter().collect()
+    };
     let mut chosen = Vec::new();
     for text in selectors {
-        let regex = Regex::new(&format!("^(?:{text})$"))
-            .map_err(|e| Error::config("config::selector", format!("`{text}` is not a valid selector")).with_source(e))?;
-        let hits: Vec<&Region> = of_blocks.iter().filter(|r| regex.is_match(&r.id) || regex.is_match(&name(r))).copied().collect();
+        let selector = Selector::new(text)?;
+        let hits: Vec<&Region> = of_blocks.iter().filter(|r| selector.is(&r.id) || selector.is(&name(r))).copied().collect();
         if hits.is_empty() {
-            let mut names: Vec<String> = of_blocks.iter().map(|r| name(r)).collect();
-            names.sort_unstable();
-            names.dedup();
+            let names = names(&|_| true);
             let nearest = did_you_mean(text, names.iter().map(String::as_str));
             let message = format!("pass `{}`: `{text}` matches no region of this model{nearest}", pass.algo);
             return Err(Error::config("config::unmatched-selector", message).hint(format!("regions of this model: {}", names.join(", "))));
         }
         if let Some(region) = hits.iter().find(|r| !transform.suits(r)) {
             let message = format!("`{}` cannot work on `{}`: it would change what the model computes", pass.algo, region.id);
-            let mut names: Vec<String> = of_blocks.iter().filter(|r| transform.suits(r)).map(|r| name(r)).collect();
-            names.sort_unstable();
-            names.dedup();
-            return Err(Error::plan("plan::region", message).hint(format!("of this model it can work on: {}", names.join(", "))));
+            let names = names(&|r| transform.suits(r)).join(", ");
+            return Err(Error::plan("plan::region", message).hint(format!("of this model it can work on: {names}")));
         }
         chosen.extend(hits);
     }

@@ -72,7 +72,7 @@ pub fn resolve(
         RawProducts::Auto if calibration.is_none() => Products::F32,
         choice => choice.here(),
     };
-    products.unit(Bf16Unit::detect())?;
+    products.unit(Bf16Unit::detect()).map_err(|e| e.within("`harness`"))?;
     let stream = if raw.harness.propagate == Some(RawPropagate::Reference) { Stream::Reference } else { Stream::Quantized };
     let (mut biases, mut steps) = (BTreeSet::new(), Vec::new());
     let (mut passes, mut algorithms, mut needs) = (Vec::new(), Vec::new(), Vec::new());

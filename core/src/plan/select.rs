@@ -25,12 +25,17 @@ impl Selector {
     }
 
     pub(super) fn matches(&self, linear: &Linear) -> bool {
-        self.regex.is_match(&linear.site.to_string()) || self.regex.is_match(linear.site.role.name()) || self.regex.is_match(&linear.module)
+        [&linear.site.to_string(), linear.site.role.name(), &linear.module].into_iter().any(|name| self.is(name))
+    }
+
+    /// Whether it means something of that name.
+    pub(super) fn is(&self, name: &str) -> bool {
+        self.regex.is_match(name)
     }
 
     /// Embeddings are not linears, and a model taken matrix by matrix has no head, but all of them may be named.
     pub(super) fn matches_unlisted(&self) -> bool {
-        [Role::Embed, Role::PositionEmbed, Role::Head].iter().any(|r| self.regex.is_match(r.name()))
+        [Role::Embed, Role::PositionEmbed, Role::Head].iter().any(|r| self.is(r.name()))
     }
 
     /// The error for a selector that matches nothing.

@@ -21,10 +21,12 @@
 mod options;
 mod search;
 
-use qfw_core::Result;
-use qfw_core::algorithm::{AlgorithmRecord, Event, Needs, Phase, PlanContext, PtqAlgorithm, RegionContext, Solved, Stage, Transform};
+use qfw_core::algorithm::{
+    AlgorithmRecord, Event, Needs, Phase, PlanContext, PtqAlgorithm, RegionContext, Solved, Stage, Transform, built,
+};
 use qfw_core::statistic::StatKind;
 use qfw_core::topology::{Region, Symmetry};
+use qfw_core::{Error, Result};
 
 pub use options::{Duo, Options};
 
@@ -34,6 +36,11 @@ struct Awq {
 
 impl PtqAlgorithm for Awq {
     fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs> {
+        if cx.sites.is_empty() {
+            let message = "`awq` looks at how weights are rounded, and none that reads a region of its is";
+            return Err(Error::plan("plan::nothing-selected", message)
+                .hint("set `scheme.weights`, look at `regions` of the pass, or leave the pass (or `harness.no-quantize`) out"));
+        }
         Ok(Needs { inputs: vec![(StatKind::AbsMean, cx.stream), (StatKind::Gram, cx.stream)], ..Needs::default() })
     }
 
@@ -65,11 +72,7 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     source: env!("CARGO_PKG_NAME"),
     weight_only: false,
     schema: || schemars::schema_for!(Options).to_value(),
-    build: |options| {
-        let options = Options::read(options)?;
-        let resolved = options.resolved()?;
-        Ok((Box::new(Awq { options }), resolved))
-    },
+    build: |options| built(Options::read(options)?, |options| Awq { options }),
 };
 
 inventory::submit! { RECORD }

@@ -1,7 +1,7 @@
 //! Options of `awq`.
 
+use qfw_core::Result;
 use qfw_core::algorithm::{Answer, Elsewhere, invalid_option, read_options};
-use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -97,10 +97,6 @@ impl Options {
         Ok(o)
     }
 
-    pub(crate) fn resolved(&self) -> Result<Value> {
-        serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))
-    }
-
     /// The candidates: an exponent, and whether weights have a say.
     pub(crate) fn candidates(&self) -> Vec<(f64, bool)> {
         let steps = |n: usize, duo: bool| (0..n).map(move |k| (k as f64 / n as f64, duo));
@@ -123,7 +119,7 @@ mod tests {
         for (said, meant) in [(json!(false), Duo::Off), (json!(true), Duo::On), (json!("both"), Duo::Both)] {
             let options = Options::read(&json!({ "duo_scaling": said })).unwrap();
             assert_eq!(options.duo_scaling, meant);
-            assert_eq!(options.resolved().unwrap()["duo-scaling"], said);
+            assert_eq!(serde_json::to_value(&options).unwrap()["duo-scaling"], said);
         }
         let message = |v| Options::read(&v).unwrap_err().to_string();
         assert_eq!(message(json!({ "n_grid": 0 })), "option `grid` of `awq` is 0");

@@ -11,14 +11,13 @@
 //!
 //! Trap: brevitas takes the inputs of the float model (`inputs = "reference"`), here the default is what the layer will really read.
 
+use qfw_core::Result;
 use qfw_core::algorithm::{
-    AlgorithmRecord, Correct, Corrected, Event, Frozen, Needs, Phase, PlanContext, PtqAlgorithm, SiteContext, Stage, read_options,
+    AlgorithmRecord, Correct, Corrected, Event, Frozen, Needs, Phase, PlanContext, PtqAlgorithm, SiteContext, Stage, built, read_options,
 };
 use qfw_core::statistic::{StatKind, Stream};
-use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// Whose inputs the means are taken of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -94,8 +93,7 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     schema: || schemars::schema_for!(Options).to_value(),
     build: |options| {
         let options: Options = read_options("bias-correction", options, "inputs (propagated, reference)", &[])?;
-        let resolved: Value = serde_json::to_value(&options).map_err(|e| Error::internal(e.to_string()))?;
-        Ok((Box::new(BiasCorrection { options }), resolved))
+        built(options, |options| BiasCorrection { options })
     },
 };
 

@@ -14,7 +14,9 @@ mod options;
 mod search;
 
 use qfw_core::Result;
-use qfw_core::algorithm::{AlgorithmRecord, Condition, Conditioned, Event, Needs, Phase, PlanContext, PtqAlgorithm, SiteContext, Stage};
+use qfw_core::algorithm::{
+    AlgorithmRecord, Condition, Conditioned, Event, Needs, Phase, PlanContext, PtqAlgorithm, SiteContext, Stage, built,
+};
 use qfw_core::statistic::StatKind;
 use qfw_core::topology::Role;
 
@@ -62,11 +64,7 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     source: env!("CARGO_PKG_NAME"),
     weight_only: false,
     schema: || schemars::schema_for!(Options).to_value(),
-    build: |options| {
-        let options = Options::read(options)?;
-        let resolved = options.resolved()?;
-        Ok((Box::new(Clip { options }), resolved))
-    },
+    build: |options| built(Options::read(options)?, |options| Clip { options }),
 };
 
 inventory::submit! { RECORD }

@@ -1,7 +1,7 @@
 //! Options of `clip`.
 
+use qfw_core::Result;
 use qfw_core::algorithm::{invalid_option, read_options};
-use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -39,10 +39,6 @@ impl Options {
             return Err(invalid_option("clip", "max-shrink", o.max_shrink, "it must be from 0 to 1; 0.5 is usual"));
         }
         Ok(o)
-    }
-
-    pub(crate) fn resolved(&self) -> Result<Value> {
-        serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))
     }
 
     /// The limits to try, as shares of the largest magnitude; the first is 1.

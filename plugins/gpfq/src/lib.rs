@@ -19,7 +19,7 @@ mod options;
 
 use qfw_core::Result;
 use qfw_core::algorithm::{
-    AlgorithmRecord, ColumnOrder, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, input_events,
+    AlgorithmRecord, ColumnOrder, Needs, Phase, PlanContext, PtqAlgorithm, Round, Rounded, SiteContext, Stage, built, input_events,
 };
 use qfw_core::numeric::{ColumnSweep, Feedback, SweepParams};
 use qfw_core::statistic::{StatKind, Stream};
@@ -79,11 +79,7 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     source: env!("CARGO_PKG_NAME"),
     weight_only: false,
     schema: || schemars::schema_for!(Options).to_value(),
-    build: |options| {
-        let options = Options::read(options)?;
-        let resolved = options.resolved()?;
-        Ok((Box::new(Gpfq { options }), resolved))
-    },
+    build: |options| built(Options::read(options)?, |options| Gpfq { options }),
 };
 
 inventory::submit! { RECORD }

@@ -1,7 +1,7 @@
 //! Options of `gpfq`.
 
+use qfw_core::Result;
 use qfw_core::algorithm::{Accumulator, Answer, ColumnOrder, Elsewhere, invalid_option, read_options};
-use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -73,10 +73,6 @@ impl Options {
 
     pub(crate) fn accumulator(&self) -> Result<Option<Accumulator>> {
         Accumulator::of("gpfq", self.accumulator_bits, self.accumulator_tile)
-    }
-
-    pub(crate) fn resolved(&self) -> Result<Value> {
-        serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))
     }
 }
 

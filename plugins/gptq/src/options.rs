@@ -146,10 +146,6 @@ impl Options {
         self.num_blocks.map_or(self.block_size, |n| cols.div_ceil(n).max(1))
     }
 
-    pub(crate) fn resolved(&self) -> Result<Value> {
-        serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))
-    }
-
     /// Whether groups are fitted during the sweep. Scales of whole rows or of the whole tensor are always fixed before.
     pub(crate) fn refits(&self, tile_rows: usize, tile_columns: usize) -> bool {
         tile_rows == 1 && tile_columns > 1 && (self.act_order == ActOrder::Group || !self.static_groups)

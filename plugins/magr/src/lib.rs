@@ -16,7 +16,9 @@
 mod options;
 mod solve;
 
-use qfw_core::algorithm::{AlgorithmRecord, Condition, Conditioned, Event, Needs, Phase, PlanContext, PtqAlgorithm, SiteContext, Stage};
+use qfw_core::algorithm::{
+    AlgorithmRecord, Condition, Conditioned, Event, Needs, Phase, PlanContext, PtqAlgorithm, SiteContext, Stage, built,
+};
 use qfw_core::numeric::largest_eigenvalue;
 use qfw_core::statistic::StatKind;
 use qfw_core::{Error, Result};
@@ -94,11 +96,7 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     source: env!("CARGO_PKG_NAME"),
     weight_only: false,
     schema: || schemars::schema_for!(Options).to_value(),
-    build: |options| {
-        let options = Options::read(options)?;
-        let resolved = options.resolved()?;
-        Ok((Box::new(Magr { options }), resolved))
-    },
+    build: |options| built(Options::read(options)?, |options| Magr { options }),
 };
 
 inventory::submit! { RECORD }

@@ -1,7 +1,7 @@
 //! Options of `magr`.
 
+use qfw_core::Result;
 use qfw_core::algorithm::{invalid_option, read_options};
-use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -100,10 +100,6 @@ impl Options {
             return wrong("iterations", o.iterations.to_string(), "it must be at most 100000; 40 is usual");
         }
         Ok(o)
-    }
-
-    pub(crate) fn resolved(&self) -> Result<Value> {
-        serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))
     }
 
     /// The weight of the largest magnitudes, where ranges are parts of rows or not.

@@ -1,7 +1,7 @@
 //! Options of `qronos`.
 
+use qfw_core::Result;
 use qfw_core::algorithm::{Answer, ColumnOrder, Elsewhere, invalid_option, read_options};
-use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -62,10 +62,6 @@ impl Options {
             return Err(invalid_option("qronos", "alpha", o.alpha, hint));
         }
         Ok(o)
-    }
-
-    pub(crate) fn resolved(&self) -> Result<Value> {
-        serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))
     }
 }
 

@@ -14,10 +14,12 @@
 
 mod options;
 
-use qfw_core::algorithm::{AlgorithmRecord, Event, Needs, Phase, PlanContext, PtqAlgorithm, RegionContext, Solved, Stage, Transform};
+use qfw_core::Result;
+use qfw_core::algorithm::{
+    AlgorithmRecord, Event, Needs, Phase, PlanContext, PtqAlgorithm, RegionContext, Solved, Stage, Transform, built,
+};
 use qfw_core::statistic::StatKind;
 use qfw_core::topology::{Region, Space, Symmetry};
-use qfw_core::{Error, Result};
 
 pub use options::{Options, Variant};
 
@@ -55,9 +57,6 @@ impl Transform for SmoothQuant {
         let a = cx.region.gather(&range, f64::max)?;
         let w = cx.region.gather(&weight_range(cx), f64::max)?;
         let s: Vec<f64> = a.iter().zip(&w).map(|(a, w)| self.options.factor(*a, *w)).collect();
-        if let Some(i) = s.iter().position(|s| !(s.is_finite() && *s > 0.0)) {
-            return Err(Error::numeric("smoothquant::factor", format!("channel {i} would be divided by {}", s[i])));
-        }
         let spread = s.iter().fold(0.0f64, |m, s| m.max(*s)) / s.iter().fold(f64::INFINITY, |m, s| m.min(*s));
         let events = vec![Event::Scaled { by: RECORD.id.to_owned(), spread, error: None }];
         Ok(Some(Solved { symmetry: Symmetry::Diagonal(s.iter().map(|s| 1.0 / s).collect()), events }))
@@ -84,11 +83,7 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     source: env!("CARGO_PKG_NAME"),
     weight_only: false,
     schema: || schemars::schema_for!(Options).to_value(),
-    build: |options| {
-        let options = Options::read(options)?;
-        let resolved = options.resolved()?;
-        Ok((Box::new(SmoothQuant { options }), resolved))
-    },
+    build: |options| built(Options::read(options)?, |options| SmoothQuant { options }),
 };
 
 inventory::submit! { RECORD }

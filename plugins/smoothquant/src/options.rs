@@ -1,7 +1,7 @@
 //! Options of `smoothquant`.
 
+use qfw_core::Result;
 use qfw_core::algorithm::{Answer, Elsewhere, invalid_option, read_options};
-use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -77,10 +77,6 @@ impl Options {
             ));
         }
         Ok(o)
-    }
-
-    pub(crate) fn resolved(&self) -> Result<Value> {
-        serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))
     }
 
     /// What a channel is divided by whose activations span `a` and whose weights span at most `w` to each side.
