@@ -1,0 +1,395 @@
+//! The kernel: `(v ⊗ lanes) ← (v·(H_K ⊗ H_{2^p})) ⊗ lanes`, in place.
+//!
+//! A row is `K` blocks of `2^p` numbers. Each block goes through `p` stages of butterflies `(x, y) ← (x + y, x − y)` at distance 1, 2, 4, …:
+//! those within a register by permuting it, the others up to four at a time (16 registers), so that 4096 numbers are read and written
+//! twice, not twelve times. Then the blocks are mixed by the columns of `H_K`. There four inputs have only 16 signed sums; with those in a
+//! table an output is `K/4` additions instead of `K`.
+//!
+//! A number can also be a run of `inner` numbers next to each other, all transformed alike: columns of a matrix, or rows side by side
+//! where blocks are shorter than a register.
+//!
+//! Stages come in the same order whatever the instruction set, and a butterfly is one rounded addition: results have the same bits on
+//! all of them.
+
+use std::any::Any;
+
+use pulp::bytemuck::{cast, cast_slice_mut};
+use pulp::Simd;
+
+use crate::numeric::host::Real;
+use crate::numeric::vectorize::Kernel;
+
+/// The widest register of all, in numbers: runs and blocks are multiples of it.
+pub(super) const LANES: usize = 16;
+
+/// A number type with registers.
+pub trait Lanes: Real {
+    /// A register of them.
+    type Vector<S: Simd>: Copy + Send + Sync + 'static;
+    /// Registers over all of `data`, whose length is a multiple of [`LANES`].
+    fn vectors<S: Simd>(data: &mut [Self]) -> &mut [Self::Vector<S>];
+    /// The same number everywhere.
+    fn splat<S: Simd>(simd: S, x: f64) -> Self::Vector<S>;
+    /// `a + b`.
+    fn plus<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// `a − b`.
+    fn minus<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// `a·b`.
+    fn times<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// All stages at distances inside one register.
+    fn inside<S: Simd>(simd: S, x: Self::Vector<S>) -> Self::Vector<S>;
+}
+
+/// The register as numbers in memory, for instruction sets without permutations here.
+macro_rules! portable {
+    ($T:ty, $x:expr) => {{
+        let mut x = [$x];
+        let numbers: &mut [$T] = cast_slice_mut(&mut x);
+        let mut distance = 1;
+        while distance < numbers.len() {
+            for start in (0..numbers.len()).step_by(2 * distance) {
+                for i in start..start + distance {
+                    let (a, b) = (numbers[i], numbers[i + distance]);
+                    (numbers[i], numbers[i + distance]) = (a + b, a - b);
+                }
+            }
+            distance *= 2;
+        }
+        x[0]
+    }};
+}
+
+/// A stage inside a register: `x ← s·x + permuted x`, where the sign `s` is −1 in the upper half of each butterfly. The product is exact.
+macro_rules! stage {
+    ($simd:ident, $x:ident, $add:ident, $T:ty, $N:literal, $distance:literal, $permuted:expr) => {
+        let signs: [$T; $N] = const {
+            let mut signs = [1.0; $N];
+            let mut i = 0;
+            while i < $N {
+                if i & $distance != 0 {
+                    signs[i] = -1.0;
+                }
+                i += 1;
+            }
+            signs
+        };
+        let $x = $simd.$add(cast(signs), $x, cast($permuted));
+    };
+}
+
+/// The methods that only forward to the instruction set.
+macro_rules! forward {
+    ($T:ty, $as_mut:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident) => {
+        #[inline(always)]
+        fn vectors<S: Simd>(data: &mut [Self]) -> &mut [Self::Vector<S>] {
+            S::$as_mut(data).0
+        }
+        #[inline(always)]
+        fn splat<S: Simd>(simd: S, x: f64) -> Self::Vector<S> {
+            simd.$splat(x as $T)
+        }
+        #[inline(always)]
+        fn plus<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
+            simd.$add(a, b)
+        }
+        #[inline(always)]
+        fn minus<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
+            simd.$sub(a, b)
+        }
+        #[inline(always)]
+        fn times<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
+            simd.$mul(a, b)
+        }
+    };
+}
+
+impl Lanes for f32 {
+    type Vector<S: Simd> = S::f32s;
+    forward!(f32, as_mut_simd_f32s, splat_f32s, add_f32s, sub_f32s, mul_f32s);
+    #[inline(always)]
+    fn inside<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use pulp::x86::{V3, V4};
+            if let Some(v4) = instructions::<S, V4>(simd) {
+                let (x, f) = (cast::<_, pulp::f32x16>(x), v4.avx512f);
+                stage!(v4, x, mul_add_f32s, f32, 16, 1, f._mm512_permute_ps::<0b10_11_00_01>(cast(x)));
+                stage!(v4, x, mul_add_f32s, f32, 16, 2, f._mm512_permute_ps::<0b01_00_11_10>(cast(x)));
+                stage!(v4, x, mul_add_f32s, f32, 16, 4, f._mm512_shuffle_f32x4::<0b10_11_00_01>(cast(x), cast(x)));
+                stage!(v4, x, mul_add_f32s, f32, 16, 8, f._mm512_shuffle_f32x4::<0b01_00_11_10>(cast(x), cast(x)));
+                return cast(x);
+            }
+            if let Some(v3) = instructions::<S, V3>(simd) {
+                let (x, f) = (cast::<_, pulp::f32x8>(x), v3.avx);
+                stage!(v3, x, mul_add_f32s, f32, 8, 1, f._mm256_permute_ps::<0b10_11_00_01>(cast(x)));
+                stage!(v3, x, mul_add_f32s, f32, 8, 2, f._mm256_permute_ps::<0b01_00_11_10>(cast(x)));
+                stage!(v3, x, mul_add_f32s, f32, 8, 4, f._mm256_permute2f128_ps::<1>(cast(x), cast(x)));
+                return cast(x);
+            }
+        }
+        portable!(f32, x)
+    }
+}
+
+impl Lanes for f64 {
+    type Vector<S: Simd> = S::f64s;
+    forward!(f64, as_mut_simd_f64s, splat_f64s, add_f64s, sub_f64s, mul_f64s);
+    #[inline(always)]
+    fn inside<S: Simd>(simd: S, x: S::f64s) -> S::f64s {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use pulp::x86::{V3, V4};
+            if let Some(v4) = instructions::<S, V4>(simd) {
+                let (x, f) = (cast::<_, pulp::f64x8>(x), v4.avx512f);
+                stage!(v4, x, mul_add_f64s, f64, 8, 1, f._mm512_permute_pd::<0b0101_0101>(cast(x)));
+                stage!(v4, x, mul_add_f64s, f64, 8, 2, f._mm512_permutex_pd::<0b01_00_11_10>(cast(x)));
+                stage!(v4, x, mul_add_f64s, f64, 8, 4, f._mm512_shuffle_f64x2::<0b01_00_11_10>(cast(x), cast(x)));
+                return cast(x);
+            }
+            if let Some(v3) = instructions::<S, V3>(simd) {
+                let (x, f) = (cast::<_, pulp::f64x4>(x), v3.avx);
+                stage!(v3, x, mul_add_f64s, f64, 4, 1, f._mm256_permute_pd::<0b0101>(cast(x)));
+                stage!(v3, x, mul_add_f64s, f64, 4, 2, f._mm256_permute2f128_pd::<1>(cast(x), cast(x)));
+                return cast(x);
+            }
+        }
+        portable!(f64, x)
+    }
+}
+
+/// `simd`, if it is `W`: known when compiled.
+#[inline(always)]
+fn instructions<S: Simd, W: Copy + 'static>(simd: S) -> Option<W> {
+    (&simd as &dyn Any).downcast_ref::<W>().copied()
+}
+
+/// `v ← v·B` on `K` blocks, for a ±1 matrix `B`.
+#[derive(Clone, Debug)]
+pub(super) struct Mix {
+    /// `K`, a multiple of 4.
+    order: usize,
+    /// `signs[(o/4)·K/4 + g][o % 4]`: bit `i` is set where `B[4g + i, o] = −1`.
+    signs: Vec<[u8; 4]>,
+}
+
+impl Mix {
+    /// Of `B` row-major `[K, K]`, or of its transpose.
+    pub(super) fn new(matrix: &[i8], order: usize, transposed: bool) -> Self {
+        let entry = |i: usize, o: usize| if transposed { matrix[o * order + i] } else { matrix[i * order + o] };
+        let sign = |g: usize, o: usize| (0..4).map(|i| u8::from(entry(4 * g + i, o) < 0) << i).sum::<u8>();
+        let quads = (0..order / 4).flat_map(|quad| (0..order / 4).map(move |g| (quad, g)));
+        Self { order, signs: quads.map(|(quad, g)| [0, 1, 2, 3].map(|o| sign(g, 4 * quad + o))).collect() }
+    }
+}
+
+/// The transform of the rows of `data`.
+pub(super) struct Walsh<'a, T> {
+    /// Rows of `K·block·inner` numbers.
+    pub(super) data: &'a mut [T],
+    /// `2^p`; at least [`LANES`] if `inner` is 1.
+    pub(super) block: usize,
+    /// 1, or a multiple of [`LANES`].
+    pub(super) inner: usize,
+    /// `H_K`, if `K > 1`.
+    pub(super) mix: Option<&'a Mix>,
+    /// Signs of the inputs.
+    pub(super) before: Option<&'a [f32]>,
+    /// Signs of the outputs.
+    pub(super) after: Option<&'a [f32]>,
+    /// Factor of the outputs.
+    pub(super) scale: f64,
+}
+
+impl<T: Lanes> Kernel for Walsh<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { data, block, inner, mix, before, after, scale } = self;
+        let order = mix.map_or(1, |mix| mix.order);
+        let scale = T::splat(simd, scale);
+        let mut table = vec![[scale; 16]; mix.map_or(0, |mix| mix.order / 4)];
+        for row in data.chunks_exact_mut(order * block * inner) {
+            flip(row, before, inner);
+            for part in row.chunks_exact_mut(block * inner) {
+                butterflies::<S, T>(simd, part, block, inner, if mix.is_none() { Some(scale) } else { None });
+            }
+            if let Some(mix) = mix {
+                mix_blocks::<S, T>(simd, T::vectors::<S>(row), mix, &mut table, scale);
+            }
+            flip(row, after, inner);
+        }
+    }
+}
+
+/// Runs of `inner` numbers take their sign.
+#[inline(always)]
+fn flip<T: Lanes>(row: &mut [T], signs: Option<&[f32]>, inner: usize) {
+    let Some(signs) = signs else { return };
+    if inner == 1 {
+        for (x, sign) in row.iter_mut().zip(signs) {
+            *x = *x * T::of(f64::from(*sign));
+        }
+        return;
+    }
+    for (run, sign) in row.chunks_exact_mut(inner).zip(signs) {
+        let sign = T::of(f64::from(*sign));
+        for x in run {
+            *x = *x * sign;
+        }
+    }
+}
+
+/// All stages of one block, in as few passes over it as the registers allow.
+#[inline(always)]
+fn butterflies<S: Simd, T: Lanes>(simd: S, part: &mut [T], block: usize, inner: usize, scale: Option<T::Vector<S>>) {
+    let numbers = part.len();
+    let part = T::vectors::<S>(part);
+    let lanes = numbers / part.len();
+    let within = inner == 1;
+    let (mut stride, mut stages) = if within { (1, (block / lanes).ilog2()) } else { (inner / lanes, block.ilog2()) };
+    let most = if S::REGISTER_COUNT >= 32 { 4 } else { 3 };
+    let mut passes = stages.div_ceil(most).max(u32::from(within));
+    let mut first = within;
+    while passes > 0 {
+        let now = stages.div_ceil(passes);
+        let scale = if passes == 1 { scale } else { None };
+        match now {
+            0 => pass::<S, T, 1>(simd, part, stride, first, scale),
+            1 => pass::<S, T, 2>(simd, part, stride, first, scale),
+            2 => pass::<S, T, 4>(simd, part, stride, first, scale),
+            3 => pass::<S, T, 8>(simd, part, stride, first, scale),
+            _ => pass::<S, T, 16>(simd, part, stride, first, scale),
+        }
+        stride <<= now;
+        stages -= now;
+        passes -= 1;
+        first = false;
+    }
+}
+
+/// `log₂ R` stages, the first at a distance of `stride` registers; before them those inside a register, after them the factor.
+#[inline(always)]
+fn pass<S: Simd, T: Lanes, const R: usize>(
+    simd: S,
+    part: &mut [T::Vector<S>],
+    stride: usize,
+    within: bool,
+    scale: Option<T::Vector<S>>,
+) {
+    match (within, scale) {
+        (true, None) => {
+            for x in part.as_chunks_mut::<R>().0 {
+                let mut v = *x;
+                for v in &mut v {
+                    *v = T::inside(simd, *v);
+                }
+                radix::<S, T, R>(simd, &mut v);
+                *x = v;
+            }
+        }
+        (true, Some(scale)) => {
+            for x in part.as_chunks_mut::<R>().0 {
+                let mut v = *x;
+                for v in &mut v {
+                    *v = T::inside(simd, *v);
+                }
+                radix::<S, T, R>(simd, &mut v);
+                for v in &mut v {
+                    *v = T::times(simd, *v, scale);
+                }
+                *x = v;
+            }
+        }
+        (false, None) => strided::<S, T, R>(simd, part, stride, |v| v),
+        (false, Some(scale)) => strided::<S, T, R>(simd, part, stride, |v| T::times(simd, v, scale)),
+    }
+}
+
+/// `R` registers at a distance of `stride` at a time.
+#[inline(always)]
+fn strided<S: Simd, T: Lanes, const R: usize>(
+    simd: S,
+    part: &mut [T::Vector<S>],
+    stride: usize,
+    last: impl Fn(T::Vector<S>) -> T::Vector<S>,
+) {
+    for chunk in part.chunks_exact_mut(R * stride) {
+        let mut slices = chunk.chunks_exact_mut(stride);
+        let x: [&mut [T::Vector<S>]; R] = std::array::from_fn(|_| slices.next().unwrap_or_default());
+        for j in 0..stride {
+            let mut v = [x[0][j]; R];
+            for r in 1..R {
+                v[r] = x[r][j];
+            }
+            radix::<S, T, R>(simd, &mut v);
+            for r in 0..R {
+                x[r][j] = last(v[r]);
+            }
+        }
+    }
+}
+
+/// The butterflies among `R` registers.
+#[inline(always)]
+fn radix<S: Simd, T: Lanes, const R: usize>(simd: S, v: &mut [T::Vector<S>; R]) {
+    distance::<S, T, R, 1>(simd, v);
+    distance::<S, T, R, 2>(simd, v);
+    distance::<S, T, R, 4>(simd, v);
+    distance::<S, T, R, 8>(simd, v);
+}
+
+#[inline(always)]
+fn distance<S: Simd, T: Lanes, const R: usize, const D: usize>(simd: S, v: &mut [T::Vector<S>; R]) {
+    if D >= R {
+        return;
+    }
+    for i in 0..R {
+        if i & D == 0 {
+            let (a, b) = (v[i], v[i + D]);
+            v[i] = T::plus(simd, a, b);
+            v[i + D] = T::minus(simd, a, b);
+        }
+    }
+}
+
+/// Blocks of registers times a ±1 matrix and the factor.
+#[inline(always)]
+fn mix_blocks<S: Simd, T: Lanes>(
+    simd: S,
+    row: &mut [T::Vector<S>],
+    mix: &Mix,
+    table: &mut [[T::Vector<S>; 16]],
+    scale: T::Vector<S>,
+) {
+    let stride = row.len() / mix.order;
+    let zero = T::splat(simd, 0.0);
+    for j in 0..stride {
+        let column = &mut row[j..];
+        for (g, sums) in table.iter_mut().enumerate() {
+            let at = 4 * g * stride;
+            let [a, b, c, d] = [column[at], column[at + stride], column[at + 2 * stride], column[at + 3 * stride]];
+            let (low, high) = (signed::<S, T>(simd, zero, a, b), signed::<S, T>(simd, zero, c, d));
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = T::plus(simd, low[i & 3], high[i >> 2]);
+            }
+        }
+        for (quad, signs) in mix.signs.chunks_exact(mix.order / 4).enumerate() {
+            let mut outputs = [zero; 4];
+            for (sums, signs) in table.iter().zip(signs) {
+                for o in 0..4 {
+                    outputs[o] = T::plus(simd, outputs[o], sums[usize::from(signs[o] & 15)]);
+                }
+            }
+            for o in 0..4 {
+                column[(4 * quad + o) * stride] = T::times(simd, outputs[o], scale);
+            }
+        }
+    }
+}
+
+/// `±a ± b`: bit 0 of the index negates `a`, bit 1 negates `b`.
+#[inline(always)]
+fn signed<S: Simd, T: Lanes>(simd: S, zero: T::Vector<S>, a: T::Vector<S>, b: T::Vector<S>) -> [T::Vector<S>; 4] {
+    let (sum, difference) = (T::plus(simd, a, b), T::minus(simd, a, b));
+    [sum, T::minus(simd, zero, difference), difference, T::minus(simd, zero, sum)]
+}
