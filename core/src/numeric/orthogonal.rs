@@ -58,7 +58,8 @@ pub fn random_orthogonal(n: usize, seed: u64) -> Result<Vec<f64>> {
 pub fn fixing_ones(inner: &[f64], n: usize) -> Result<Vec<f64>> {
     let below = n.checked_sub(1).ok_or_else(empty)?;
     if below.checked_mul(below) != Some(inner.len()) {
-        let message = format!("a rotation of {n} channels that keeps the ones needs a [{below}, {below}] matrix, not {} numbers", inner.len());
+        let message =
+            format!("a rotation of {n} channels that keeps the ones needs a [{below}, {below}] matrix, not {} numbers", inner.len());
         return Err(Error::numeric("numeric::shape", message).hint("its size is one less than that of the result"));
     }
     let mut r = vec![0.0; n * n];
@@ -148,7 +149,8 @@ mod tests {
             let q = random_orthogonal(n, 7).unwrap();
             assert!(defect(&q, n) < 1e-12, "{n}: {}", defect(&q, n));
         }
-        let (first, again, other) = (random_orthogonal(64, 1).unwrap(), random_orthogonal(64, 1).unwrap(), random_orthogonal(64, 2).unwrap());
+        let (first, again, other) =
+            (random_orthogonal(64, 1).unwrap(), random_orthogonal(64, 1).unwrap(), random_orthogonal(64, 2).unwrap());
         assert_eq!(first, again);
         assert!(first.iter().zip(&other).all(|(a, b)| a != b));
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();

@@ -271,7 +271,8 @@ mod tests {
         for circulants in &CIRCULANTS {
             let m = circulants.m;
             for shift in 1..m {
-                let sum: i32 = circulants.sequences().iter().map(|s| (0..m).map(|i| i32::from(s[i] * s[(i + shift) % m])).sum::<i32>()).sum();
+                let sum: i32 =
+                    circulants.sequences().iter().map(|s| (0..m).map(|i| i32::from(s[i] * s[(i + shift) % m])).sum::<i32>()).sum();
                 assert_eq!(sum, 0, "{m} at {shift}");
             }
         }

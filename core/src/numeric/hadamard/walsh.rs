@@ -13,14 +13,17 @@
 
 use std::any::Any;
 
-use pulp::bytemuck::{cast, cast_slice_mut};
 use pulp::Simd;
+use pulp::bytemuck::{cast, cast_slice_mut};
 
 use crate::numeric::host::Real;
 use crate::numeric::vectorize::Kernel;
 
 /// The widest register of all, in numbers: runs and blocks are multiples of it.
 pub(super) const LANES: usize = 16;
+
+/// Numbers that go through all stages before the next do, if their blocks are not longer.
+const TOGETHER: usize = 2048;
 
 /// A number type with registers.
 pub trait Lanes: Real {
@@ -168,17 +171,18 @@ fn instructions<S: Simd, W: Copy + 'static>(simd: S) -> Option<W> {
 pub(super) struct Mix {
     /// `K`, a multiple of 4.
     order: usize,
-    /// `signs[(o/4)·K/4 + g][o % 4]`: bit `i` is set where `B[4g + i, o] = −1`.
-    signs: Vec<[u8; 4]>,
+    /// `signs[(o/4)·K/4 + g]` for four outputs: bit `4·(o % 4) + i` is set where `B[4g + i, o] = −1`. One word, as the compiler would take
+    /// four bytes apart in vector registers, which the sums need.
+    signs: Vec<u16>,
 }
 
 impl Mix {
     /// Of `B` row-major `[K, K]`, or of its transpose.
     pub(super) fn new(matrix: &[i8], order: usize, transposed: bool) -> Self {
         let entry = |i: usize, o: usize| if transposed { matrix[o * order + i] } else { matrix[i * order + o] };
-        let sign = |g: usize, o: usize| (0..4).map(|i| u8::from(entry(4 * g + i, o) < 0) << i).sum::<u8>();
+        let sign = |g: usize, quad: usize| (0..16).map(|bit| u16::from(entry(4 * g + bit % 4, 4 * quad + bit / 4) < 0) << bit).sum();
         let quads = (0..order / 4).flat_map(|quad| (0..order / 4).map(move |g| (quad, g)));
-        Self { order, signs: quads.map(|(quad, g)| [0, 1, 2, 3].map(|o| sign(g, 4 * quad + o))).collect() }
+        Self { order, signs: quads.map(|(quad, g)| sign(g, quad)).collect() }
     }
 }
 
@@ -207,14 +211,17 @@ impl<T: Lanes> Kernel for Walsh<'_, T> {
         let Self { data, block, inner, mix, before, after, scale } = self;
         let order = mix.map_or(1, |mix| mix.order);
         let scale = T::splat(simd, scale);
-        let mut table = vec![[scale; 16]; mix.map_or(0, |mix| mix.order / 4)];
+        let groups = order / 4;
+        let mut room = Room { table: vec![Sums([scale; 16]); groups.min(GROUPS)], partial: vec![[scale; 4]; groups] };
         for row in data.chunks_exact_mut(order * block * inner) {
             flip(row, before, inner);
-            for part in row.chunks_exact_mut(block * inner) {
+            // Several short blocks are one long run of chunks; together they stay in the first-level cache.
+            let together = (TOGETHER / (block * inner)).max(1);
+            for part in row.chunks_mut(block * inner * together) {
                 butterflies::<S, T>(simd, part, block, inner, if mix.is_none() { Some(scale) } else { None });
             }
             if let Some(mix) = mix {
-                mix_blocks::<S, T>(simd, T::vectors::<S>(row), mix, &mut table, scale);
+                mix_blocks::<S, T>(simd, T::vectors::<S>(row), mix, &mut room, scale);
             }
             flip(row, after, inner);
         }
@@ -269,13 +276,7 @@ fn butterflies<S: Simd, T: Lanes>(simd: S, part: &mut [T], block: usize, inner: 
 
 /// `log₂ R` stages, the first at a distance of `stride` registers; before them those inside a register, after them the factor.
 #[inline(always)]
-fn pass<S: Simd, T: Lanes, const R: usize>(
-    simd: S,
-    part: &mut [T::Vector<S>],
-    stride: usize,
-    within: bool,
-    scale: Option<T::Vector<S>>,
-) {
+fn pass<S: Simd, T: Lanes, const R: usize>(simd: S, part: &mut [T::Vector<S>], stride: usize, within: bool, scale: Option<T::Vector<S>>) {
     match (within, scale) {
         (true, None) => {
             for x in part.as_chunks_mut::<R>().0 {
@@ -352,36 +353,57 @@ fn distance<S: Simd, T: Lanes, const R: usize, const D: usize>(simd: S, v: &mut 
     }
 }
 
+/// Groups of four inputs whose signed sums are held at a time: 16 registers of 64 bytes each, within 28 KiB of the first-level cache.
+const GROUPS: usize = 28;
+
+/// Where [`mix_blocks`] holds what it needs of one column of registers.
+struct Room<V> {
+    /// The signed sums of each group of inputs.
+    table: Vec<Sums<V>>,
+    /// The outputs, while groups are still to come.
+    partial: Vec<[V; 4]>,
+}
+
+/// Sums of four numbers with all signs. Aligned, so that no register lies across two lines of the cache.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Sums<V>([V; 16]);
+
 /// Blocks of registers times a ±1 matrix and the factor.
 #[inline(always)]
-fn mix_blocks<S: Simd, T: Lanes>(
-    simd: S,
-    row: &mut [T::Vector<S>],
-    mix: &Mix,
-    table: &mut [[T::Vector<S>; 16]],
-    scale: T::Vector<S>,
-) {
+fn mix_blocks<S: Simd, T: Lanes>(simd: S, row: &mut [T::Vector<S>], mix: &Mix, room: &mut Room<T::Vector<S>>, scale: T::Vector<S>) {
     let stride = row.len() / mix.order;
+    let groups = mix.order / 4;
+    let most = groups.div_ceil(groups.div_ceil(GROUPS));
     let zero = T::splat(simd, 0.0);
     for j in 0..stride {
         let column = &mut row[j..];
-        for (g, sums) in table.iter_mut().enumerate() {
-            let at = 4 * g * stride;
-            let [a, b, c, d] = [column[at], column[at + stride], column[at + 2 * stride], column[at + 3 * stride]];
-            let (low, high) = (signed::<S, T>(simd, zero, a, b), signed::<S, T>(simd, zero, c, d));
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = T::plus(simd, low[i & 3], high[i >> 2]);
-            }
-        }
-        for (quad, signs) in mix.signs.chunks_exact(mix.order / 4).enumerate() {
-            let mut outputs = [zero; 4];
-            for (sums, signs) in table.iter().zip(signs) {
-                for o in 0..4 {
-                    outputs[o] = T::plus(simd, outputs[o], sums[usize::from(signs[o] & 15)]);
+        for start in (0..groups).step_by(most) {
+            let end = (start + most).min(groups);
+            let table = &mut room.table[..end - start];
+            for (g, sums) in table.iter_mut().enumerate() {
+                let at = 4 * (start + g) * stride;
+                let [a, b, c, d] = [column[at], column[at + stride], column[at + 2 * stride], column[at + 3 * stride]];
+                let (low, high) = (signed::<S, T>(simd, zero, a, b), signed::<S, T>(simd, zero, c, d));
+                for (i, sum) in sums.0.iter_mut().enumerate() {
+                    *sum = T::plus(simd, low[i & 3], high[i >> 2]);
                 }
             }
-            for o in 0..4 {
-                column[(4 * quad + o) * stride] = T::times(simd, outputs[o], scale);
+            for (quad, (signs, partial)) in mix.signs.chunks_exact(groups).zip(&mut room.partial).enumerate() {
+                let mut outputs = if start == 0 { [zero; 4] } else { *partial };
+                for (sums, signs) in table.iter().zip(&signs[start..end]) {
+                    for o in 0..4 {
+                        outputs[o] = T::plus(simd, outputs[o], sums.0[usize::from(signs >> (4 * o) & 15)]);
+                    }
+                }
+                if end < groups {
+                    *partial = outputs;
+                    continue;
+                }
+                // All inputs are in sums by now.
+                for o in 0..4 {
+                    column[(4 * quad + o) * stride] = T::times(simd, outputs[o], scale);
+                }
             }
         }
     }
