@@ -90,7 +90,7 @@ pub fn fixing_ones(inner: &[f64], n: usize) -> Result<Vec<f64>> {
 /// If the length is no multiple of `n`: a bug of the caller.
 pub fn reflect_ones<T: Real>(x: &mut [T], n: usize) {
     let Some(w) = across(n) else { return };
-    assert!(x.len() % n == 0, "rows of {n} in {} numbers", x.len());
+    assert!(x.len().is_multiple_of(n), "rows of {n} in {} numbers", x.len());
     for row in x.chunks_exact_mut(n) {
         let dot: f64 = row.iter().enumerate().map(|(i, x)| x.wide() * w.at(i)).sum();
         for (i, x) in row.iter_mut().enumerate() {

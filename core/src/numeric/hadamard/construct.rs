@@ -72,7 +72,7 @@ pub(super) fn base(order: usize) -> Option<Vec<i8>> {
 }
 
 fn construction(order: usize) -> Option<Construction> {
-    if order % 4 != 0 {
+    if !order.is_multiple_of(4) {
         return None;
     }
     // order − 1 ≡ 3 (mod 4) always.
@@ -89,10 +89,10 @@ fn prime_power(q: usize) -> Option<PrimePower> {
     if q < 2 {
         return None;
     }
-    let p = (2..).take_while(|d| d * d <= q).find(|d| q % d == 0).unwrap_or(q);
+    let p = (2..).take_while(|d| d * d <= q).find(|d| q.is_multiple_of(*d)).unwrap_or(q);
     let mut k = 0;
     let mut rest = q;
-    while rest % p == 0 {
+    while rest.is_multiple_of(p) {
         rest /= p;
         k += 1;
     }

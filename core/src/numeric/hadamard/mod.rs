@@ -7,11 +7,13 @@
 //! A randomized one is `D·H` with `D` a diagonal of random signs, which hides structure that `H` would meet in the weights.
 
 mod construct;
+mod lanes;
 mod walsh;
 
 use rayon::prelude::*;
 
-use self::walsh::{LANES, Lanes, Mix, Walsh};
+use self::lanes::{LANES, Lanes};
+use self::walsh::{Mix, Walsh};
 use super::random::uniform_u64;
 use super::vectorize::vectorize;
 use crate::error::{Error, Result};
@@ -124,7 +126,7 @@ impl Hadamard {
 
     fn each_row<T: Lanes>(&self, x: &mut [T], direction: Direction) {
         let n = self.size;
-        assert!(x.len() % n == 0, "rows of {n} in {} numbers", x.len());
+        assert!(x.len().is_multiple_of(n), "rows of {n} in {} numbers", x.len());
         let rows = (TASK / n).max(1);
         let task = |x: &mut [T]| {
             if n / self.order >= LANES {
@@ -178,12 +180,16 @@ impl Hadamard {
 
     /// Each number of a row is a run of `inner`.
     fn transform<T: Lanes>(&self, data: &mut [T], inner: usize, direction: Direction) {
+        vectorize(self.kernel(data, inner, direction));
+    }
+
+    fn kernel<'a, T: Lanes>(&'a self, data: &'a mut [T], inner: usize, direction: Direction) -> Walsh<'a, T> {
         let signs = self.signs.as_deref();
         let (mix, before, after) = match direction {
             Direction::Plain => (self.mixes.as_ref().map(|m| &m[0]), signs, None),
             Direction::Transposed => (self.mixes.as_ref().map(|m| &m[1]), None, signs),
         };
-        vectorize(Walsh { data, block: self.size / self.order, inner, mix, before, after, scale: self.scale() });
+        Walsh { data, block: self.size / self.order, inner, mix, before, after, scale: self.scale() }
     }
 }
 

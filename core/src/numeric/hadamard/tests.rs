@@ -91,6 +91,36 @@ fn threads_and_neighbours_leave_the_bits_alone() {
     }
 }
 
+/// Without vector instructions, and with those of another level, the bits are the same.
+#[test]
+fn instruction_sets_leave_the_bits_alone() {
+    use crate::numeric::vectorize::Kernel;
+    for (n, inner) in [(16, 1), (48, 16), (576, 1), (2048, 1), (8192, 1), (11008, 1)] {
+        let h = Hadamard::randomized(n, 4).unwrap();
+        let wide: Vec<f64> = numbers(n * inner);
+        let narrow: Vec<f32> = wide.iter().map(|x| *x as f32).collect();
+        let (mut wide_here, mut narrow_here) = (wide.clone(), narrow.clone());
+        h.transform(&mut wide_here, inner, Direction::Plain);
+        h.transform(&mut narrow_here, inner, Direction::Plain);
+        let on = |simd: &dyn Fn(Walsh<'_, f64>, Walsh<'_, f32>)| {
+            let (mut wide, mut narrow) = (wide.clone(), narrow.clone());
+            simd(h.kernel(&mut wide, inner, Direction::Plain), h.kernel(&mut narrow, inner, Direction::Plain));
+            assert!(wide == wide_here && narrow == narrow_here, "{n}");
+        };
+        on(&|wide, narrow| {
+            wide.run(pulp::Scalar::new());
+            narrow.run(pulp::Scalar::new());
+        });
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v3) = pulp::x86::V3::try_new() {
+            on(&|wide, narrow| {
+                wide.run(v3);
+                narrow.run(v3);
+            });
+        }
+    }
+}
+
 /// Every stage rounds once: the error stays under `(log₂ 2^p + K/4 + 3)·ε` of the norm.
 #[test]
 fn single_precision_is_near_double() {
