@@ -383,7 +383,7 @@ fn the_model_has_to_be_there_known_and_unquantized() {
         &plan(&other.display().to_string(), &format!("{INT4} --algo gptq --data {}", asset("text/calibration.txt"))),
         1,
         "model::unknown-type",
-        &["unknown model_type `lama` (did you mean `llama`?)", "hint: known model types: gpt2, llama, mistral, qwen2, qwen3"],
+        &["unknown model_type `lama` (did you mean `llama`?)", "hint: known model types: gpt2, llama, mistral, opt, qwen2, qwen3"],
     );
 }
 
