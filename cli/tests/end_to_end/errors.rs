@@ -47,7 +47,8 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
         unknown,
         &[
             "unknown algorithm `gptqq` (did you mean `gptq`?)",
-            "hint: known algorithms: act-equalization, awq, awq-clip, bias-corr, bias-correction, clip, gpfq, gptq, magr, optq, qronos, rtn, smooth-quant, smoothquant",
+            "hint: known algorithms: act-equalization, awq, awq-clip, bias-corr, bias-correction, cle, clip, cross-layer-equalization, gpfq, gptq, \
+             magr, optq, qronos, rtn, smooth-quant, smoothquant, weight-equalization",
         ],
     );
     refused(
