@@ -20,13 +20,15 @@ use qfw_qronos as _;
 use qfw_rtn as _;
 #[cfg(feature = "smoothquant")]
 use qfw_smoothquant as _;
+#[cfg(feature = "weight-equalization")]
+use qfw_weight_equalization as _;
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn every_plugin_of_the_workspace_is_linked() {
         let registry = qfw_core::registry::Registry::linked().unwrap();
-        for id in ["rtn", "gptq", "gpfq", "qronos", "smoothquant", "awq", "magr", "clip", "bias-correction"] {
+        for id in ["rtn", "gptq", "gpfq", "qronos", "smoothquant", "awq", "weight-equalization", "magr", "clip", "bias-correction"] {
             assert!(registry.algorithm(id).is_ok(), "{id}");
         }
         for id in ["qfw", "compressed-tensors", "compressed-tensors-int8"] {

@@ -1,4 +1,4 @@
-//! Every fixture model gives the logits that transformers stored for it, and what transformers cannot run is refused.
+//! Every fixture model gives the logits that transformers stored for it, and what no forward pass here computes is refused.
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its fixtures has failed")]
 
 use std::fs;
@@ -51,7 +51,7 @@ fn compare(case: &Path) -> Result<(f32, f32)> {
 #[test]
 fn logits_equal_those_of_transformers() {
     let cases = cases();
-    assert_eq!(cases.len(), 58, "cases came or went: adapt this number and the README beside them");
+    assert_eq!(cases.len(), 66, "cases came or went: adapt this number and the README beside them");
     let mut failed = Vec::new();
     let mut worst = (0.0f32, String::new());
     for case in &cases {
@@ -89,7 +89,7 @@ fn parse(model_type: &str, changes: Value) -> Result<qfw_core::model::Dims> {
 }
 
 #[test]
-fn what_transformers_cannot_run_is_refused_by_name() {
+fn what_this_forward_pass_does_not_do_is_refused_by_name() {
     let longrope = |short: Value| json!({"rope_scaling": {"rope_type": "longrope", "short_factor": short, "long_factor": [1, 1, 1, 1]}});
     for (model_type, changes, expected) in [
         (
@@ -117,6 +117,28 @@ fn what_transformers_cannot_run_is_refused_by_name() {
             "qwen3",
             json!({"layer_types": ["full_attention", "sliding_attention"], "use_sliding_window": false, "sliding_window": 8}),
             "`layer_types` in config.json has sliding layers, but there is no sliding window",
+        ),
+        (
+            "opt",
+            json!({"do_layer_norm_before": false, "word_embed_proj_dim": 16}),
+            "`do_layer_norm_before` in config.json is `false`: norms behind attention and the feed-forward layer, as in OPT-350m, are not \
+             supported",
+        ),
+        (
+            "opt",
+            json!({"word_embed_proj_dim": 16}),
+            "`word_embed_proj_dim` (16) in config.json is not `hidden_size` (32): embeddings with projections around the blocks, as in \
+             OPT-350m, are not supported",
+        ),
+        (
+            "opt",
+            json!({"layer_norm_elementwise_affine": false}),
+            "`layer_norm_elementwise_affine` in config.json is `false`: norms without weights and biases are not supported",
+        ),
+        (
+            "opt",
+            json!({"_remove_final_layer_norm": true}),
+            "`_remove_final_layer_norm` in config.json is `true`: a head without a norm before it is not supported",
         ),
     ] {
         let error = parse(model_type, changes).unwrap_err();

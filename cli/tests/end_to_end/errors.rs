@@ -47,7 +47,8 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
         unknown,
         &[
             "unknown algorithm `gptqq` (did you mean `gptq`?)",
-            "hint: known algorithms: act-equalization, awq, awq-clip, bias-corr, bias-correction, clip, gpfq, gptq, magr, optq, qronos, rtn, smooth-quant, smoothquant",
+            "hint: known algorithms: act-equalization, awq, awq-clip, bias-corr, bias-correction, cle, clip, cross-layer-equalization, gpfq, gptq, \
+             magr, optq, qronos, rtn, smooth-quant, smoothquant, weight-equalization",
         ],
     );
     refused(
@@ -383,7 +384,7 @@ fn the_model_has_to_be_there_known_and_unquantized() {
         &plan(&other.display().to_string(), &format!("{INT4} --algo gptq --data {}", asset("text/calibration.txt"))),
         1,
         "model::unknown-type",
-        &["unknown model_type `lama` (did you mean `llama`?)", "hint: known model types: gpt2, llama, mistral, qwen2, qwen3"],
+        &["unknown model_type `lama` (did you mean `llama`?)", "hint: known model types: gpt2, llama, mistral, opt, qwen2, qwen3"],
     );
 }
 

@@ -24,6 +24,38 @@ fn the_function_of_the_model_stays_what_it_was() {
     }
 }
 
+/// Weights alone say which factors: there is no calibration data.
+#[test]
+fn weights_are_equalized_without_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |model: &str, name: &str, words: &str| {
+        let out = dir.path().join(format!("{model}-{name}"));
+        let ran = qfw(&args(&format!("apply --format qfw {words} -o"), &[&out.display().to_string(), &asset(model)]));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        out
+    };
+    for model in ["tiny-llama", "tiny-gpt2"] {
+        let exact = "--set harness.no-quantize=true --set model.dtype=float32 --algo";
+        let [kept, moved] =
+            [("kept", "rtn"), ("moved", "weight-equalization,rtn")].map(|(n, algo)| run(model, n, &format!("{exact} {algo}")));
+        let weights = |out: &Path| std::fs::read(out.join("model.safetensors")).unwrap();
+        assert!(weights(&kept) != weights(&moved), "{model}: nothing was moved");
+        let (a, b) = (perplexity(&kept), perplexity(&moved));
+        assert!((a / b - 1.0).abs() < 1e-5, "{model}: {a} and {b}");
+    }
+    let out = run("tiny-llama", "int8", "--set scheme.weights.format=int8 --algo cle,rtn");
+    let record: Value = serde_json::from_slice(&std::fs::read(out.join("qfw.json")).unwrap()).unwrap();
+    let events = record["sites"].as_array().unwrap().iter().flat_map(|s| s["events"].as_array().unwrap());
+    let scaled = events.filter(|e| e["scaled"]["by"] == "weight-equalization").count();
+    assert_eq!(scaled, 2 * 6, "values and the hidden channels of six blocks");
+    let refused = qfw(&args(
+        "plan --format qfw --set scheme.weights.format=int8 --algo weight-equalization,rtn --set pass.0.regions=[\"mlp.hidden\"]",
+        &[&asset("tiny-gpt2")],
+    ));
+    assert!(refused.stderr.contains("`weight-equalization` cannot work on `blocks.0.mlp.hidden`"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: of this model it can work on: values"), "{}", refused.stderr);
+}
+
 #[test]
 fn what_a_model_does_not_allow_is_refused_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();

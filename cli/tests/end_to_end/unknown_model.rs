@@ -77,7 +77,7 @@ fn whatever_runs_the_model_refuses_it() {
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);
         for part in [
             "error[qfw::model::unknown-type]: unknown model_type `mystery`",
-            "hint: known model types: gpt2, llama, mistral, qwen2, qwen3; methods that read weights only, such as `rtn`, need none of them",
+            "hint: known model types: gpt2, llama, mistral, opt, qwen2, qwen3; methods that read weights only, such as `rtn`, need none of them",
         ] {
             assert!(ran.stderr.contains(part), "{}", ran.stderr);
         }

@@ -20,7 +20,7 @@ pub use accumulator::Accumulator;
 pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext, input_events};
 pub use needs::{Needs, PlanContext};
 pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, built, invalid_option, name_or_switch, read_options};
-pub use region::{Reader, RegionContext, Solved};
+pub use region::{Producer, Reader, RegionContext, Solved};
 
 use candle_core::Tensor;
 
@@ -164,7 +164,8 @@ pub struct AlgorithmRecord {
     pub version: &'static str,
     /// Crate it comes from.
     pub source: &'static str,
-    /// It reads weights only: no forward pass, no architecture, no calibration.
+    /// It reads weights only: no forward pass, no calibration, and as a rule no architecture. One that needs to know what the model is made
+    /// of refuses unknown ones in [`PtqAlgorithm::needs`].
     pub weight_only: bool,
     /// JSON Schema of its options.
     pub schema: fn() -> Value,

@@ -1,11 +1,14 @@
 //! What a transform sees of one region, and what it returns.
 
+use candle_core::{DType, Device, Tensor};
+
 use crate::error::{Error, Result};
+use crate::model::{MapWeights, WeightSource};
 use crate::numeric::{decode, encode};
 use crate::observer::{self, Observer, ScaleRule};
 use crate::scheme::QuantSpec;
 use crate::statistic::{Gram, StatKind, Stats, Stream};
-use crate::topology::{Linear, Port, Region, Symmetry};
+use crate::topology::{Axis, Linear, Part, Port, Region, Slot, Symmetry, Topology};
 
 use super::Event;
 
@@ -15,6 +18,8 @@ pub struct RegionContext<'a> {
     pub region: &'a Region,
     /// The linears that read its channels, in order of execution; at least one.
     pub readers: &'a [Reader<'a>],
+    /// The linears that write its channels; none where a norm does.
+    pub producers: &'a [Producer<'a>],
     /// The statistics declared in [`super::Needs`], as the region's channels stand.
     pub stats: &'a Stats,
     /// The stream to take them from.
@@ -33,6 +38,59 @@ pub struct Reader<'a> {
     pub target: Option<(&'a QuantSpec, &'a dyn Observer)>,
     /// How its input is rounded, if it is.
     pub input: Option<&'a QuantSpec>,
+}
+
+/// A linear that writes a region's channels, or some rows of it.
+pub struct Producer<'a> {
+    /// The layer.
+    pub linear: &'a Linear,
+    /// Its rows that do, as they stand, `[channels, in]`: a view until somebody asks for numbers.
+    weight: Tensor,
+    /// Their biases, `[channels]`.
+    bias: Option<Tensor>,
+}
+
+impl<'a> Producer<'a> {
+    /// The linears that write `region`.
+    ///
+    /// # Errors
+    /// If one of them is not in `weights`.
+    pub fn of(region: &Region, topology: &'a Topology, weights: &MapWeights) -> Result<Vec<Self>> {
+        let view = |slot: &Slot| -> Result<Tensor> {
+            let all = weights.get(slot.site, slot.part)?;
+            Ok(match &slot.range {
+                Some(range) => all.narrow(0, range.start, range.len())?,
+                None => all,
+            })
+        };
+        let rows = region.producers.iter().filter(|slot| slot.part == Part::Weight && slot.axis == Axis::Rows);
+        rows.filter_map(|slot| Some((slot, topology.linear(slot.site)?)))
+            .map(|(slot, linear)| {
+                let bias = region.producers.iter().find(|s| s.site == slot.site && s.part == Part::Bias);
+                Ok(Self { linear, weight: view(slot)?, bias: bias.map(view).transpose()? })
+            })
+            .collect()
+    }
+
+    /// The rows, row-major, one for each of the region's channels; finite.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn weight(&self) -> Result<Vec<f32>> {
+        numbers(&self.weight)
+    }
+
+    /// Their biases, where there are any.
+    ///
+    /// # Errors
+    /// As [`Self::weight`].
+    pub fn bias(&self) -> Result<Option<Vec<f32>>> {
+        self.bias.as_ref().map(numbers).transpose()
+    }
+}
+
+fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 impl RegionContext<'_> {

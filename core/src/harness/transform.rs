@@ -15,7 +15,7 @@ use super::block::{Job, Streams, through, values};
 use super::collect::{Wanted, collect};
 use super::report::Progress;
 use super::run::{Control, Run};
-use crate::algorithm::{Event, Reader, RegionContext, Solved, Stage};
+use crate::algorithm::{Event, Producer, Reader, RegionContext, Solved, Stage};
 use crate::checkpoint::TensorDecl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{MapWeights, transpose};
@@ -73,9 +73,9 @@ pub(super) fn transform(
             let readers = readers(run, region, &done.weights)?;
             let solved = {
                 let readers: Vec<Reader<'_>> = readers.iter().map(|(linear, weight)| reader(run, jobs, linear, weight)).collect();
-                let cx =
-                    RegionContext { region, readers: &readers, stats: &done.stats, stream: run.stream(), seed: run.plan().harness.seed };
-                solver.solve(&cx)
+                let producers = Producer::of(region, &run.model().topology, &done.weights)?;
+                let (stats, stream, seed) = (&done.stats, run.stream(), run.plan().harness.seed);
+                solver.solve(&RegionContext { region, readers: &readers, producers: &producers, stats, stream, seed })
             };
             // What there is to say goes into the report of a reader, or of any site of the block: those that are kept have none.
             let reader_job = jobs.iter().find(|j| readers.iter().any(|(l, _)| l.site == j.linear.site));

@@ -6,9 +6,11 @@
 mod config;
 mod decoder;
 mod gpt2;
+mod layernorm;
 mod llama;
 mod loaded;
 mod mistral;
+mod opt;
 mod quantized;
 mod qwen2;
 mod qwen3;
@@ -50,6 +52,8 @@ pub struct Dims {
     pub vocab: usize,
     /// Longest sequence the model was made for.
     pub max_positions: usize,
+    /// Rows of a table of learned positions before the one of position 0.
+    pub position_offset: usize,
     /// ε of the norms.
     pub norm_eps: f64,
     /// The non-linearity.
@@ -70,7 +74,7 @@ pub struct Dims {
     pub mlp_bias: bool,
     /// Norms on the heads of q and k.
     pub qk_norm: bool,
-    /// Prefix of stored names (`model.`, `transformer.` or nothing).
+    /// Prefix of stored names (such as `model.` or `transformer.`; may be nothing).
     pub prefix: String,
 }
 
@@ -217,6 +221,7 @@ builtin! {
     "gpt2", "GPT-2: LayerNorm, learned positions, fused q/k/v, GELU", gpt2::Gpt2;
     "llama", "LLaMA 1 to 3 and models of its shape: RMSNorm, rotary positions, gated SiLU, grouped keys and values", llama::Llama;
     "mistral", "Mistral: LLaMA with a sliding window", mistral::Mistral;
+    "opt", "OPT: LayerNorm, learned positions behind an offset, ReLU", opt::Opt;
     "qwen2", "Qwen2 and Qwen2.5: LLaMA with biases on q, k and v", qwen2::Qwen2;
     "qwen3", "Qwen3: LLaMA with norms on the heads of q and k", qwen3::Qwen3;
 }

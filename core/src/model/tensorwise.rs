@@ -138,6 +138,7 @@ fn no_dims() -> Dims {
         head_dim: 0,
         vocab: 0,
         max_positions: 0,
+        position_offset: 0,
         norm_eps: 0.0,
         activation: Activation::Relu,
         rope: None,

@@ -11,7 +11,7 @@ use qfw_core::registry::Registry;
 use qfw_core::scheme::FloatKind;
 
 /// Checkpoints that cells run on: every architecture, heads of their own.
-pub(super) const MODELS: [&str; 5] = ["llama-base", "gpt2-untied", "mistral-base", "qwen2-base", "qwen3-base"];
+pub(super) const MODELS: [&str; 6] = ["llama-base", "gpt2-untied", "mistral-base", "opt-untied", "qwen2-base", "qwen3-base"];
 /// Algorithm and its options.
 pub(super) const ALGORITHMS: [(&str, &str); 4] =
     [("rtn", ""), ("gptq", "act-order = 'off'\nstatic-groups = false"), ("gptq", "act-order = 'static'"), ("gptq", "act-order = 'group'")];

@@ -89,6 +89,9 @@ fn passes(flags: &Flags, draft: &mut Draft) -> Result<()> {
 }
 
 fn transforms(flags: &Flags, draft: &mut Draft) {
+    if flags.on("weight-equalization", false) {
+        draft.pass("weight-equalization", Table::new());
+    }
     if let Some(mode) = flags.text("act-equalization") {
         let everywhere = mode == "layerwise";
         let options: [(&str, toml::Value); 3] = [

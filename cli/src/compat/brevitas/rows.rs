@@ -89,7 +89,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("S196", "scaling-min-val", Number, Used),
     Row::new("S197", "quant-sdpa", Choice(&["eager", "functional", "fx"]), Used),
     Row::new("S198", "eager-quant-sdpa-class", Text, Of("quant-sdpa")),
-    Row::new("S199", "weight-equalization", Switch, NotYet("weight equalization")),
+    Row::new("S199", "weight-equalization", Switch, Used),
     Row::new("S200", "rotation", Choice(&["fx", "layerwise", "fused_no_fx"]), NotYet(ROTATIONS)),
     Row::new("S201", "optimize-rotations", Switch, NotYet(TRAINED)),
     Row::new("S202", "rotation-mode", Choice(&["had", "ort"]), Of("rotation")),

@@ -22,6 +22,7 @@ const CASES: &[(&str, &str, &str)] = &[
         "--bias-corr",
         "harness.propagate = 'both'\npass = [{ algo = 'rtn' }, { algo = 'bias-correction', options = { inputs = 'reference' } }]",
     ),
+    ("S199", "--weight-equalization --gptq", "pass = [{ algo = 'weight-equalization' }, { algo = 'gptq' }]"),
     ("S210", "--act-equalization fx", "pass = [{ algo = 'smoothquant', options = { variant = 'brevitas' } }, { algo = 'rtn' }]"),
     ("S210", "--act-equalization layerwise", "pass = [{ algo = 'smoothquant', options = { everywhere = true } }, { algo = 'rtn' }]"),
     (
@@ -263,9 +264,9 @@ fn contradictions_are_refused() {
 #[test]
 fn what_is_not_built_is_named_at_once() {
     assert_eq!(
-        message("--weight-equalization --svd-quant --weight-bit-width 4"),
-        "compat::not-built: `--weight-equalization` asks for weight equalization, `--svd-quant` asks for SVDQuant, none of which is built \
-         yet"
+        message("--svd-quant --load-checkpoint --weight-bit-width 4"),
+        "compat::not-built: `--svd-quant` asks for SVDQuant, `--load-checkpoint` asks for starting from a quantized checkpoint, none of \
+         which is built yet"
     );
 }
 

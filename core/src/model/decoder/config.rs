@@ -42,6 +42,7 @@ pub(in crate::model) fn parse(keys: &Keys<'_>, defaults: &Defaults, has_tensor: 
         head_dim,
         vocab: keys.size("vocab_size")?,
         max_positions,
+        position_offset: 0,
         norm_eps: keys.f64_or("rms_norm_eps", 1e-6)?,
         activation: Activation::parse(keys.str_or_none("hidden_act")?.unwrap_or("silu"))?,
         rope: Some(Rope::parse(keys, head_dim, max_positions)?),

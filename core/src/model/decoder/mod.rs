@@ -27,18 +27,18 @@ use crate::topology::{Part, Port, PortName as P, Role, SiteId};
 pub(super) use config::{Defaults, parse, qwen_windows, sliding_window};
 pub(super) use topology::topology;
 
-struct Projection {
+pub(in crate::model) struct Projection {
     weight: Matrix,
     bias: Option<Tensor>,
 }
 
 impl Projection {
-    fn load(weights: &dyn WeightSource, site: SiteId, bias: bool) -> Result<Self> {
+    pub(in crate::model) fn load(weights: &dyn WeightSource, site: SiteId, bias: bool) -> Result<Self> {
         let bias = if bias { Some(weights.get(site, Part::Bias)?) } else { None };
         Ok(Self { weight: weights.matrix(site)?, bias })
     }
 
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+    pub(in crate::model) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         self.weight.apply(x, self.bias.as_ref())
     }
 }

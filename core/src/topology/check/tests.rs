@@ -15,6 +15,12 @@ fn config(id: &str) -> Value {
     if id == "gpt2" {
         return json!({"model_type": "gpt2", "n_embd": 32, "n_head": 4, "n_layer": 3, "vocab_size": 61, "n_positions": 20});
     }
+    if id == "opt" {
+        return json!({
+            "model_type": "opt", "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "ffn_dim": 48, "vocab_size": 61,
+            "max_position_embeddings": 20
+        });
+    }
     let mut c = json!({
         "model_type": id, "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8,
         "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 61, "max_position_embeddings": 64
@@ -95,8 +101,19 @@ fn what_only_some_have_is_checked_where_it_is() {
 }
 
 #[test]
-fn gpt2_passes() {
-    let table = rows("gpt2");
+fn the_layer_norm_family_passes() {
+    for id in ["gpt2", "opt"] {
+        layer_norm_rows(&rows(id));
+    }
+    // Between up and down stands GELU in the one and ReLU, which a positive factor passes, in the other.
+    has(&rows("gpt2"), "blocks.0.mlp.hidden: scale up → down", Must::Break);
+    has(&rows("opt"), "blocks.*.mlp.hidden: scale up → down", Must::Hold);
+    for role in ["attn.q", "attn.k", "attn.v"] {
+        has(&rows("opt"), &format!("residual: centre, rotate (R1), RMSNorm, forgetting {role}"), Must::Break);
+    }
+}
+
+fn layer_norm_rows(table: &CheckTable) {
     for row in [
         "norms: fold into their readers",
         "residual: rotate with R·1 = 1 (R1), norms folded",
@@ -105,9 +122,11 @@ fn gpt2_passes() {
         "blocks.*.attn.in: scale norm → readers",
         "blocks.*.values: rotate each head v → o (R2)",
         "blocks.*.heads: rotate k and q in their weights (fused R3)",
+        "blocks.*.values: scale v → o",
+        "blocks.*.heads: scale k → q",
         "blocks.*.mlp.hidden: permute",
     ] {
-        has(&table, row, Must::Hold);
+        has(table, row, Must::Hold);
     }
     for row in [
         "residual: rotate freely, LayerNorm",
@@ -116,9 +135,10 @@ fn gpt2_passes() {
         "residual: centre, rotate (R1), RMSNorm, forgetting position-embed",
         "residual: centre, rotate (R1), RMSNorm, forgetting attn.o (bias)",
         "residual: centre, rotate (R1), RMSNorm, forgetting final-norm (bias)",
-        "blocks.0.mlp.hidden: scale up → down",
+        "blocks.0.values: permute v → o across heads",
+        "blocks.0.mlp.hidden: rotate in the weights (fused R4)",
     ] {
-        has(&table, row, Must::Break);
+        has(table, row, Must::Break);
     }
 }
 
@@ -142,6 +162,9 @@ fn large_models_are_cut_down_and_variants_pass() {
         ("gpt2", "activation_function", json!("relu")),
         ("gpt2", "scale_attn_by_inverse_layer_idx", json!(true)),
         ("gpt2", "tie_word_embeddings", json!(false)),
+        ("opt", "activation_function", json!("gelu")),
+        ("opt", "enable_bias", json!(false)),
+        ("opt", "tie_word_embeddings", json!(false)),
     ];
     for (id, key, value) in variants {
         let mut config = config(id);
