@@ -4,6 +4,8 @@
 use qfw_awq as _;
 #[cfg(feature = "bias-correction")]
 use qfw_bias_correction as _;
+#[cfg(feature = "canonicalize")]
+use qfw_canonicalize as _;
 #[cfg(feature = "clip")]
 use qfw_clip as _;
 #[cfg(feature = "export-compressed-tensors")]
@@ -20,6 +22,8 @@ use qfw_qronos as _;
 use qfw_rtn as _;
 #[cfg(feature = "smoothquant")]
 use qfw_smoothquant as _;
+#[cfg(feature = "spinquant")]
+use qfw_spinquant as _;
 #[cfg(feature = "weight-equalization")]
 use qfw_weight_equalization as _;
 
@@ -28,10 +32,24 @@ mod tests {
     #[test]
     fn every_plugin_of_the_workspace_is_linked() {
         let registry = qfw_core::registry::Registry::linked().unwrap();
-        for id in ["rtn", "gptq", "gpfq", "qronos", "smoothquant", "awq", "weight-equalization", "magr", "clip", "bias-correction"] {
+        for id in [
+            "rtn",
+            "gptq",
+            "gpfq",
+            "qronos",
+            "fold-norms",
+            "center-residual",
+            "spinquant",
+            "smoothquant",
+            "awq",
+            "weight-equalization",
+            "magr",
+            "clip",
+            "bias-correction",
+        ] {
             assert!(registry.algorithm(id).is_ok(), "{id}");
         }
-        for id in ["qfw", "compressed-tensors", "compressed-tensors-int8"] {
+        for id in ["qfw", "compressed-tensors", "compressed-tensors-int8", "compressed-tensors-online"] {
             assert!(registry.container(id).is_ok(), "{id}");
         }
     }

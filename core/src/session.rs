@@ -9,15 +9,15 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 
 use crate::calibration::{Bos, Corpus, DataFile, SampleSpec, Source, Tokenizer, Windows, sample_windows};
-use crate::checkpoint::{Adapted, Checkpoint, StoredDtype};
+use crate::checkpoint::{Adapted, Checkpoint, Rewritten, StoredDtype};
 use crate::error::{Error, Result};
 use crate::harness::{Control, Measured, Mode, Run, Summary};
-use crate::model::{Activations, Architecture, Model, model_type};
+use crate::model::{Activations, Architecture, Model, Online, model_type};
 use crate::plan::raw::{RawBos, RawCalibration, RawDtype, RawModel, RawRun, RawTiePolicy};
-use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, resolve};
+use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, needs_untied_head, resolve};
 use crate::registry::Registry;
 use crate::scheme::FloatKind;
-use crate::topology::{Part, Role, SiteId};
+use crate::topology::{Part, Role, SiteId, Topology};
 
 /// A checkpoint and the model in it.
 pub struct Opened {
@@ -45,6 +45,7 @@ impl Opened {
         let tensors = checkpoint.float_tensors(registry)?;
         let mut model = Model::new(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu)?;
         model.activations = Activations::new(checkpoint.activations(registry, &model.topology)?);
+        model.online = Online::new(&checkpoint.rotations(registry, &model.topology)?)?;
         Ok(Self { checkpoint, model })
     }
 
@@ -134,6 +135,13 @@ impl Session {
             return Err(Error::plan("plan::already-quantized", format!("`{}` is quantized already", raw.model.path))
                 .hint("start from the original checkpoint; quantizing twice loses accuracy twice"));
         }
+        let mut notes = Vec::new();
+        if with_facts(&opened, |facts| needs_untied_head(&raw, registry, facts))? {
+            notes.push("the head gets a tensor of its own: it changes otherwise than the embedding does".to_owned());
+            let mut checkpoint = opened.checkpoint;
+            untie(&mut checkpoint, registry)?;
+            opened = Opened::of(checkpoint, registry)?;
+        }
         let windows = if calibrated { calibrate(&raw.calibration, &data(&raw.calibration)?, &opened)? } else { Windows::new(Vec::new()) };
         let calibration = (!windows.ids.is_empty()).then(|| CalibrationPlan {
             samples: windows.ids.len(),
@@ -150,7 +158,10 @@ impl Session {
             opened = Opened::of(checkpoint, registry)?;
             resolved = plan(&raw, registry, &opened, calibration, sorted)?;
         }
-        resolved.notes.splice(0..0, opening);
+        resolved.notes.splice(0..0, opening.into_iter().chain(notes));
+        if !resolved.plan.rewrites.is_empty() {
+            opened = rewritten(opened.checkpoint, registry, &resolved, &opened.model.topology)?;
+        }
         let budget = Budget::of(
             &resolved.plan,
             &opened.model.topology,
@@ -190,6 +201,11 @@ impl Session {
 
 /// The plan for an open model.
 fn plan(raw: &RawRun, registry: &Registry, opened: &Opened, calibration: Option<CalibrationPlan>, sorted: bool) -> Result<Resolved> {
+    with_facts(opened, |facts| resolve(raw, registry, facts, calibration, sorted))
+}
+
+/// What the planner has to know of an open model.
+fn with_facts<T>(opened: &Opened, plan: impl FnOnce(&ModelFacts<'_>) -> Result<T>) -> Result<T> {
     let tensors = Arc::clone(&opened.checkpoint.tensors);
     let stored = |module: &str| match tensors.info(&format!("{module}.weight")).map(|i| &i.dtype) {
         Some(StoredDtype::F16 | StoredDtype::Ggml(_)) => FloatKind::F16,
@@ -204,7 +220,16 @@ fn plan(raw: &RawRun, registry: &Registry, opened: &Opened, calibration: Option<
         stored: &stored,
         head_dim: opened.model.dims.head_dim,
     };
-    resolve(raw, registry, &facts, calibration, sorted)
+    plan(&facts)
+}
+
+/// The model as the plan rewrites it: tensors change as they are read, and some activations are rotated on the way.
+fn rewritten(mut checkpoint: Checkpoint, registry: &Registry, resolved: &Resolved, topology: &Topology) -> Result<Opened> {
+    let codes = resolved.plan.native_sites().into_iter().map(|s| format!("{}.weight", s.module)).collect();
+    checkpoint.tensors = Arc::new(Rewritten::new(checkpoint.tensors, topology, resolved.rewriting.clone(), &codes)?);
+    let mut opened = Opened::of(checkpoint, registry)?;
+    opened.model.online = Online::new(&resolved.plan.online())?;
+    Ok(opened)
 }
 
 /// Gives linears of some roles biases of zero, by the configuration's own key for it, so that the result is a model like any other with
@@ -277,20 +302,23 @@ fn adapt(checkpoint: &mut Checkpoint, model: &RawModel, registry: &Registry) -> 
         let key = if checkpoint.config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
         checkpoint.config[key] = name.into();
     }
-    if model.tie_policy == RawTiePolicy::Untie {
-        let architecture = registry.architecture(model_type(&checkpoint.config)?)?;
-        let tensors = Arc::clone(&checkpoint.tensors);
-        let dims = architecture.parse(&checkpoint.config, &|n| tensors.info(n).is_some())?;
-        let topology = architecture.topology(&dims);
-        let embedding = topology.param(SiteId::global(Role::Embed), Part::Weight).map(|p| p.tensor.as_str());
-        let head = topology.linear(SiteId::global(Role::Head)).map(|l| format!("{}.weight", l.module));
-        if let (Some(embedding), Some(head)) = (embedding, head)
-            && tensors.info(&head).is_none()
-        {
-            checkpoint.tensors = Arc::new(Adapted::copy(tensors, embedding, &head)?);
-        }
-        checkpoint.config["tie_word_embeddings"] = false.into();
+    if model.tie_policy == RawTiePolicy::Untie { untie(checkpoint, registry) } else { Ok(()) }
+}
+
+/// Gives the head a tensor of its own.
+fn untie(checkpoint: &mut Checkpoint, registry: &Registry) -> Result<()> {
+    let architecture = registry.architecture(model_type(&checkpoint.config)?)?;
+    let tensors = Arc::clone(&checkpoint.tensors);
+    let dims = architecture.parse(&checkpoint.config, &|n| tensors.info(n).is_some())?;
+    let topology = architecture.topology(&dims);
+    let embedding = topology.param(SiteId::global(Role::Embed), Part::Weight).map(|p| p.tensor.as_str());
+    let head = topology.linear(SiteId::global(Role::Head)).map(|l| format!("{}.weight", l.module));
+    if let (Some(embedding), Some(head)) = (embedding, head)
+        && tensors.info(&head).is_none()
+    {
+        checkpoint.tensors = Arc::new(Adapted::copy(tensors, embedding, &head)?);
     }
+    checkpoint.config["tie_word_embeddings"] = false.into();
     Ok(())
 }
 

@@ -258,7 +258,22 @@ fn json_has_the_documented_fields() {
     }
     let algorithms = qfw(&["list-plugins", "--json", "--kind", "algorithm"]).json();
     let ids: Vec<&str> = algorithms.as_array().unwrap().iter().map(|p| p["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["awq", "bias-correction", "clip", "gpfq", "gptq", "magr", "qronos", "rtn", "smoothquant", "weight-equalization"]);
+    let expected = [
+        "awq",
+        "bias-correction",
+        "center-residual",
+        "clip",
+        "fold-norms",
+        "gpfq",
+        "gptq",
+        "magr",
+        "qronos",
+        "rtn",
+        "smoothquant",
+        "spinquant",
+        "weight-equalization",
+    ];
+    assert_eq!(ids, expected);
 }
 
 #[test]

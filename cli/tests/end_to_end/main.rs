@@ -10,6 +10,7 @@ mod hub;
 mod options;
 mod pairs;
 mod resume;
+mod rotations;
 mod scheme;
 mod transforms;
 mod unknown_model;

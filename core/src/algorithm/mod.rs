@@ -7,6 +7,7 @@
 
 mod accumulator;
 mod context;
+mod model_transform;
 mod needs;
 mod options;
 mod region;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 pub use accumulator::Accumulator;
 pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext, input_events};
+pub use model_transform::{ModelContext, ModelTransform};
 pub use needs::{Needs, PlanContext};
 pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, built, invalid_option, name_or_switch, read_options};
 pub use region::{Producer, Reader, RegionContext, Solved};
@@ -69,6 +71,8 @@ pub trait PtqAlgorithm: Send + Sync {
 
 /// The typed view of an algorithm for the harness.
 pub enum Stage<'a> {
+    /// See [`Phase::Transform`]; of the whole model, before any other.
+    ModelTransform(&'a dyn ModelTransform),
     /// See [`Phase::Transform`].
     Transform(&'a dyn Transform),
     /// See [`Phase::Condition`].
@@ -85,7 +89,7 @@ impl Stage<'_> {
     /// The phase.
     pub fn phase(&self) -> Phase {
         match self {
-            Self::Transform(_) => Phase::Transform,
+            Self::ModelTransform(_) | Self::Transform(_) => Phase::Transform,
             Self::Condition(_) => Phase::Condition,
             Self::Split(_) => Phase::Split,
             Self::Round(_) => Phase::Round,

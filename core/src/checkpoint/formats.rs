@@ -9,7 +9,7 @@ use super::{ContainerWriter, TensorDecl, TensorSource};
 use crate::error::{Error, Result};
 use crate::model::ActivationQuant;
 use crate::plan::Plan;
-use crate::topology::Topology;
+use crate::topology::{OnlineRotation, Topology};
 
 /// What a container can make of a plan.
 #[derive(Debug)]
@@ -60,6 +60,15 @@ pub trait Container: Send + Sync {
     /// If the configuration or a tensor is malformed.
     fn activations(&self, config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<ActivationQuant>> {
         let _ = (config, tensors, topology);
+        Ok(Vec::new())
+    }
+
+    /// The rotations of activations that the stored model carries out. A container that cannot state them has none.
+    ///
+    /// # Errors
+    /// If the configuration is malformed.
+    fn rotations(&self, config: &Value, topology: &Topology) -> Result<Vec<OnlineRotation>> {
+        let _ = (config, topology);
         Ok(Vec::new())
     }
 }

@@ -13,6 +13,7 @@ pub mod hub;
 pub mod native;
 #[cfg(test)]
 mod reader_tests;
+mod rewritten;
 mod safetensors;
 mod writer;
 #[cfg(test)]
@@ -29,13 +30,14 @@ pub use adapted::Adapted;
 pub use dtype::StoredDtype;
 pub use files::{replace_file, write_small};
 pub use formats::{Container, ContainerRecord, Verdict};
+pub use rewritten::Rewritten;
 pub use safetensors::SafetensorsSource;
 pub use writer::{ContainerWriter, SafetensorsWriter, TensorDecl};
 
 use crate::error::{Error, Result, did_you_mean};
 use crate::model::ActivationQuant;
 use crate::registry::Registry;
-use crate::topology::Topology;
+use crate::topology::{OnlineRotation, Topology};
 
 /// The containers of this crate.
 pub const BUILTIN: &[ContainerRecord] = &[native::RECORD];
@@ -225,6 +227,18 @@ impl Checkpoint {
             }
         }
         Ok(Vec::new())
+    }
+
+    /// The activations that a checkpoint rotates.
+    ///
+    /// # Errors
+    /// If what it says of them is malformed.
+    pub fn rotations(&self, registry: &Registry, topology: &Topology) -> Result<Vec<OnlineRotation>> {
+        let Some(q) = self.config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(Vec::new()) };
+        match registry.containers().find(|r| r.container.claims(q)) {
+            Some(record) => record.container.rotations(q, topology).map_err(|e| e.within(format!("reading `{}`", record.id))),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Hash of what identifies the model, without reading all of it: configuration; names, types, shapes and positions of all tensors;

@@ -5,7 +5,7 @@
 //! format has zero points, `I32` or, for float zero points, `F32`; `M.global` `F32 [1]` where scales have two levels (`M.scale` is their
 //! product); `M.group_index` `I32 [in]` where groups do not run in storage order. Weights are `[out, in]` here whatever the source's
 //! layout. Everything else keeps its stored name, and its bytes unless a pass has changed it. `quantization_config` in `config.json`
-//! lists the modules and their specs under `quant_method = "qfw"`.
+//! lists the modules and their specs, and the places at which activations are rounded or rotated, under `quant_method = "qfw"`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +23,7 @@ use crate::model::{ActivationQuant, transpose};
 use crate::numeric::{Codes, decode, pack_row, packed_row_bytes, unpack_row, with_units};
 use crate::plan::{Plan, PlannedActivation};
 use crate::scheme::{QParams, QuantSpec, ScaleForm, TileLayout, Timing, Zero};
-use crate::topology::Topology;
+use crate::topology::{OnlineRotation, Topology};
 
 /// What the tensors of a quantized module are called.
 const SUFFIXES: [&str; 5] = ["codes", "scale", "zero", "global", "group_index"];
@@ -279,7 +279,12 @@ impl Container for Native {
     }
 
     fn quantization_config(&self, plan: &Plan) -> Result<Value> {
-        Ok(json!({ "quant_method": "qfw", "version": 1, "modules": plan.native_sites(), "activations": plan.activations }))
+        let mut config = json!({ "quant_method": "qfw", "version": 1, "modules": plan.native_sites(), "activations": plan.activations });
+        let rotations = plan.online();
+        if !rotations.is_empty() {
+            config["rotations"] = json!(rotations);
+        }
+        Ok(config)
     }
 
     fn claims(&self, quantization_config: &Value) -> bool {
@@ -315,6 +320,12 @@ impl Container for Native {
             ActivationQuant::new(a.place, a.spec, params)
         };
         planned.into_iter().map(quant).collect()
+    }
+
+    fn rotations(&self, config: &Value, _: &Topology) -> Result<Vec<OnlineRotation>> {
+        let Some(rotations) = config.get("rotations") else { return Ok(Vec::new()) };
+        serde_json::from_value(rotations.clone())
+            .map_err(|e| Error::input("checkpoint::malformed", format!("`quantization_config.rotations` in config.json: {e}")))
     }
 }
 

@@ -133,8 +133,11 @@ pub(super) fn finish(
         let (_, index) = writer.finish()?;
         copy_side_files(run, &dir)?;
         // A reader would look for codes that are not there.
-        let quantization =
-            if native.sites.is_empty() && native.activations.is_empty() { None } else { Some(container.quantization_config(plan)?) };
+        let quantization = if native.sites.is_empty() && native.activations.is_empty() && plan.online().is_empty() {
+            None
+        } else {
+            Some(container.quantization_config(plan)?)
+        };
         let config = with_quantization(&run.checkpoint().config, quantization)?;
         last.push((dir, index, config));
     }

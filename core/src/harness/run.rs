@@ -17,7 +17,7 @@ use super::journal::{BlockEntry, Journal, different, hash_file};
 use super::report::{Progress, SiteReport, Summary};
 use super::stream::Stream;
 use super::sweep::{for_each_window, interrupted, propagate};
-use crate::algorithm::{Needs, Phase, PtqAlgorithm};
+use crate::algorithm::{Needs, Phase, PtqAlgorithm, Stage};
 use crate::checkpoint::native::{NativeSite, encode_activation, write_shard};
 use crate::checkpoint::{Checkpoint, StoredDtype, TensorDecl};
 use crate::error::{Error, Result};
@@ -385,9 +385,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The transforming passes, in order.
+    /// The passes that transform regions of blocks, in order.
     pub(super) fn transforms(&self) -> impl Iterator<Item = usize> + '_ {
-        self.plan().passes.iter().enumerate().filter(|(_, p)| p.phase == Phase::Transform).map(|(i, _)| i)
+        (0..self.plan().passes.len()).filter(|pass| matches!(self.algorithm(*pass).stage(), Stage::Transform(_)))
     }
 
     /// The regions of block `b` that a pass works on, in order of execution.

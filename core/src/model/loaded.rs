@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
-use super::{Activations, Architecture, Block, Dims, Edges, MapWeights, WeightSource};
+use super::{Activations, Architecture, Block, Dims, Edges, MapWeights, Online, WeightSource};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 use crate::topology::{ParamDecl, Part, Role, SiteId, Topology};
@@ -25,7 +25,9 @@ pub struct Model {
     pub topology: Arc<Topology>,
     /// Its parameters by role, read on demand.
     pub weights: Arc<StoredWeights>,
-    /// Where activations are rounded.
+    /// Where activations are rotated.
+    pub online: Online,
+    /// Where activations are rounded, behind that.
     pub activations: Activations,
 }
 
@@ -56,7 +58,8 @@ impl Model {
         }
         let topology = architecture.topology(&dims);
         let weights = StoredWeights::new(tensors, &topology, dtype, device.clone())?;
-        Ok(Self { architecture, dims, topology: Arc::new(topology), weights: Arc::new(weights), activations: Activations::default() })
+        let (topology, weights) = (Arc::new(topology), Arc::new(weights));
+        Ok(Self { architecture, dims, topology, weights, online: Online::default(), activations: Activations::default() })
     }
 
     /// The `model_type`.
@@ -86,7 +89,7 @@ impl Model {
     /// # Errors
     /// If one is missing.
     pub fn block(&self, b: u32, weights: &dyn WeightSource) -> Result<Box<dyn Block>> {
-        Ok(self.activations.in_block(b, self.architecture.block(&self.dims, b, weights)?))
+        Ok(self.activations.in_block(b, self.online.in_block(b, self.architecture.block(&self.dims, b, weights)?)))
     }
 
     /// The parts around the blocks, over the stored parameters.
@@ -102,7 +105,7 @@ impl Model {
     /// # Errors
     /// If one is missing.
     pub fn edges_over(&self, weights: Arc<dyn WeightSource>) -> Result<Box<dyn Edges>> {
-        Ok(self.activations.at_edges(self.architecture.edges(&self.dims, weights)?))
+        Ok(self.activations.at_edges(self.online.at_edges(self.architecture.edges(&self.dims, weights)?)))
     }
 }
 

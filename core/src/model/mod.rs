@@ -10,6 +10,7 @@ mod layernorm;
 mod llama;
 mod loaded;
 mod mistral;
+mod online;
 mod opt;
 mod quantized;
 mod qwen2;
@@ -23,6 +24,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 pub use loaded::{Model, StoredWeights, transpose};
+pub use online::Online;
 pub use quantized::{ActivationQuant, Activations};
 pub use rope::Rope;
 pub use tap::{Both, Nothing, Tap};

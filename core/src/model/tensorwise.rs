@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde_json::Value;
 
-use super::{Activations, Architecture, Block, Dims, Edges, Model, StoredWeights, WeightSource};
+use super::{Activations, Architecture, Block, Dims, Edges, Model, Online, StoredWeights, WeightSource};
 use crate::checkpoint::{StoredDtype, TensorSource};
 use crate::error::{Error, Result};
 use crate::numeric::Activation;
@@ -98,6 +98,7 @@ impl Model {
                 dims: no_dims(),
                 topology: Arc::new(topology),
                 weights: Arc::new(weights),
+                online: Online::default(),
                 activations: Activations::default(),
             },
             skipped,

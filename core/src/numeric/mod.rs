@@ -2,7 +2,8 @@
 //!
 //! Verbs take tensors of the run's device. On the CPU, and where nothing asks for gradients, they run our own kernels over host
 //! slices: each is single-threaded and free of shared state, so that a result never depends on a thread count; callers put
-//! parallelism above them (one calibration window, one row range a task). On another device, or under gradients, the same verb is
+//! parallelism above them (one calibration window, one row range a task). Rotations of whole weights share their rows among threads
+//! themselves, each row computed as if it was alone. On another device, or under gradients, the same verb is
 //! composed of candle operations that keep gradients.
 
 mod accumulator;

@@ -8,7 +8,7 @@ use super::resolved::{Plan, PlannedSite, Products, Propagate, Sequence};
 use crate::algorithm::{Needs, Phase};
 use crate::model::Dims;
 use crate::statistic::StatKind;
-use crate::topology::Topology;
+use crate::topology::{ParamDecl, Topology};
 
 /// Bytes by term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -57,12 +57,16 @@ impl Budget {
         let widest = (3 * dims.ffn + 4 * dims.hidden + kept_tensors) as u64;
         let in_flight = if windows == 0 { 0 } else { threads as u64 * (length * widest * 4 + 64 * length * 4) };
         let scratch = needs.iter().map(|n| n.scratch_bytes).max().unwrap_or(0) * (threads as u64).min(2);
+        // A tensor is rewritten in f64, with a copy for what is no sum of its own entries, before anything else happens to its block.
+        let elements = |p: &ParamDecl| p.shape.iter().product::<usize>() as u64;
+        let of_blocks = topology.params.iter().filter(|p| p.site.block.is_some()).map(elements);
+        let rewriting = if plan.rewrites.is_empty() { 0 } else { 20 * of_blocks.max().unwrap_or(0) };
         let mut budget = Self {
             base: (60 << 20) + plan.sites.iter().filter(|s| s.is_embedding()).filter_map(embedding).sum::<u64>(),
             blocks: 2 * largest_block + if plan.harness.products == Products::Bf16 { largest_block / 2 } else { 0 },
             streams,
             statistics: at_once * partial.max(1),
-            scratch,
+            scratch: scratch.max(rewriting),
             windows: in_flight,
             spill: false,
         };

@@ -21,6 +21,7 @@ mod raw_tests;
 mod read;
 mod resolve;
 mod resolved;
+mod rewrites;
 pub mod section;
 mod select;
 mod set_path;
@@ -34,3 +35,4 @@ pub use resolve::{ModelFacts, Resolved, needs_calibration, resolve};
 pub use resolved::{
     CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedActivation, PlannedPass, PlannedSite, Products, Propagate, Sequence,
 };
+pub use rewrites::needs_untied_head;

@@ -6,38 +6,62 @@ use super::raw::{RawPass, RawRun};
 use super::resolve::left_out;
 use super::resolved::{PlannedPass, PlannedSite};
 use super::select::Selector;
-use crate::algorithm::{Phase, Transform};
+use crate::algorithm::{Phase, Stage, Transform};
 use crate::error::{Error, Result, did_you_mean};
 use crate::registry::Registry;
 use crate::scheme::QuantSpec;
 use crate::topology::{Axis, Linear, Region, Topology};
 
+/// When a pass runs: its phase, and within it the whole model before regions of blocks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    phase: Phase,
+    of_blocks: bool,
+}
+
+impl Turn {
+    fn of(pass: &RawPass, registry: &Registry) -> Result<Self> {
+        let options = serde_json::to_value(&pass.options).map_err(|e| Error::internal(e.to_string()))?;
+        let (algorithm, _) = registry.build_algorithm(&pass.algo, &options)?;
+        let stage = algorithm.stage();
+        Ok(Self { phase: stage.phase(), of_blocks: !matches!(stage, Stage::ModelTransform(_)) })
+    }
+}
+
+impl std::fmt::Display for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.phase, if self.of_blocks { "" } else { " of the whole model" })
+    }
+}
+
 /// The passes in the order of their phases.
 pub(super) fn pass_order<'a>(raw: &'a RawRun, registry: &Registry, sorted: bool, notes: &mut Vec<String>) -> Result<Vec<&'a RawPass>> {
-    let mut order: Vec<(Phase, &RawPass)> =
-        raw.passes.iter().map(|p| Ok((registry.algorithm(&p.algo)?.phase, p))).collect::<Result<_>>()?;
-    if let Some(pair) = order.windows(2).find(|pair| pair[1].0 < pair[0].0) {
+    let mut order: Vec<(Turn, &RawPass)> = raw.passes.iter().map(|p| Ok((Turn::of(p, registry)?, p))).collect::<Result<_>>()?;
+    if let Some([(before, earlier), (turn, later)]) = order.windows(2).find(|pair| pair[1].0 < pair[0].0) {
         if !sorted {
-            let message = format!("`{}` ({}) cannot follow `{}` ({})", pair[1].1.algo, pair[1].0, pair[0].1.algo, pair[0].0);
+            let message = format!("`{}` ({turn}) cannot follow `{}` ({before})", later.algo, earlier.algo);
             return Err(Error::plan("plan::phase-order", message)
                 .hint("move its `[[pass]]` up, or use `--algo` with a list, which is sorted by phase"));
         }
-        order.sort_by_key(|(phase, _)| *phase);
+        order.sort_by_key(|(turn, _)| *turn);
         notes.push(format!("passes sorted by phase: {}", order.iter().map(|(_, p)| p.algo.as_str()).collect::<Vec<_>>().join(", ")));
     }
-    for (_, p) in order.iter().filter(|(phase, _)| left_out(raw, *phase)) {
+    for (_, p) in order.iter().filter(|(turn, _)| left_out(raw, turn.phase)) {
         notes.push(format!("`harness.no-quantize` leaves out the pass `{}`", p.algo));
     }
-    order.retain(|(phase, _)| !left_out(raw, *phase));
+    order.retain(|(turn, _)| !left_out(raw, turn.phase));
     Ok(order.into_iter().map(|(_, p)| p).collect())
 }
 
-/// The sites a pass works on.
-pub(super) fn pass_sites<'a>(
-    pass: &RawPass,
-    linears: &[&'a Linear],
-    specs: &'a [Option<QuantSpec>],
-) -> Result<Vec<(&'a Linear, &'a QuantSpec)>> {
+/// The linears a transform of the whole model looks at: those of `touched` that the pass chooses.
+pub(super) fn pass_linears<'a>(pass: &RawPass, topology: &'a Topology, touched: &dyn Fn(&Linear) -> bool) -> Result<Vec<&'a Linear>> {
+    let all: Vec<&Linear> = topology.linears.iter().collect();
+    let chosen = choice(pass, &all)?;
+    Ok(all.into_iter().filter(|l| chosen(l) && touched(l)).collect())
+}
+
+/// Whether a pass works on a linear, as far as its `match` and `skip` say.
+fn choice(pass: &RawPass, linears: &[&Linear]) -> Result<impl Fn(&Linear) -> bool + use<>> {
     if pass.regions.is_some() {
         let message = format!("pass `{}` has `regions`, but it does not work on regions", pass.algo);
         return Err(Error::config("config::invalid", message).hint("choose its sites with `match` and `skip`"));
@@ -49,12 +73,17 @@ pub(super) fn pass_sites<'a>(
             return Err(s.unmatched(&format!("pass `{}`: selector", pass.algo), linears));
         }
     }
-    Ok(linears
-        .iter()
-        .zip(specs)
-        .filter(|(l, _)| chosen.as_ref().is_none_or(|c| c.matches(l)) && !skipped.iter().any(|s| s.matches(l)))
-        .filter_map(|(l, spec)| Some((*l, spec.as_ref()?)))
-        .collect())
+    Ok(move |l: &Linear| chosen.as_ref().is_none_or(|c| c.matches(l)) && !skipped.iter().any(|s| s.matches(l)))
+}
+
+/// The sites a pass works on.
+pub(super) fn pass_sites<'a>(
+    pass: &RawPass,
+    linears: &[&'a Linear],
+    specs: &'a [Option<QuantSpec>],
+) -> Result<Vec<(&'a Linear, &'a QuantSpec)>> {
+    let chosen = choice(pass, linears)?;
+    Ok(linears.iter().zip(specs).filter(|(l, _)| chosen(l)).filter_map(|(l, spec)| Some((*l, spec.as_ref()?))).collect())
 }
 
 /// The regions that a transform works on: those it was given, or by default all it wants that `touched` linears read.

@@ -7,7 +7,7 @@ use super::passes::{one_round_per_site, pass_order, pass_regions, pass_sites, re
 use super::raw::{RawOnFailure, RawProducts, RawPropagate, RawRun};
 use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Products, input_of};
 use super::sites::{embedding, site_specs};
-use super::streams;
+use super::{rewrites, streams};
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm, Stage};
 use crate::checkpoint::formats::Verdict;
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::numeric::Bf16Unit;
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec};
 use crate::statistic::Stream;
-use crate::topology::{Linear, Port, Role, SiteId, Topology};
+use crate::topology::{Linear, Port, Rewriting, Role, SiteId, Topology};
 
 /// What the planner has to know of the model.
 pub struct ModelFacts<'a> {
@@ -45,6 +45,8 @@ pub struct Resolved {
     pub notes: Vec<String>,
     /// Roles of linears that a pass needs to have a bias, but that have none.
     pub biases: BTreeSet<Role>,
+    /// The rewrites of the plan, ready to be done.
+    pub rewriting: Rewriting,
 }
 
 /// Resolves `raw` for a model. `sorted` says the passes came from a plain list of names, which is sorted by phase; passes written out in
@@ -74,7 +76,7 @@ pub fn resolve(
     };
     products.unit(Bf16Unit::detect()).map_err(|e| e.within("`harness`"))?;
     let stream = if raw.harness.propagate == Some(RawPropagate::Reference) { Stream::Reference } else { Stream::Quantized };
-    let (mut biases, mut steps) = (BTreeSet::new(), Vec::new());
+    let (mut biases, mut steps, mut rewrites) = (BTreeSet::new(), Vec::new(), Vec::new());
     let (mut passes, mut algorithms, mut needs) = (Vec::new(), Vec::new(), Vec::new());
     for raw_pass in order {
         let record = registry.algorithm(&raw_pass.algo)?;
@@ -85,10 +87,15 @@ pub fn resolve(
             return Err(Error::plan("plan::unsupported", message).hint("this version runs algorithms of all other phases"));
         }
         let mut regions = Vec::new();
+        let rounded = |l: &Linear| linears.iter().zip(&specs).any(|(x, spec)| x.site == l.site && spec.is_some());
+        let nothing = specs.iter().all(Option::is_none) && activations.is_empty();
+        let touched = |l: &Linear| nothing || rounded(l) || input_of(&activations, l).is_some();
         let mut chosen = match algorithm.stage() {
+            Stage::ModelTransform(transform) => {
+                rewrites.extend(rewrites::of_pass(raw, raw_pass, transform, model, &touched)?);
+                linears.iter().zip(&specs).filter_map(|(l, spec)| Some((*l, spec.as_ref()?))).collect()
+            }
             Stage::Transform(transform) => {
-                let rounded = |l: &Linear| linears.iter().zip(&specs).any(|(x, spec)| x.site == l.site && spec.is_some());
-                let touched = |l: &Linear| raw.harness.no_quantize || rounded(l) || input_of(&activations, l).is_some();
                 regions = pass_regions(raw_pass, transform, model.topology, &touched)?;
                 if regions.is_empty() {
                     notes.push(format!("`{}` finds nothing to work on: nothing that reads a region it suits is rounded", record.id));
@@ -137,6 +144,8 @@ pub fn resolve(
     let sites: Vec<PlannedSite> = embedding.into_iter().chain(linears.iter().zip(&specs).map(of_linear)).collect();
     fused_sites_agree(raw, &linears, &specs)?;
     one_round_per_site(&sites, &passes, !activations.is_empty())?;
+    let rewrites = rewrites::completed(rewrites, model.topology, &mut notes);
+    let rewriting = Rewriting::new(model.topology, &rewrites)?;
     let propagate = streams::propagate(raw.harness.propagate, &passes, &needs, &mut notes)?;
     let sequence = streams::sequence(raw.harness.sequence, &passes, &needs, &mut notes);
     let plan = Plan {
@@ -149,6 +158,7 @@ pub fn resolve(
         sites,
         activations,
         passes,
+        rewrites,
         calibration,
         harness: HarnessPlan {
             sequence,
@@ -172,7 +182,7 @@ pub fn resolve(
             Verdict::Refused(error) => return Err(error.within(format!("output format `{format}`"))),
         }
     }
-    Ok(Resolved { plan, algorithms, needs, notes, biases })
+    Ok(Resolved { plan, algorithms, needs, notes, biases, rewriting })
 }
 
 /// Takes the finer step that a pass wants for its sites into their schemes.

@@ -5,12 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::rewrites;
 use crate::algorithm::Phase;
 use crate::checkpoint::native::NativeSite;
 use crate::error::{Error, Result};
 use crate::numeric::Bf16Unit;
 use crate::scheme::QuantSpec;
-use crate::topology::{Linear, Place, Role, SiteId};
+use crate::topology::{Linear, OnlineRotation, Place, Rewrite, Role, SiteId};
 
 /// Which activations travel from block to block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +202,9 @@ pub struct Plan {
     pub activations: Vec<PlannedActivation>,
     /// Passes, in order.
     pub passes: Vec<PlannedPass>,
+    /// What they do to the whole model before its first block is read, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewrites: Vec<Rewrite>,
     /// The calibration data, where a pass needs any.
     pub calibration: Option<CalibrationPlan>,
     /// How the block loop runs.
@@ -230,6 +234,11 @@ impl Plan {
                 })
             })
             .collect()
+    }
+
+    /// The rotations that are carried out while the model runs.
+    pub fn online(&self) -> Vec<OnlineRotation> {
+        rewrites::online(&self.rewrites)
     }
 
     /// How the input of a linear is rounded, if it is.
@@ -338,6 +347,10 @@ impl fmt::Display for Plan {
                 if p.regions.is_empty() { "sites" } else { "regions" },
                 p.options
             )?;
+        }
+        for (i, (text, count)) in rewrites::in_words(&self.rewrites).into_iter().enumerate() {
+            let times = if count > 1 { format!("  ×{count}") } else { String::new() };
+            writeln!(f, "{} {text}{times}", if i == 0 { "first        " } else { "             " })?;
         }
         match &self.calibration {
             Some(c) => writeln!(f, "calibration   {} windows of {} tokens, ids {}", c.samples, c.seq_len, &c.hash[..c.hash.len().min(12)])?,

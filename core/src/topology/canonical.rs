@@ -1,15 +1,11 @@
-//! Canonical forms of a model: other weights, the same function.
+//! Canonical forms of a model whose weights all lie in memory: other weights, the same function.
 //!
-//! ```text
-//! fold      norm(x)⊙γ + β, then W, b   =   norm(x), then W·diag(γ), b + W·β
-//! centre    v ↦ v − mean(v) for every vector v written to the residual stream: LayerNorm of the stream is then RMSNorm
-//! untie     a head of its own, equal to the embedding
-//! ```
+//! The first two are [`Rewriting`]s; the third gives the head a tensor of its own, equal to the embedding.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{Device, Tensor};
 
 use super::symmetry::host;
-use super::{Axis, Part, Region, Role, SiteId, Slot, Space, Tie, Topology};
+use super::{Part, Rewrite, Rewriting, Role, SiteId, Space, Tie, Topology};
 use crate::error::{Error, Result};
 use crate::model::MapWeights;
 
@@ -28,76 +24,50 @@ pub struct Folded {
 /// turns such a bias along.
 ///
 /// # Errors
-/// If the head is tied to the embedding ([`untie`] it first), if a reader is not in `weights`, or if a bias must be kept where `γ` is
-/// zero. `weights` is unchanged then.
+/// If the head is tied to the embedding ([`untie`] it first), if a norm that is read is not in `weights`, or if a bias must be kept where
+/// `γ` is zero. `weights` is unchanged then.
 pub fn fold_norms(topology: &Topology, weights: &mut MapWeights) -> Result<Folded> {
-    let mut result = weights.clone();
+    rewrite(topology, &[Rewrite::FoldNorms], weights)?;
     let mut folded = Folded::default();
     for region in topology.norm_regions() {
         let Some(norm) = region.producers.iter().find(|s| s.part == Part::Weight).map(|s| s.site) else { continue };
-        if result.find(norm, Part::Weight).is_none() {
+        if weights.find(norm, Part::Weight).is_none() {
             continue;
         }
-        if region.space == Space::HeadIn && topology.tied_head {
-            let message = format!("`{norm}` cannot be folded into `{}`: it is the embedding's own tensor", Role::Head);
-            return Err(Error::plan("topology::tied-head", message).hint("untie the head first"));
-        }
-        if fold_one(topology, region, norm, &mut result)? {
+        let absorbed = region.consumers.iter().all(|s| topology.param(s.site, Part::Bias).is_some());
+        if topology.param(norm, Part::Bias).is_some() && !absorbed {
             folded.kept_biases.push(norm);
         }
         folded.norms.push(norm);
     }
-    *weights = result;
     Ok(folded)
-}
-
-/// Folds one norm; whether it keeps a bias.
-fn fold_one(topology: &Topology, region: &Region, norm: SiteId, weights: &mut MapWeights) -> Result<bool> {
-    let gamma = wide(weights, norm, Part::Weight)?;
-    let beta = if topology.param(norm, Part::Bias).is_some() { Some(wide(weights, norm, Part::Bias)?) } else { None };
-    let absorbed = region.consumers.iter().all(|s| topology.param(s.site, Part::Bias).is_some());
-    for reader in &region.consumers {
-        let weight = wide(weights, reader.site, Part::Weight)?;
-        if let Some(beta) = beta.as_ref().filter(|_| absorbed) {
-            let bias = wide(weights, reader.site, Part::Bias)?;
-            let shift = weight.matmul(&beta.unsqueeze(1)?)?.squeeze(1)?;
-            put(weights, reader.site, Part::Bias, &(bias + shift)?)?;
-        }
-        put(weights, reader.site, Part::Weight, &weight.broadcast_mul(&gamma)?)?;
-    }
-    put(weights, norm, Part::Weight, &gamma.ones_like()?)?;
-    let Some(beta) = beta else { return Ok(false) };
-    if absorbed {
-        put(weights, norm, Part::Bias, &beta.zeros_like()?)?;
-        return Ok(false);
-    }
-    if let Some(i) = host(&gamma)?.iter().position(|g| *g == 0.0) {
-        let message = format!("`{norm}` cannot be folded: its weight is zero at channel {i}, and its readers have no bias to take its own");
-        return Err(Error::numeric("topology::fold", message));
-    }
-    put(weights, norm, Part::Bias, &(beta / gamma)?)?;
-    Ok(true)
 }
 
 /// Subtracts from everything that writes to the residual stream (embeddings, output projections, their biases) its mean over the
 /// channels. A LayerNorm that reads the stream sees no difference, and is then the RMSNorm of the same ε.
 ///
 /// # Errors
-/// If the topology has no residual stream.
+/// If the topology has no residual stream, or no LayerNorm.
 pub fn center_writers(topology: &Topology, weights: &mut MapWeights) -> Result<()> {
-    let residual = topology.regions.iter().find(|r| r.space == Space::Residual);
-    let residual = residual.ok_or_else(|| Error::internal("the topology has no residual stream"))?;
+    rewrite(topology, &[Rewrite::CenterResidual], weights)
+}
+
+/// Rewrites every parameter in `weights`, each in the type it has.
+///
+/// # Errors
+/// As [`Rewriting::new`] and [`Rewriting::apply`]; `weights` is unchanged then.
+pub fn rewrite(topology: &Topology, steps: &[Rewrite], weights: &mut MapWeights) -> Result<()> {
+    let rewriting = Rewriting::new(topology, steps)?;
+    let stored = |site: SiteId, part: Part| -> Result<Vec<f64>> {
+        let found = weights.find(site, part);
+        host(found.ok_or_else(|| Error::internal(format!("{part:?} of `{site}` is not loaded").to_lowercase()))?)
+    };
     let mut result = weights.clone();
-    for Slot { site, part, axis, .. } in &residual.producers {
-        if result.find(*site, *part).is_none() {
-            continue;
-        }
-        let old = wide(&result, *site, *part)?;
-        let mean = match axis {
-            Axis::Rows => old.mean_keepdim(0)?,
-            Axis::Columns => old.mean_keepdim(D::Minus1)?,
-        };
-        put(&mut result, *site, *part, &old.broadcast_sub(&mean)?)?;
+    for ((site, part), old) in weights.iter().filter(|((site, part), _)| rewriting.touches(*site, *part)) {
+        let mut values = host(old)?;
+        rewriting.apply(*site, *part, &mut values, &stored)?;
+        let new = Tensor::from_vec(values, old.dims(), &Device::Cpu)?.to_dtype(old.dtype())?.to_device(old.device())?;
+        result.insert(*site, *part, new);
     }
     *weights = result;
     Ok(())
@@ -135,26 +105,13 @@ pub fn untie(topology: &mut Topology, weights: &mut MapWeights) {
     }
 }
 
-/// A parameter in f64.
-fn wide(weights: &MapWeights, site: SiteId, part: Part) -> Result<Tensor> {
-    use crate::model::WeightSource;
-    Ok(weights.get(site, part)?.to_dtype(DType::F64)?)
-}
-
-/// Puts back a parameter, in the type it had.
-fn put(weights: &mut MapWeights, site: SiteId, part: Part, new: &Tensor) -> Result<()> {
-    let dtype = weights.find(site, part).map_or(DType::F64, Tensor::dtype);
-    weights.insert(site, part, new.to_dtype(dtype)?);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
     use serde_json::json;
 
     use super::*;
     use crate::model::BUILTIN;
+    use crate::topology::Axis;
 
     fn gpt2(tied: bool) -> (Topology, MapWeights) {
         let architecture = BUILTIN.iter().find(|r| r.id == "gpt2").unwrap().architecture;

@@ -9,7 +9,9 @@ mod canonical;
 mod check;
 mod port;
 mod region;
+mod rewrite;
 mod role;
+mod rotation;
 mod symmetry;
 
 use std::fmt;
@@ -17,11 +19,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use apply::apply;
-pub use canonical::{Folded, assume_rms_norms, center_writers, fold_norms, untie};
+pub use canonical::{Folded, assume_rms_norms, center_writers, fold_norms, rewrite, untie};
 pub use check::{CheckRow, CheckTable, Must, check, check_architecture, logits};
 pub use port::{Place, Port, PortName};
 pub use region::{Allows, Axis, Region, Slot, Space, Tie};
+pub use rewrite::{Fetch, OnlineRotation, Rewrite, Rewriting};
 pub use role::Role;
+pub use rotation::{Rotation, RotationKind, Turn};
 pub use symmetry::{Kind, Symmetry};
 
 /// Which of the two tensors of a layer.

@@ -4,7 +4,7 @@ use qfw_core::plan::{Plan, PlannedSite};
 use serde_json::{Map, Value, json};
 
 use crate::layout::{Choice, Layout};
-use crate::{activation, arguments};
+use crate::{activation, arguments, transform};
 
 /// The version of the format written: the oldest release whose readers were checked to load these files.
 const VERSION: &str = "0.17.0";
@@ -38,7 +38,7 @@ pub(crate) fn config(choice: Choice, plan: &Plan) -> Value {
         });
         map.insert(format!("group_{i}"), group);
     }
-    json!({
+    let mut config = json!({
         "quant_method": "compressed-tensors",
         "format": format,
         "quantization_status": "compressed",
@@ -47,7 +47,11 @@ pub(crate) fn config(choice: Choice, plan: &Plan) -> Value {
         "ignore": ignore,
         "kv_cache_scheme": plan.activations.iter().find(|a| activation::cache_letter(a).is_some()).map(|a| arguments::cache(&a.spec)),
         "global_compression_ratio": null,
-    })
+    });
+    if let Some(transforms) = transform::config(plan) {
+        config["transform_config"] = transforms;
+    }
+    config
 }
 
 fn groups(choice: Choice, plan: &Plan) -> Vec<Group<'_>> {

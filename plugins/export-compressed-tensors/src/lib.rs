@@ -7,7 +7,7 @@
 //! * `nvfp4-pack-quantized`, `mxfp4-pack-quantized`: e2m1 in runs with small scales (`fp4`).
 //!
 //! Inputs of linears are rounded at each call, or by `M.input_scale` and `M.input_zero_point` of the module; keys and values by
-//! `k_scale` and `v_scale` of the attention module (`activation`). Source: compressed-tensors 0.20, `compressors/` and
+//! `k_scale` and `v_scale` of the attention module (`activation`). Inputs may be rotated before (`transform`). Source: compressed-tensors 0.20, `compressors/` and
 //! `quantization/`.
 
 mod accept;
@@ -22,6 +22,7 @@ mod layout;
 mod pack;
 mod read;
 mod read_activation;
+mod transform;
 mod write;
 
 use std::sync::Arc;
@@ -31,36 +32,40 @@ use qfw_core::checkpoint::native::NativeReader;
 use qfw_core::checkpoint::{Container, ContainerRecord, ContainerWriter, TensorDecl, TensorSource, Verdict};
 use qfw_core::model::ActivationQuant;
 use qfw_core::plan::Plan;
-use qfw_core::topology::Topology;
+use qfw_core::topology::{OnlineRotation, Topology};
 use serde_json::Value;
 
 use layout::Choice;
 
-struct CompressedTensors(Choice);
+struct CompressedTensors {
+    choice: Choice,
+    /// It may ask loaders to rotate activations.
+    online: bool,
+}
 
 impl Container for CompressedTensors {
     fn accepts(&self, plan: &Plan) -> Verdict {
-        match accept::check(self.0, plan) {
+        match accept::check(self.choice, plan).and_then(|()| transform::check(self.online, plan)) {
             Ok(()) => Verdict::Exact,
             Err(e) => Verdict::Refused(e),
         }
     }
 
     fn declare(&self, native: &NativeReader) -> Result<Vec<TensorDecl>> {
-        write::declare(self.0, native)
+        write::declare(self.choice, native)
     }
 
     fn write(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<()> {
-        write::write(self.0, native, out)
+        write::write(self.choice, native, out)
     }
 
     fn quantization_config(&self, plan: &Plan) -> Result<Value> {
-        Ok(config::config(self.0, plan))
+        Ok(config::config(self.choice, plan))
     }
 
     fn claims(&self, config: &Value) -> bool {
-        // One of the two records answers for both.
-        self.0 == Choice::Auto && config.get("quant_method").and_then(Value::as_str) == Some("compressed-tensors")
+        // One of the records answers for all.
+        self.choice == Choice::Auto && !self.online && config.get("quant_method").and_then(Value::as_str) == Some("compressed-tensors")
     }
 
     fn read(&self, config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>> {
@@ -70,6 +75,10 @@ impl Container for CompressedTensors {
     fn activations(&self, config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<ActivationQuant>> {
         read_activation::activations(config, tensors, topology)
     }
+
+    fn rotations(&self, config: &Value, topology: &Topology) -> Result<Vec<OnlineRotation>> {
+        transform::rotations(config, topology)
+    }
 }
 
 /// The format that fits each module, for registries built by hand.
@@ -78,7 +87,7 @@ pub const AUTO: ContainerRecord = ContainerRecord {
     summary: "integers, fp8, nvfp4 and mxfp4 for vLLM and transformers",
     version: env!("CARGO_PKG_VERSION"),
     source: env!("CARGO_PKG_NAME"),
-    container: &CompressedTensors(Choice::Auto),
+    container: &CompressedTensors { choice: Choice::Auto, online: false },
 };
 
 /// `int-quantized`, for registries built by hand.
@@ -87,8 +96,18 @@ pub const INT8: ContainerRecord = ContainerRecord {
     summary: "plain 8-bit integers (int-quantized) for vLLM and transformers",
     version: env!("CARGO_PKG_VERSION"),
     source: env!("CARGO_PKG_NAME"),
-    container: &CompressedTensors(Choice::Int8),
+    container: &CompressedTensors { choice: Choice::Int8, online: false },
+};
+
+/// The same with rotations for the loader to carry out, for registries built by hand.
+pub const ONLINE: ContainerRecord = ContainerRecord {
+    id: "compressed-tensors-online",
+    summary: "with rotations that vLLM on a GPU carries out while the model runs; transformers reads over them",
+    version: env!("CARGO_PKG_VERSION"),
+    source: env!("CARGO_PKG_NAME"),
+    container: &CompressedTensors { choice: Choice::Auto, online: true },
 };
 
 inventory::submit! { AUTO }
 inventory::submit! { INT8 }
+inventory::submit! { ONLINE }

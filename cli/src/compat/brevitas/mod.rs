@@ -4,6 +4,7 @@ mod rows;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod transforms;
 
 use qfw_core::Result;
 use toml::Table;
@@ -62,7 +63,7 @@ fn sections(flags: &Flags, draft: &mut Draft) -> Result<()> {
 const SHARED: [&str; 3] = ["gpxq-act-order", "gpxq-use-quant-activations", "gpxq-max-accumulator-bit-width"];
 
 fn passes(flags: &Flags, draft: &mut Draft) -> Result<()> {
-    transforms(flags, draft);
+    transforms::passes(flags, draft)?;
     if flags.on("magr", false) {
         let alpha = flags.number("magr-alpha").unwrap_or(0.01);
         // Its steps have no momentum, and it takes all of them.
@@ -86,32 +87,6 @@ fn passes(flags: &Flags, draft: &mut Draft) -> Result<()> {
         draft.pass("bias-correction", Table::from_iter([("inputs".to_owned(), "reference".into())]));
     }
     Ok(())
-}
-
-fn transforms(flags: &Flags, draft: &mut Draft) {
-    if flags.on("weight-equalization", false) {
-        draft.pass("weight-equalization", Table::new());
-    }
-    if let Some(mode) = flags.text("act-equalization") {
-        let everywhere = mode == "layerwise";
-        let options: [(&str, toml::Value); 3] = [
-            ("alpha", flags.number("act-equalization-alpha").unwrap_or(0.5).into()),
-            ("variant", "brevitas".into()),
-            ("everywhere", everywhere.into()),
-        ];
-        draft.pass("smoothquant", options.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
-        draft.note(if everywhere {
-            "`--act-equalization layerwise`: factors are merged into what comes before, where Brevitas leaves a multiplication in the graph; \
-             layers behind what cannot take them stay as they are"
-        } else {
-            "`--act-equalization fx`: factors are merged into RMSNorm too, which Brevitas leaves out"
-        });
-    } else if flags.given("act-equalization-alpha") {
-        draft.note(format!("{} has no effect without `act-equalization`", flags.shown("act-equalization-alpha")));
-    }
-    if flags.on("awq-scale", false) {
-        draft.pass("awq", Table::new());
-    }
 }
 
 fn rounding(flags: &Flags, draft: &mut Draft) -> Result<()> {

@@ -19,7 +19,6 @@ const EXPORTS: &[&str] = &[
     "sharded_torchmlir_group_weight",
     "sharded_packed_torchmlir_group_weight",
 ];
-const ROTATIONS: &str = "rotations";
 const TRAINED: &str = "trained rotations";
 const ORIGINALS: &str = "original weights are kept where a method needs them";
 const TORCH: &str = "it switches a compiler of PyTorch on";
@@ -82,15 +81,15 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("S189", "gpxq-max-accumulator-tile-size", Whole, Of("gpxq-max-accumulator-bit-width")),
     Row::new("S190", "act-calibration", Switch, Used),
     Row::new("S191", "bias-corr", Switch, Used),
-    Row::new("S192", "ln-affine-merge", Switch, NotYet("merging affine norms")),
-    Row::new("S193", "convert-layernorm-to-rmsnorm", Switch, NotYet("turning LayerNorm into RMSNorm")),
+    Row::new("S192", "ln-affine-merge", Switch, Used),
+    Row::new("S193", "convert-layernorm-to-rmsnorm", Switch, Used),
     Row::new("S194", "replace-rmsnorm", Switch, NoEffect("there is one RMSNorm here")),
     Row::new("S195", "no-quantize", Switch, Used),
     Row::new("S196", "scaling-min-val", Number, Used),
     Row::new("S197", "quant-sdpa", Choice(&["eager", "functional", "fx"]), Used),
     Row::new("S198", "eager-quant-sdpa-class", Text, Of("quant-sdpa")),
     Row::new("S199", "weight-equalization", Switch, Used),
-    Row::new("S200", "rotation", Choice(&["fx", "layerwise", "fused_no_fx"]), NotYet(ROTATIONS)),
+    Row::new("S200", "rotation", Choice(&["fx", "layerwise", "fused_no_fx"]), Used),
     Row::new("S201", "optimize-rotations", Switch, NotYet(TRAINED)),
     Row::new("S202", "rotation-mode", Choice(&["had", "ort"]), Of("rotation")),
     Row::new("S203", "rotation-orphan-sink", Switch, Of("rotation")),

@@ -22,6 +22,33 @@ const CASES: &[(&str, &str, &str)] = &[
         "--bias-corr",
         "harness.propagate = 'both'\npass = [{ algo = 'rtn' }, { algo = 'bias-correction', options = { inputs = 'reference' } }]",
     ),
+    ("S192", "--ln-affine-merge", "pass = [{ algo = 'fold-norms' }, { algo = 'rtn' }]"),
+    ("S193", "--convert-layernorm-to-rmsnorm", "pass = [{ algo = 'center-residual' }, { algo = 'rtn' }]"),
+    (
+        "S200",
+        "--rotation fx --ln-affine-merge --replace-rmsnorm --convert-layernorm-to-rmsnorm --gptq",
+        "pass = [{ algo = 'fold-norms' }, { algo = 'center-residual' }, { algo = 'spinquant', options = { rotations = ['r1'], matrix = 'hadamard' } }, { algo = 'gptq' }]",
+    ),
+    (
+        "S200",
+        "--rotation layerwise",
+        "pass = [{ algo = 'spinquant', options = { mode = 'layerwise' } }, { algo = 'rtn' }]\noutput.format = ['qfw']",
+    ),
+    (
+        "S202",
+        "--rotation fused_no_fx --replace-rmsnorm --rotation-mode ort",
+        "pass = [{ algo = 'spinquant', options = { matrix = 'orthogonal', rotations = ['r1'] } }, { algo = 'rtn' }]",
+    ),
+    (
+        "S203",
+        "--rotation fused_no_fx --replace-rmsnorm --rotation-orphan-sink",
+        "pass = [{ algo = 'spinquant', options = { orphan-sink = true } }, { algo = 'rtn' }]\noutput.format = ['qfw']",
+    ),
+    (
+        "S204",
+        "--rotation fused_no_fx --replace-rmsnorm --rotation-sdpa-regions",
+        "pass = [{ algo = 'spinquant', options = { rotations = ['r1', 'r2', 'r3'] } }, { algo = 'rtn' }]",
+    ),
     ("S199", "--weight-equalization --gptq", "pass = [{ algo = 'weight-equalization' }, { algo = 'gptq' }]"),
     ("S210", "--act-equalization fx", "pass = [{ algo = 'smoothquant', options = { variant = 'brevitas' } }, { algo = 'rtn' }]"),
     ("S210", "--act-equalization layerwise", "pass = [{ algo = 'smoothquant', options = { everywhere = true } }, { algo = 'rtn' }]"),

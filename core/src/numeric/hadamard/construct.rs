@@ -59,16 +59,21 @@ pub(super) fn orders() -> impl Iterator<Item = usize> {
     std::iter::once(1).chain((4..=LARGEST).step_by(4).filter(|order| construction(*order).is_some()))
 }
 
-/// The `[K, K]` row-major ±1 matrix of an order of [`order_for`].
+/// The `[K, K]` row-major ±1 matrix of an order of [`order_for`]. Its first column is `+1`, so that `1·H = √n·e₀`.
 pub(super) fn base(order: usize) -> Option<Vec<i8>> {
     if order == 1 {
         return Some(vec![1]);
     }
-    match construction(order)? {
+    let mut base = match construction(order)? {
         Construction::PaleyOne(q) => paley_one(q),
         Construction::PaleyTwo(q) => paley_two(q),
         Construction::Circulants(c) => Some(goethals_seidel(c)),
+    }?;
+    for row in base.chunks_exact_mut(order) {
+        let first = row[0];
+        row.iter_mut().for_each(|x| *x *= first);
     }
+    Some(base)
 }
 
 fn construction(order: usize) -> Option<Construction> {

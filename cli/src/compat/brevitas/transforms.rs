@@ -1,0 +1,82 @@
+//! What leaves the function of the model as it is: norms, rotations, scalings.
+
+use qfw_core::Result;
+use toml::{Table, Value};
+
+use super::super::draft::Draft;
+use super::super::flags::Flags;
+
+/// In the order in which Brevitas does them.
+pub(super) fn passes(flags: &Flags, draft: &mut Draft) -> Result<()> {
+    if flags.on("ln-affine-merge", false) {
+        draft.pass("fold-norms", Table::new());
+    }
+    if flags.on("convert-layernorm-to-rmsnorm", false) {
+        draft.pass("center-residual", Table::new());
+        draft.note("`--convert-layernorm-to-rmsnorm`: the mean leaves the residual stream, and LayerNorm, which finds none, stays; it is for models with LayerNorm");
+    }
+    rotation(flags, draft)?;
+    if flags.on("weight-equalization", false) {
+        draft.pass("weight-equalization", Table::new());
+    }
+    equalization(flags, draft);
+    if flags.on("awq-scale", false) {
+        draft.pass("awq", Table::new());
+    }
+    Ok(())
+}
+
+/// What a rotation needs of other flags is what Brevitas asks for too.
+fn rotation(flags: &Flags, draft: &mut Draft) -> Result<()> {
+    let Some(mode) = flags.text("rotation") else { return Ok(()) };
+    let (folded, converted) = (flags.on("ln-affine-merge", false), flags.on("convert-layernorm-to-rmsnorm", false));
+    if mode != "layerwise" && !flags.on("replace-rmsnorm", false) {
+        return Err(flags.wrong("rotation", "Brevitas needs `--replace-rmsnorm` with it"));
+    }
+    if mode == "fx" && !(folded && converted) {
+        return Err(flags.wrong("rotation", "Brevitas needs `--ln-affine-merge` and `--convert-layernorm-to-rmsnorm` with it"));
+    }
+    if mode == "fused_no_fx" && converted {
+        return Err(flags.wrong("convert-layernorm-to-rmsnorm", "`--rotation fused_no_fx` does that itself"));
+    }
+    let mut options = Table::new();
+    let mut set = |name: &str, value: Value| options.insert(name.to_owned(), value);
+    if mode == "layerwise" {
+        set("mode", "layerwise".into());
+        draft.set("output.format", vec!["qfw"]);
+    } else {
+        let attention = flags.on("rotation-sdpa-regions", false);
+        set("rotations", if attention { vec!["r1", "r2", "r3"] } else { vec!["r1"] }.into());
+        set("matrix", if flags.text("rotation-mode") == Some("ort") { "orthogonal" } else { "hadamard" }.into());
+        let orphans = flags.on("rotation-orphan-sink", false);
+        set("orphan-sink", orphans.into());
+        if attention || orphans {
+            draft.set("output.format", vec!["qfw"]);
+        }
+        draft.note(
+            "`--rotation`: where the model has LayerNorm, rotations that keep the mean of the channels are taken, and LayerNorm stays",
+        );
+    }
+    draft.pass("spinquant", options);
+    Ok(())
+}
+
+fn equalization(flags: &Flags, draft: &mut Draft) {
+    if let Some(mode) = flags.text("act-equalization") {
+        let everywhere = mode == "layerwise";
+        let options: [(&str, Value); 3] = [
+            ("alpha", flags.number("act-equalization-alpha").unwrap_or(0.5).into()),
+            ("variant", "brevitas".into()),
+            ("everywhere", everywhere.into()),
+        ];
+        draft.pass("smoothquant", options.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
+        draft.note(if everywhere {
+            "`--act-equalization layerwise`: factors are merged into what comes before, where Brevitas leaves a multiplication in the graph; \
+             layers behind what cannot take them stay as they are"
+        } else {
+            "`--act-equalization fx`: factors are merged into RMSNorm too, which Brevitas leaves out"
+        });
+    } else if flags.given("act-equalization-alpha") {
+        draft.note(format!("{} has no effect without `act-equalization`", flags.shown("act-equalization-alpha")));
+    }
+}

@@ -1,0 +1,98 @@
+//! What passes do to the whole model before its first block is read.
+
+use super::passes::pass_linears;
+use super::raw::{RawPass, RawRun};
+use super::resolve::ModelFacts;
+use crate::algorithm::{ModelContext, ModelTransform, Stage};
+use crate::error::{Error, Result};
+use crate::model::MapWeights;
+use crate::registry::Registry;
+use crate::topology::{Linear, OnlineRotation, Part, Rewrite, Rewriting, Role, SiteId, Space, Topology, untie};
+
+/// The steps of one pass; `touched` linears are going to be rounded.
+pub(super) fn of_pass(
+    raw: &RawRun,
+    pass: &RawPass,
+    transform: &dyn ModelTransform,
+    model: &ModelFacts<'_>,
+    touched: &dyn Fn(&Linear) -> bool,
+) -> Result<Vec<Rewrite>> {
+    if model.tensorwise {
+        let message = format!("`{}` changes the whole model, but nothing is known of a `{}` model", pass.algo, model.model_type);
+        return Err(Error::plan("plan::unknown-architecture", message)
+            .hint("a model that computes as one of the known types does can be read as one with `model.type`"));
+    }
+    let linears = pass_linears(pass, model.topology, touched)?;
+    let cx = ModelContext { topology: model.topology, linears: &linears, head_dim: model.head_dim, seed: raw.calibration.seed };
+    transform.rewrites(&cx).map_err(|e| e.within(format!("`{}`", pass.algo)))
+}
+
+/// The steps in the order in which they are done, with those that others need: norms are folded before the residual stream is rotated.
+pub(super) fn completed(mut steps: Vec<Rewrite>, topology: &Topology, notes: &mut Vec<String>) -> Vec<Rewrite> {
+    let residual = topology.regions.iter().find(|r| r.space == Space::Residual).map(|r| r.id.as_str());
+    let rotates = steps.iter().any(|s| matches!(s, Rewrite::Rotate { region, .. } if Some(region.as_str()) == residual));
+    if rotates && !steps.contains(&Rewrite::FoldNorms) {
+        notes.push("norms are folded into the layers that read them: the residual stream is rotated".to_owned());
+        steps.push(Rewrite::FoldNorms);
+    }
+    // The same canonical form twice is one.
+    let rank = |s: &Rewrite| match s {
+        Rewrite::CenterResidual => 0,
+        Rewrite::FoldNorms => 1,
+        Rewrite::Rotate { .. } | Rewrite::Online { .. } => 2,
+    };
+    steps.sort_by_key(rank);
+    steps.dedup_by(|a, b| rank(a) < 2 && a == b);
+    steps
+}
+
+/// Whether a run needs the head to have a tensor of its own: the embedding is written to the residual stream, the head reads what a norm
+/// has made of it, and no change but of both is one of either.
+///
+/// # Errors
+/// If an algorithm is unknown, or refuses the model.
+pub fn needs_untied_head(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>) -> Result<bool> {
+    if !model.topology.tied_head {
+        return Ok(false);
+    }
+    let mut steps = Vec::new();
+    for pass in &raw.passes {
+        let options = serde_json::to_value(&pass.options).map_err(|e| Error::internal(e.to_string()))?;
+        if let Stage::ModelTransform(transform) = registry.build_algorithm(&pass.algo, &options)?.0.stage() {
+            steps.extend(of_pass(raw, pass, transform, model, &|_| true)?);
+        }
+    }
+    if steps.is_empty() {
+        return Ok(false);
+    }
+    let mut untied = model.topology.clone();
+    untie(&mut untied, &mut MapWeights::default());
+    let rewriting = Rewriting::new(&untied, &completed(steps, &untied, &mut Vec::new()))?;
+    Ok([Role::Embed, Role::Head].into_iter().any(|role| rewriting.touches(SiteId::global(role), Part::Weight)))
+}
+
+/// The rotations that are carried out while the model runs.
+pub(super) fn online(steps: &[Rewrite]) -> Vec<OnlineRotation> {
+    let of = |s: &Rewrite| match s {
+        Rewrite::Online { place, rotation } => Some(OnlineRotation { place: *place, rotation: rotation.clone() }),
+        _ => None,
+    };
+    steps.iter().filter_map(of).collect()
+}
+
+/// The steps in words, those of all blocks in one, with how many there are.
+pub(super) fn in_words(steps: &[Rewrite]) -> Vec<(String, usize)> {
+    let mut rows: Vec<(String, usize)> = Vec::new();
+    for step in steps {
+        let text = step.to_string();
+        let text = match text.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
+            Some((_, rest)) => format!("blocks.*.{rest}"),
+            None => text,
+        };
+        match rows.iter_mut().find(|(t, _)| *t == text) {
+            Some((_, count)) => *count += 1,
+            None => rows.push((text, 1)),
+        }
+    }
+    rows
+}
