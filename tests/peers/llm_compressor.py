@@ -4,7 +4,9 @@
 
 METHOD is `rtn` or `gptq`: int4 weights, `symmetric` or `affine` as SYMMETRY says, groups of GROUP input channels, everything but the
 head; gptq with columns ordered by activation (static groups), blocks of 128 and damping 0.01. `w8a8` and `fp8-dynamic` are the library's
-own schemes of 8-bit weights per channel and inputs per token, `kv8` is its 8-bit float cache, calibrated on IDS. IDS is a safetensors file with `input_ids` [samples, length].
+own schemes of 8-bit weights per channel and inputs per token, `kv8` is its 8-bit float cache, calibrated on IDS. `awq` scales channels
+and rounds to int4 as `rtn` does. `w4a4` is int4 weights per channel and int4 inputs per token, rotated by random Hadamard matrices (R1,
+R2) and rounded by gptq. IDS is a safetensors file with `input_ids` [samples, length].
 OUT receives the compressed checkpoint. The last line printed is one JSON object; its times cover the quantization step alone,
 not imports, loading or saving.
 """
@@ -29,7 +31,7 @@ except ImportError:  # before 0.10 or so it lived here
     from llmcompressor.modifiers.quantization import GPTQModifier
 
 
-CALIBRATED = {"gptq", "kv8"}
+CALIBRATED = {"gptq", "kv8", "awq", "w4a4"}
 
 
 def recipe(method, group, symmetric):
@@ -39,13 +41,33 @@ def recipe(method, group, symmetric):
     if method == "kv8":
         cache = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
         return QuantizationModifier(kv_cache_scheme=cache)
+    if method == "w4a4":
+        from llmcompressor.modifiers.transform import SpinQuantModifier
+
+        weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "channel", "actorder": "static"}
+        inputs = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+        scheme = QuantizationScheme(
+            targets=["Linear"], weights=QuantizationArgs(**weights), input_activations=QuantizationArgs(**inputs)
+        )
+        return [
+            SpinQuantModifier(rotations=["R1", "R2"], transform_type="random-hadamard"),
+            GPTQModifier(config_groups={"linears": scheme}, ignore=["lm_head"], dampening_frac=0.01, block_size=128),
+        ]
     weights = {"num_bits": 4, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": group}
     if method == "gptq":
         weights["actorder"] = "static"
     groups = {"linears": QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))}
     if method == "gptq":
         return GPTQModifier(config_groups=groups, ignore=["lm_head"], dampening_frac=0.01, block_size=128)
-    return QuantizationModifier(config_groups=groups, ignore=["lm_head"])
+    rounding = QuantizationModifier(config_groups=groups, ignore=["lm_head"])
+    if method == "awq":
+        from llmcompressor.modifiers.transform.awq import AWQModifier
+
+        # It pins what it caches for a card even where there is none.
+        if not torch.cuda.is_available():
+            torch.Tensor.pin_memory = lambda self, *_: self
+        return [AWQModifier(), rounding]
+    return rounding
 
 
 def cpu_seconds():

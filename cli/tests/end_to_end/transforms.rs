@@ -119,3 +119,19 @@ fn scales_and_rounding_stack_in_any_order_of_names() {
     let total = |record: &Value| sites(record).iter().map(|s| s["output-error"].as_f64().unwrap().powi(2)).sum::<f64>();
     assert!(total(&record) < 1.02 * total(&alone), "{} with scales, {} without", total(&record), total(&alone));
 }
+
+/// The whole module may be asked instead of its layers: it is another choice, the same at any number of threads and below any budget.
+#[test]
+fn awq_may_listen_to_the_module() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, words: &str| {
+        let out = dir.path().join(name);
+        let scheme = "--format qfw --algo awq,rtn --set scheme.weights.format=int3 --set scheme.weights.granularity.group=32";
+        apply("tiny-llama", &out, &format!("{scheme} {words}"));
+        out
+    };
+    let module = run("module", "--set awq.loss=module --threads 1");
+    same_tree(&tree(&module), &tree(&run("again", "--set awq.loss=module --threads 3 --budget 80MiB")), "other threads, streams on disk");
+    let weights = |out: &Path| std::fs::read(out.join("model.safetensors")).unwrap();
+    assert!(weights(&module) != weights(&run("linear", "")), "the same scales");
+}

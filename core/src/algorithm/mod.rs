@@ -11,6 +11,7 @@ mod model_transform;
 mod needs;
 mod options;
 mod region;
+mod replay;
 
 use std::fmt;
 
@@ -23,6 +24,7 @@ pub use model_transform::{ModelContext, ModelTransform};
 pub use needs::{Needs, PlanContext};
 pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, built, invalid_option, name_or_switch, read_options};
 pub use region::{Producer, Reader, RegionContext, Solved};
+pub use replay::Replay;
 
 use candle_core::Tensor;
 

@@ -16,6 +16,8 @@ pub struct Needs {
     pub bias: bool,
     /// The step of its sites is to be this fraction of what their ranges say; 0 leaves it. The planner makes it `rescale` of their scheme.
     pub rescale: f64,
+    /// A transform wants to run the module behind a region again, with other weights.
+    pub replay: bool,
     /// Solver scratch in bytes for the widest site, for the memory plan.
     pub scratch_bytes: u64,
 }

@@ -10,7 +10,7 @@ use crate::scheme::QuantSpec;
 use crate::statistic::{Gram, StatKind, Stats, Stream};
 use crate::topology::{Axis, Linear, Part, Port, Region, Slot, Symmetry, Topology};
 
-use super::Event;
+use super::{Event, Replay};
 
 /// One region under work. Its linear readers share what they read.
 pub struct RegionContext<'a> {
@@ -22,7 +22,9 @@ pub struct RegionContext<'a> {
     pub producers: &'a [Producer<'a>],
     /// The statistics declared in [`super::Needs`], as the region's channels stand.
     pub stats: &'a Stats,
-    /// The stream to take them from.
+    /// The module that reads the region, to be run again, if [`super::Needs`] asked for that and it is more than one layer.
+    pub replay: Option<&'a dyn Replay>,
+    /// The stream to take statistics from.
     pub stream: Stream,
     /// The run's seed.
     pub seed: u64,

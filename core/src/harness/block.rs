@@ -1,6 +1,7 @@
 //! The passes over one block.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
@@ -64,6 +65,8 @@ pub(super) const QUANTIZED: &str = "quantized";
 
 /// The streams a run keeps.
 pub(super) struct Streams {
+    /// Where what does not fit in memory lies.
+    pub(super) dir: PathBuf,
     pub(super) reference: Option<Stream>,
     pub(super) quantized: Option<Stream>,
 }

@@ -18,6 +18,7 @@ mod export;
 mod head;
 mod journal;
 mod measure;
+mod replay;
 mod report;
 mod run;
 mod site_error;

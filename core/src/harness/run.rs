@@ -275,15 +275,19 @@ impl<'a> Run<'a> {
             if !kept || self.windows.is_empty() {
                 return Ok(None);
             }
-            let spill = dir.join(format!("spill-{name}.f32"));
-            let lengths = self.windows.iter().map(Vec::len).collect();
-            Ok(Some(Stream::new(lengths, self.model.dims.hidden, self.spill.then_some(spill.as_path()))?))
+            self.empty_stream(&dir.join(format!("spill-{name}.f32"))).map(Some)
         };
         let propagate = self.plan().harness.propagate;
         Ok(Streams {
+            dir: dir.to_owned(),
             reference: make("reference", propagate != Propagate::Quantized)?,
             quantized: make("quantized", propagate != Propagate::Reference)?,
         })
+    }
+
+    /// A stream without values, in memory, or at `spill` where streams lie on disk.
+    pub(super) fn empty_stream(&self, spill: &Path) -> Result<Stream> {
+        Stream::new(self.windows.iter().map(Vec::len).collect(), self.model.dims.hidden, self.spill.then_some(spill))
     }
 
     /// Fills a stream with the embedded tokens, looked up in `rounded` where there is one.

@@ -69,6 +69,11 @@ impl Stream {
         }
     }
 
+    /// Shows the hidden states of a window.
+    pub(super) fn read<T>(&self, window: usize, look: impl FnOnce(&[f32]) -> T) -> Result<T> {
+        Ok(look(&self.values(window)?))
+    }
+
     /// Replaces the hidden states of a window.
     pub(super) fn set(&self, window: usize, x: &Tensor) -> Result<()> {
         let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;

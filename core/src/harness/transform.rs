@@ -13,9 +13,10 @@ use candle_core::{Device, Tensor};
 
 use super::block::{Job, Streams, through, values};
 use super::collect::{Wanted, collect};
+use super::replay::Module;
 use super::report::Progress;
 use super::run::{Control, Run};
-use crate::algorithm::{Event, Producer, Reader, RegionContext, Solved, Stage};
+use crate::algorithm::{Event, Producer, Reader, RegionContext, Replay, Solved, Stage};
 use crate::checkpoint::TensorDecl;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{MapWeights, transpose};
@@ -75,7 +76,12 @@ pub(super) fn transform(
                 let readers: Vec<Reader<'_>> = readers.iter().map(|(linear, weight)| reader(run, jobs, linear, weight)).collect();
                 let producers = Producer::of(region, &run.model().topology, &done.weights)?;
                 let (stats, stream, seed) = (&done.stats, run.stream(), run.plan().harness.seed);
-                solver.solve(&RegionContext { region, readers: &readers, producers: &producers, stats, stream, seed })
+                let module = match run.needs(*pass).replay {
+                    true => Module::of(run, b, region, &done.weights, streams.kept(stream)?, &streams.dir, control)?,
+                    false => None,
+                };
+                let replay = module.as_ref().map(|m| m as &dyn Replay);
+                solver.solve(&RegionContext { region, readers: &readers, producers: &producers, stats, replay, stream, seed })
             };
             // What there is to say goes into the report of a reader, or of any site of the block: those that are kept have none.
             let reader_job = jobs.iter().find(|j| readers.iter().any(|(l, _)| l.site == j.linear.site));

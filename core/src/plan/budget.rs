@@ -51,7 +51,9 @@ impl Budget {
         // Partial sums of the tree over windows: one per level, and one under construction per thread.
         let partial = u64::from(windows.max(1).ilog2() + 1) + threads as u64;
         let kept = if plan.harness.propagate == Propagate::Both { 2 } else { 1 };
-        let streams = kept * windows * length * dims.hidden as u64 * 4;
+        // A replay keeps what the module read and what it put out.
+        let replay = if needs.iter().any(|n| n.replay) { 2 } else { 0 };
+        let streams = (kept + replay) * windows * length * dims.hidden as u64 * 4;
         // A pair of windows keeps what the first has at the ports of the block.
         let kept_tensors = if paired { dims.ffn + 3 * dims.hidden } else { 0 };
         let widest = (3 * dims.ffn + 4 * dims.hidden + kept_tensors) as u64;

@@ -28,7 +28,7 @@ use qfw_core::statistic::StatKind;
 use qfw_core::topology::{Region, Symmetry};
 use qfw_core::{Error, Result};
 
-pub use options::{Duo, Options};
+pub use options::{Duo, Loss, Options};
 
 struct Awq {
     options: Options,
@@ -41,7 +41,8 @@ impl PtqAlgorithm for Awq {
             return Err(Error::plan("plan::nothing-selected", message)
                 .hint("set `scheme.weights`, look at `regions` of the pass, or leave the pass (or `harness.no-quantize`) out"));
         }
-        Ok(Needs { inputs: vec![(StatKind::AbsMean, cx.stream), (StatKind::Gram, cx.stream)], ..Needs::default() })
+        let inputs = vec![(StatKind::AbsMean, cx.stream), (StatKind::Gram, cx.stream)];
+        Ok(Needs { inputs, replay: self.options.loss == Loss::Module, ..Needs::default() })
     }
 
     fn stage(&self) -> Stage<'_> {

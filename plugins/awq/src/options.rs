@@ -17,6 +17,20 @@ pub struct Options {
     /// Whether weights have a say in the scales too: `false`, `true`, or `both`, which tries half of the exponents with and half without.
     #[serde(alias = "duo_scaling")]
     pub duo_scaling: Duo,
+    /// What is compared: what each layer puts out (`linear`), known from its Gram matrix, or what the whole module behind the region does
+    /// (`module`), which is run again for every exponent.
+    pub loss: Loss,
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// The layers' outputs.
+    #[default]
+    Linear,
+    /// The module's output, where a region is read by more than one layer.
+    Module,
 }
 
 /// Whether weights have a say in the scales.
@@ -69,7 +83,7 @@ impl From<Duo> for Said {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { grid: 20, duo_scaling: Duo::Off }
+        Self { grid: 20, duo_scaling: Duo::Off, loss: Loss::Linear }
     }
 }
 
@@ -90,7 +104,7 @@ const ELSEWHERE: &[Elsewhere] = &[
 
 impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
-        let o: Self = read_options("awq", options, "grid, duo-scaling (false, true, both)", ELSEWHERE)?;
+        let o: Self = read_options("awq", options, "grid, duo-scaling (false, true, both), loss (linear, module)", ELSEWHERE)?;
         if !(1..=1000).contains(&o.grid) {
             return Err(invalid_option("awq", "grid", o.grid, "it must be from 1 to 1000; 20 is usual"));
         }

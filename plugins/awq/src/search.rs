@@ -33,8 +33,16 @@ pub(crate) fn search(cx: &RegionContext<'_>, options: &Options) -> Result<Option
         let factors = factors(&m, &w, exponent, duo);
         let spread = cx.region.spread(&factors, gram.n)?;
         let mut loss = 0.0;
-        for reader in &rounded {
-            loss += error(reader, &spread, gram.n, &gram.lower)?;
+        match cx.replay {
+            Some(module) => {
+                let weights = rounded.iter().map(|r| Ok((r.linear.site, as_rounded(r, &spread, gram.n)?)));
+                loss += module.error(weights.collect::<Result<_>>()?)?;
+            }
+            None => {
+                for reader in &rounded {
+                    loss += error(reader, &spread, gram.n, &gram.lower)?;
+                }
+            }
         }
         if nth == 0 {
             unscaled = loss;
@@ -62,6 +70,20 @@ const ROWS: usize = 64;
 
 /// `tr(ΔHΔᵀ)` of a reader whose input is divided by `s`.
 fn error(reader: &Reader<'_>, s: &[f64], n: usize, lower: &[f32]) -> Result<f64> {
+    let part = |rows: &[f32], mut delta: Vec<f32>| {
+        delta.iter_mut().zip(rows).for_each(|(d, w)| *d -= w);
+        gram_energy(&delta, lower, n)
+    };
+    Ok(pieces(reader, s, n, part)?.iter().sum())
+}
+
+/// What a reader whose input is divided by `s` amounts to once it is rounded, for inputs that are not divided.
+fn as_rounded(reader: &Reader<'_>, s: &[f64], n: usize) -> Result<Vec<f32>> {
+    Ok(pieces(reader, s, n, |_, rounded| rounded)?.concat())
+}
+
+/// Some rows of a reader after the other: `f` sees them as they are, and rounded behind an input that is divided by `s`.
+fn pieces<T: Send>(reader: &Reader<'_>, s: &[f64], n: usize, f: impl Fn(&[f32], Vec<f32>) -> T + Sync) -> Result<Vec<T>> {
     let times: Vec<f32> = s.iter().map(|s| *s as f32).collect();
     let over: Vec<f32> = s.iter().map(|s| (1.0 / s) as f32).collect();
     let scaled = |rows: &[f32]| -> Vec<f32> {
@@ -73,18 +95,12 @@ fn error(reader: &Reader<'_>, s: &[f64], n: usize, lower: &[f32]) -> Result<f64>
     let amax = amax.reduce(|| 0.0, f32::max);
     let tile = reader.rows_at_once();
     let step = tile.max(ROWS / tile * tile) * n;
-    let parts: Vec<f64> = reader
-        .weight
-        .par_chunks(step)
-        .map(|rows| {
-            let Some(mut delta) = reader.nearest(&scaled(rows), amax)? else { return Ok(0.0) };
-            for (row, weight) in delta.chunks_exact_mut(n).zip(rows.chunks_exact(n)) {
-                row.iter_mut().zip(weight).zip(&over).for_each(|((d, w), o)| *d = *d * o - w);
-            }
-            Ok(gram_energy(&delta, lower, n))
-        })
-        .collect::<Result<_>>()?;
-    Ok(parts.iter().sum())
+    let piece = |rows: &[f32]| {
+        let mut rounded = reader.nearest(&scaled(rows), amax)?.unwrap_or_else(|| scaled(rows));
+        rounded.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&over).for_each(|(w, o)| *w *= o));
+        Ok(f(rows, rounded))
+    };
+    reader.weight.par_chunks(step).map(piece).collect()
 }
 
 /// For each input channel the mean over all rows of `|w| / max|w|` of the range it is in.

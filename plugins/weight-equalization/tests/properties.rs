@@ -82,6 +82,7 @@ impl Tiny {
             readers: &readers,
             producers: &producers,
             stats: &Stats::default(),
+            replay: None,
             stream: Stream::Quantized,
             seed: 0,
         };

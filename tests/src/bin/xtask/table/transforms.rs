@@ -1,4 +1,5 @@
-//! What changes of basis gain before rounding: scales for activations that are rounded, scales for weights of few bits.
+//! What changes of basis gain before rounding: scales for activations that are rounded, scales for weights of few bits, rotations where
+//! both have few.
 
 use super::{Ordering, Row, Table};
 
@@ -20,13 +21,29 @@ const SCALED: &[(&str, &[(&str, &str)])] = &[
     ("RTN", &[("rtn", "")]),
     ("AWQ", &[("awq", ""), ("rtn", "")]),
     ("AWQ duo", &[("awq", "duo-scaling = true"), ("rtn", "")]),
+    ("AWQ module", &[("awq", "loss = 'module'"), ("rtn", "")]),
     ("AWQ + clip", &[("awq", ""), ("clip", ""), ("rtn", "")]),
     ("GPTQ", &[GPTQ]),
     ("AWQ + GPTQ", &[("awq", ""), GPTQ]),
     ("AWQ + clip + GPTQ", &[("awq", ""), ("clip", ""), GPTQ]),
 ];
 
-const SECTIONS: [Section; 4] = [
+const ROTATED: &[(&str, &[(&str, &str)])] = &[
+    ("RTN", &[("rtn", "")]),
+    ("GPTQ", &[GPTQ]),
+    ("QuaRot + RTN", &[("quarot", ""), ("rtn", "")]),
+    ("QuaRot + GPTQ", &[("quarot", ""), GPTQ]),
+    ("QuaRot + Qronos", &[("quarot", ""), ("qronos", "")]),
+    ("QuaRot R4 + GPTQ", &[("quarot", "rotations = ['r1', 'r2', 'r4']"), GPTQ]),
+];
+
+const CACHED: &[(&str, &[(&str, &str)])] = &[
+    ("RTN", &[("rtn", "")]),
+    ("QuaRot + GPTQ", &[("quarot", ""), GPTQ]),
+    ("QuaRot R3 R4 + GPTQ", &[("quarot", "rotations = ['r1', 'r2', 'r3', 'r4']"), GPTQ]),
+];
+
+const SECTIONS: [Section; 6] = [
     (
         "W8A8 static",
         "weights = { format = 'int8', granularity = 'channel' }\n\
@@ -40,17 +57,35 @@ const SECTIONS: [Section; 4] = [
         SMOOTHED,
     ),
     ("W4 g64", "weights = { format = 'int4', granularity = { group = 64 }, convention = 'half-range' }", SCALED),
+    (
+        "W4A4",
+        "weights = { format = 'int4', granularity = 'channel', convention = 'half-range' }\n\
+         inputs = { format = 'int4', granularity = 'token' }",
+        ROTATED,
+    ),
+    (
+        "W4A4 KV4",
+        "weights = { format = 'int4', granularity = 'channel', convention = 'half-range' }\n\
+         inputs = { format = 'int4', granularity = 'token' }\n\
+         keys = { format = 'int4', granularity = 'head', timing = 'dynamic' }\n\
+         values = { format = 'int4', granularity = 'head', timing = 'dynamic' }",
+        CACHED,
+    ),
     ("W3 g64", "weights = { format = 'int3', granularity = { group = 64 }, convention = 'half-range' }", SCALED),
 ];
 
 /// `(better, worse)` in each section that has both.
-const EXPECTED: [(&str, &str); 6] = [
+const EXPECTED: [(&str, &str); 10] = [
     ("SmoothQuant 0.5", "RTN"),
     ("SmoothQuant 0.5 + GPTQ", "GPTQ"),
     ("AWQ", "RTN"),
     ("AWQ + clip", "AWQ"),
     ("AWQ + GPTQ", "GPTQ"),
     ("AWQ + clip + GPTQ", "GPTQ"),
+    ("QuaRot + RTN", "RTN"),
+    ("QuaRot + GPTQ", "GPTQ"),
+    ("QuaRot R4 + GPTQ", "QuaRot + GPTQ"),
+    ("QuaRot R3 R4 + GPTQ", "QuaRot + GPTQ"),
 ];
 
 /// Found by experiment; see the document that this table makes.
