@@ -9,15 +9,15 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 
 use crate::calibration::{Bos, Corpus, DataFile, SampleSpec, Source, Tokenizer, Windows, sample_windows};
-use crate::checkpoint::{Adapted, Checkpoint, Rewritten, StoredDtype};
+use crate::checkpoint::{Adapted, Checkpoint, Rewritten, StoredDtype, TensorSource};
 use crate::error::{Error, Result};
 use crate::harness::{Control, Measured, Mode, Run, Summary};
-use crate::model::{Activations, Architecture, Model, Online, model_type};
+use crate::model::{Activations, Architecture, Model, model_type};
 use crate::plan::raw::{RawBos, RawCalibration, RawDtype, RawModel, RawRun, RawTiePolicy};
 use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, needs_untied_head, resolve};
 use crate::registry::Registry;
 use crate::scheme::FloatKind;
-use crate::topology::{Part, Role, SiteId, Topology};
+use crate::topology::{OnlineRotation, Part, Role, SiteId};
 
 /// A checkpoint and the model in it.
 pub struct Opened {
@@ -43,9 +43,20 @@ impl Opened {
     pub fn of(checkpoint: Checkpoint, registry: &Registry) -> Result<Self> {
         let architecture = registry.architecture(model_type(&checkpoint.config)?)?;
         let tensors = checkpoint.float_tensors(registry)?;
-        let mut model = Model::new(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu)?;
+        let topology = architecture.topology(&architecture.parse(&checkpoint.config, &|name| tensors.info(name).is_some())?);
+        let rotations = checkpoint.rotations(registry, &topology)?;
+        Self::rotating(checkpoint, tensors, architecture, &rotations, registry)
+    }
+
+    fn rotating(
+        checkpoint: Checkpoint,
+        tensors: Arc<dyn TensorSource>,
+        architecture: &'static dyn Architecture,
+        rotations: &[OnlineRotation],
+        registry: &Registry,
+    ) -> Result<Self> {
+        let mut model = Model::rotating(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu, rotations)?;
         model.activations = Activations::new(checkpoint.activations(registry, &model.topology)?);
-        model.online = Online::new(&checkpoint.rotations(registry, &model.topology)?)?;
         Ok(Self { checkpoint, model })
     }
 
@@ -160,7 +171,7 @@ impl Session {
         }
         resolved.notes.splice(0..0, opening.into_iter().chain(notes));
         if !resolved.plan.rewrites.is_empty() {
-            opened = rewritten(opened.checkpoint, registry, &resolved, &opened.model.topology)?;
+            opened = rewritten(opened, registry, &resolved)?;
         }
         let budget = Budget::of(
             &resolved.plan,
@@ -224,12 +235,16 @@ fn with_facts<T>(opened: &Opened, plan: impl FnOnce(&ModelFacts<'_>) -> Result<T
 }
 
 /// The model as the plan rewrites it: tensors change as they are read, and some activations are rotated on the way.
-fn rewritten(mut checkpoint: Checkpoint, registry: &Registry, resolved: &Resolved, topology: &Topology) -> Result<Opened> {
+fn rewritten(opened: Opened, registry: &Registry, resolved: &Resolved) -> Result<Opened> {
+    let Opened { mut checkpoint, model } = opened;
     let codes = resolved.plan.native_sites().into_iter().map(|s| format!("{}.weight", s.module)).collect();
-    checkpoint.tensors = Arc::new(Rewritten::new(checkpoint.tensors, topology, resolved.rewriting.clone(), &codes)?);
-    let mut opened = Opened::of(checkpoint, registry)?;
-    opened.model.online = Online::new(&resolved.plan.online())?;
-    Ok(opened)
+    let rotations = resolved.plan.online();
+    let mut after = (*model.topology).clone();
+    rotations.iter().try_for_each(|o| after.widen(o))?;
+    let tensors = Rewritten::new(checkpoint.tensors, &model.topology, &after, resolved.rewriting.clone(), &codes)?;
+    checkpoint.tensors = Arc::new(tensors);
+    let tensors = Arc::clone(&checkpoint.tensors);
+    Opened::rotating(checkpoint, tensors, model.architecture(), &rotations, registry)
 }
 
 /// Gives linears of some roles biases of zero, by the configuration's own key for it, so that the result is a model like any other with

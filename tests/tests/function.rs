@@ -42,12 +42,16 @@ fn steps(topology: &Topology, dims: &Dims, options: &Value) -> Vec<Rewrite> {
     transform.rewrites(&ModelContext { topology, linears: &linears, head_dim: dims.head_dim, seed: 1 }).unwrap()
 }
 
-fn online(steps: &[Rewrite]) -> Online {
+fn rotations(steps: &[Rewrite]) -> Vec<OnlineRotation> {
     let of = |s: &Rewrite| match s {
-        Rewrite::Online { place, rotation } => Some(OnlineRotation { place: *place, rotation: rotation.clone() }),
+        Rewrite::Online(online) => Some(online.clone()),
         _ => None,
     };
-    Online::new(&steps.iter().filter_map(of).collect::<Vec<_>>()).unwrap()
+    steps.iter().filter_map(of).collect()
+}
+
+fn online(steps: &[Rewrite]) -> Online {
+    Online::new(&rotations(steps)).unwrap()
 }
 
 /// All logits of a model whose weights lie in memory, with rotations on the way.
@@ -94,6 +98,7 @@ fn stacks() -> Vec<(&'static str, Vec<Rewrite>, Value)> {
         ("r4 in pieces", vec![], json!({ "rotations": ["r4"], "online-block": 4 })),
         ("orphans", fold(), json!({ "rotations": ["r1"], "orphan-sink": true })),
         ("layerwise", vec![], json!({ "mode": "layerwise" })),
+        ("wider", fold(), json!({ "rotations": ["r1"], "expand": ["mlp.down"], "expansion-step": 2, "orphan-sink": true })),
         ("everything", fold(), json!({ "rotations": ["r1", "r2", "r3", "r4"], "matrix": "orthogonal" })),
     ]
 }
@@ -149,13 +154,20 @@ fn tensors_are_rewritten_as_they_are_read() {
         config["tie_word_embeddings"] = json!(false);
         let topology = (*model.topology).clone();
         let mut steps_ = vec![Rewrite::FoldNorms];
-        steps_.extend(steps(&topology, &model.dims, &json!({ "rotations": ["r1", "r2", "r4"] })));
+        let widened = case.ends_with("llama-biases") || case.ends_with("gpt2-untied");
+        let down =
+            if widened { json!({ "rotations": ["r1", "r2"], "expand": ["mlp.down"] }) } else { json!({ "rotations": ["r1", "r2", "r4"] }) };
+        steps_.extend(steps(&topology, &model.dims, &down));
         // As if everything was to become codes: all that changes is shown in f32.
         let codes: BTreeSet<String> = topology.params.iter().map(|p| p.tensor.clone()).collect();
         let rewriting = Rewriting::new(&topology, &steps_).unwrap();
-        let tensors = Rewritten::new(open_tensors(&case.join("model.safetensors")).unwrap(), &topology, rewriting, &codes).unwrap();
-        let mut after = Model::new(model.architecture(), &config, Arc::new(tensors), DType::F32, &Device::Cpu).unwrap();
-        after.online = online(&steps_);
+        let rotations = rotations(&steps_);
+        let mut wide = topology.clone();
+        rotations.iter().for_each(|o| wide.widen(o).unwrap());
+        assert_eq!(wide.linears.iter().map(|l| l.shape.1).sum::<usize>() > topology.linears.iter().map(|l| l.shape.1).sum(), widened);
+        let stored = open_tensors(&case.join("model.safetensors")).unwrap();
+        let tensors = Rewritten::new(stored, &topology, &wide, rewriting, &codes).unwrap();
+        let after = Model::rotating(model.architecture(), &config, Arc::new(tensors), DType::F32, &Device::Cpu, &rotations).unwrap();
         let of = |m: &Model| -> Vec<f64> {
             let t = qfw_core::evaluate::logits(m, &IDS).unwrap();
             t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
@@ -188,7 +200,8 @@ fn what_would_change_the_function_is_refused() {
     let twice: Vec<Rewrite> = r4.iter().chain(&r4).cloned().collect();
     assert_eq!(message(&twice).0, "`blocks.0.down.in` would be rotated twice while the model runs");
     let place = Place { block: Some(0), port: PortName::DownIn.into() };
-    let odd = Rewrite::Online { place, rotation: Rotation { size: 7, kind: RotationKind::Orthogonal, ..rotation.clone() } };
+    let seven = Rotation { size: 7, kind: RotationKind::Orthogonal, ..rotation.clone() };
+    let odd = Rewrite::Online(OnlineRotation { place, rotation: seven, padded_from: None });
     assert!(message(&[odd]).0.ends_with("channels, which a rotation of 7 does not divide"));
     // A model without LayerNorm has a mean that counts.
     let case = cases().into_iter().find(|c| c.ends_with("llama-base")).unwrap();

@@ -24,6 +24,11 @@ fn a_rotated_model_computes_what_it_did() {
             ("orthogonal", "spinquant --set spinquant.matrix=orthogonal --set spinquant.seed=3".to_owned()),
             ("online", r#"spinquant --set spinquant.rotations=["r1","r2","r3","r4"] --set spinquant.matrix=hadamard"#.to_owned()),
             ("layerwise", "spinquant --set spinquant.mode=layerwise".to_owned()),
+            (
+                "wider",
+                r#"spinquant --set spinquant.rotations=["r1"] --set spinquant.expand=["mlp.down"] --set spinquant.orphan-sink=true"#
+                    .to_owned(),
+            ),
             ("stacked", "quarot,smoothquant,weight-equalization".to_owned()),
         ] {
             let out = run(name, &words);
@@ -118,6 +123,10 @@ fn wrong_orders_and_sizes_are_named() {
     assert!(sorted.stdout.contains("residual rotated by randomized-hadamard of"), "{}", sorted.stdout);
     let refused = plan(r#"--algo quarot,rtn --set quarot.rotations=["r4"] --set quarot.online-block=7"#);
     assert!(refused.stderr.contains("`online-block` is 7, which does not divide"), "{}", refused.stderr);
+    let refused = plan(r#"--algo quarot,rtn --set quarot.expand=["mlp.dow"]"#);
+    assert!(refused.stderr.contains("`expand` names `mlp.dow`, which is no layer of this model"), "{}", refused.stderr);
+    let refused = plan(r#"--algo quarot,rtn --set quarot.expand=["mlp.up"]"#);
+    assert!(refused.stderr.contains("`expand` names `blocks.0.mlp.up`, whose input is rotated by what writes it"), "{}", refused.stderr);
     let refused = plan("--algo center-residual,rtn");
     assert!(refused.stderr.contains("the model's norms do not subtract the mean"), "{}", refused.stderr);
     let refused = plan(r#"--algo quarot,rtn --set pass.0.regions=["residual"]"#);

@@ -32,11 +32,18 @@ struct Changed {
 }
 
 impl Rewritten {
-    /// The tensors of `inner`, which are those of `topology`, rewritten; `codes` are the names of tensors that will become codes.
+    /// The tensors of `inner`, which are those of `topology`, rewritten to those of `after`; `codes` are the names of tensors that will
+    /// become codes.
     ///
     /// # Errors
     /// If a tensor that changes cannot be stored again in its type, or belongs to two parameters.
-    pub fn new(inner: Arc<dyn TensorSource>, topology: &Topology, rewriting: Rewriting, codes: &BTreeSet<String>) -> Result<Self> {
+    pub fn new(
+        inner: Arc<dyn TensorSource>,
+        topology: &Topology,
+        after: &Topology,
+        rewriting: Rewriting,
+        codes: &BTreeSet<String>,
+    ) -> Result<Self> {
         let mut changed = BTreeMap::new();
         for p in topology.params.iter().filter(|p| rewriting.touches(p.site, p.part)) {
             let stored = inner.require(&p.tensor)?;
@@ -53,8 +60,12 @@ impl Rewritten {
                 }
             };
             let dtype = StoredDtype::from(kind);
-            let bytes = stored.shape.iter().product::<usize>() as u64 * dtype.size().unwrap_or(0);
-            let info = TensorInfo { dtype, bytes: 0..bytes, ..stored.clone() };
+            let mut shape = after.param(p.site, p.part).map_or_else(|| p.shape.clone(), |p| p.shape.clone());
+            if p.transposed {
+                shape.reverse();
+            }
+            let bytes = shape.iter().product::<usize>() as u64 * dtype.size().unwrap_or(0);
+            let info = TensorInfo { dtype, shape, bytes: 0..bytes, ..stored.clone() };
             if topology.params.iter().any(|other| other.tensor == p.tensor && other.site != p.site) {
                 return Err(Error::internal(format!("`{}` belongs to two parameters, and one of them changes", p.tensor)));
             }

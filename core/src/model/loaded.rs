@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Activations, Architecture, Block, Dims, Edges, MapWeights, Online, WeightSource};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
-use crate::topology::{ParamDecl, Part, Role, SiteId, Topology};
+use crate::topology::{OnlineRotation, ParamDecl, Part, Role, SiteId, Topology};
 
 /// Where every family here stores a head of its own.
 const HEAD: &str = "lm_head.weight";
@@ -43,6 +43,21 @@ impl Model {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
+        Self::rotating(architecture, config, tensors, dtype, device, &[])
+    }
+
+    /// As [`Self::new`], of a model that rotates some of its activations.
+    ///
+    /// # Errors
+    /// As [`Self::new`], or if there is no such rotation.
+    pub fn rotating(
+        architecture: &'static dyn Architecture,
+        config: &Value,
+        tensors: Arc<dyn TensorSource>,
+        dtype: DType,
+        device: &Device,
+        online: &[OnlineRotation],
+    ) -> Result<Self> {
         let has = |name: &str| tensors.info(name).is_some();
         let mut dims = architecture.parse(config, &has)?;
         let stored_head = has(HEAD);
@@ -56,10 +71,11 @@ impl Model {
             let embedding = tied.params.iter().find(|p| p.site == SiteId::global(Role::Embed)).map(|p| p.tensor.as_str());
             dims.tied_head = embedding.map_or(Ok(true), |embedding| same_values(&*tensors, embedding, HEAD))?;
         }
-        let topology = architecture.topology(&dims);
+        let mut topology = architecture.topology(&dims);
+        online.iter().try_for_each(|o| topology.widen(o))?;
         let weights = StoredWeights::new(tensors, &topology, dtype, device.clone())?;
         let (topology, weights) = (Arc::new(topology), Arc::new(weights));
-        Ok(Self { architecture, dims, topology, weights, online: Online::default(), activations: Activations::default() })
+        Ok(Self { architecture, dims, topology, weights, online: Online::new(online)?, activations: Activations::default() })
     }
 
     /// The `model_type`.

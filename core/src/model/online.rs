@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::{Block, Edges, Flow, Span, Tap};
 use crate::error::{Error, Result};
@@ -16,7 +16,8 @@ pub struct Online {
     places: BTreeMap<Option<u32>, Arc<Ports>>,
 }
 
-type Ports = BTreeMap<Port, Arc<Turn>>;
+/// By what a port is turned, and from how many channels it is padded before.
+type Ports = BTreeMap<Port, (Arc<Turn>, Option<usize>)>;
 
 impl Online {
     /// Puts rotations in their places.
@@ -33,7 +34,7 @@ impl Online {
                 None => Arc::new(o.rotation.turn()?),
             };
             turns.push((o, Arc::clone(&turn)));
-            if places.entry(o.place.block).or_default().insert(o.place.port, turn).is_some() {
+            if places.entry(o.place.block).or_default().insert(o.place.port, (turn, o.padded_from)).is_some() {
                 return Err(Error::input("checkpoint::malformed", format!("`{}` is rotated twice", o.place)));
             }
         }
@@ -98,7 +99,10 @@ impl Tap for Rotating<'_> {
     }
 
     fn at(&mut self, port: Port, mut x: Tensor) -> Result<Tensor> {
-        if let Some(turn) = self.ports.get(&port) {
+        if let Some((turn, padded_from)) = self.ports.get(&port) {
+            if let Some(from) = padded_from {
+                x = x.pad_with_zeros(D::Minus1, 0, turn.size().saturating_sub(*from))?;
+            }
             x = rotate(turn, &x, port)?;
         }
         if self.then.wants(port) { self.then.at(port, x) } else { Ok(x) }

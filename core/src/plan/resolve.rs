@@ -62,6 +62,8 @@ pub fn resolve(
     sorted: bool,
 ) -> Result<Resolved> {
     refuse_unsupported(raw)?;
+    let (narrow, widened) = (model, rewrites::widened(raw, registry, model)?);
+    let model = &ModelFacts { topology: &widened, hash: model.hash.clone(), ..*model };
     let linears: Vec<&Linear> = model.topology.linears.iter().collect();
     same_blocks(raw, &linears)?;
     let mut specs = if raw.harness.no_quantize { vec![None; linears.len()] } else { site_specs(raw, registry, model, &linears)? };
@@ -92,7 +94,7 @@ pub fn resolve(
         let touched = |l: &Linear| nothing || rounded(l) || input_of(&activations, l).is_some();
         let mut chosen = match algorithm.stage() {
             Stage::ModelTransform(transform) => {
-                rewrites.extend(rewrites::of_pass(raw, raw_pass, transform, model, &touched)?);
+                rewrites.extend(rewrites::of_pass(raw, raw_pass, transform, narrow, &touched)?);
                 linears.iter().zip(&specs).filter_map(|(l, spec)| Some((*l, spec.as_ref()?))).collect()
             }
             Stage::Transform(transform) => {
@@ -144,8 +146,8 @@ pub fn resolve(
     let sites: Vec<PlannedSite> = embedding.into_iter().chain(linears.iter().zip(&specs).map(of_linear)).collect();
     fused_sites_agree(raw, &linears, &specs)?;
     one_round_per_site(&sites, &passes, !activations.is_empty())?;
-    let rewrites = rewrites::completed(rewrites, model.topology, &mut notes);
-    let rewriting = Rewriting::new(model.topology, &rewrites)?;
+    let rewrites = rewrites::completed(rewrites, narrow.topology, &mut notes);
+    let rewriting = Rewriting::new(narrow.topology, &rewrites)?;
     let propagate = streams::propagate(raw.harness.propagate, &passes, &needs, &mut notes)?;
     let sequence = streams::sequence(raw.harness.sequence, &passes, &needs, &mut notes);
     let plan = Plan {

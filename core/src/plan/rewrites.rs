@@ -39,7 +39,7 @@ pub(super) fn completed(mut steps: Vec<Rewrite>, topology: &Topology, notes: &mu
     let rank = |s: &Rewrite| match s {
         Rewrite::CenterResidual => 0,
         Rewrite::FoldNorms => 1,
-        Rewrite::Rotate { .. } | Rewrite::Online { .. } => 2,
+        Rewrite::Rotate { .. } | Rewrite::Online(_) => 2,
     };
     steps.sort_by_key(rank);
     steps.dedup_by(|a, b| rank(a) < 2 && a == b);
@@ -55,13 +55,7 @@ pub fn needs_untied_head(raw: &RawRun, registry: &Registry, model: &ModelFacts<'
     if !model.topology.tied_head {
         return Ok(false);
     }
-    let mut steps = Vec::new();
-    for pass in &raw.passes {
-        let options = serde_json::to_value(&pass.options).map_err(|e| Error::internal(e.to_string()))?;
-        if let Stage::ModelTransform(transform) = registry.build_algorithm(&pass.algo, &options)?.0.stage() {
-            steps.extend(of_pass(raw, pass, transform, model, &|_| true)?);
-        }
-    }
+    let steps = of_everything(raw, registry, model)?;
     if steps.is_empty() {
         return Ok(false);
     }
@@ -71,10 +65,35 @@ pub fn needs_untied_head(raw: &RawRun, registry: &Registry, model: &ModelFacts<'
     Ok([Role::Embed, Role::Head].into_iter().any(|role| rewriting.touches(SiteId::global(role), Part::Weight)))
 }
 
+/// The steps of all passes if everything was rounded.
+fn of_everything(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>) -> Result<Vec<Rewrite>> {
+    let mut steps = Vec::new();
+    for pass in &raw.passes {
+        let options = serde_json::to_value(&pass.options).map_err(|e| Error::internal(e.to_string()))?;
+        if let Stage::ModelTransform(transform) = registry.build_algorithm(&pass.algo, &options)?.0.stage() {
+            steps.extend(of_pass(raw, pass, transform, model, &|_| true)?);
+        }
+    }
+    Ok(steps)
+}
+
+/// What the model is made of once layers are as wide as the rotations before them. Which layers those are does not depend on what is
+/// rounded, so that this can be known before it is.
+///
+/// # Errors
+/// If an algorithm is unknown, or refuses the model.
+pub(super) fn widened(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>) -> Result<Topology> {
+    let mut topology = model.topology.clone();
+    for online in online(&of_everything(raw, registry, model)?) {
+        topology.widen(&online)?;
+    }
+    Ok(topology)
+}
+
 /// The rotations that are carried out while the model runs.
 pub(super) fn online(steps: &[Rewrite]) -> Vec<OnlineRotation> {
     let of = |s: &Rewrite| match s {
-        Rewrite::Online { place, rotation } => Some(OnlineRotation { place: *place, rotation: rotation.clone() }),
+        Rewrite::Online(online) => Some(online.clone()),
         _ => None,
     };
     steps.iter().filter_map(of).collect()

@@ -1,11 +1,16 @@
 //! Statistics of channels after a change of basis `x' = x·M`, from those before it.
 //!
 //! `XᵀX` becomes `MᵀXᵀXM`, a mean `mM`. A scaling by positive factors and a permutation carry over every statistic of single channels, a
-//! rotation only means: what it cannot carry over is forgotten, and collected anew by whoever needs it. So is what depends on how
+//! rotation only means: what it cannot carry over is forgotten, and collected anew by whoever needs it. What a rotation carries over is
+//! known up to the rounding of the stored sums. So is what depends on how
 //! activations are rounded, as rounding does not commute with any of them.
+
+use candle_core::{DType, Device, Tensor};
 
 use super::{CrossGram, Gram, Stat, StatKey, StatKind, Stats, Stream};
 use crate::error::Result;
+use crate::model::transpose;
+use crate::numeric::{Onto, Transpose, gemm};
 use crate::topology::{Port, Region, Symmetry};
 
 impl Stats {
@@ -25,7 +30,7 @@ impl Stats {
                 kept.insert(key, stat);
             } else if key.stream != Stream::Rounded
                 && key.kind != StatKind::RoundedMean
-                && let Some(stat) = transformed(&stat, symmetry, region)?
+                && let Some(stat) = transformed(&stat, key.kind, symmetry, region)?
             {
                 kept.insert(key, stat);
             }
@@ -35,7 +40,7 @@ impl Stats {
     }
 }
 
-fn transformed(stat: &Stat, symmetry: &Symmetry, region: &Region) -> Result<Option<Stat>> {
+fn transformed(stat: &Stat, kind: StatKind, symmetry: &Symmetry, region: &Region) -> Result<Option<Stat>> {
     let n = match stat {
         Stat::Gram(g) => g.n,
         Stat::CrossGram(c) => c.n,
@@ -44,7 +49,7 @@ fn transformed(stat: &Stat, symmetry: &Symmetry, region: &Region) -> Result<Opti
     let (sources, factors): (Vec<usize>, Vec<f64>) = match symmetry {
         Symmetry::Diagonal(s) => ((0..n).collect(), region.spread(s, n)?),
         Symmetry::Permutation(p) => (region.spread_sources(p, n)?, vec![1.0; n]),
-        Symmetry::Orthogonal(_) => return Ok(None),
+        Symmetry::Orthogonal(r) => return rotated(stat, kind, n, r, region),
     };
     let square = |old: &[f32], at: &dyn Fn(usize, usize) -> usize| -> Vec<f32> {
         let value = |i: usize, j: usize| (f64::from(old[at(sources[i], sources[j])]) * factors[i] * factors[j]) as f32;
@@ -62,6 +67,44 @@ fn transformed(stat: &Stat, symmetry: &Symmetry, region: &Region) -> Result<Opti
     }))
 }
 
+/// A statistic of rotated channels: `r` is one matrix for the region, or one for each key/value head.
+fn rotated(stat: &Stat, kind: StatKind, n: usize, r: &Tensor, region: &Region) -> Result<Option<Stat>> {
+    let size = r.dims().last().copied().unwrap_or(1);
+    let matrices: Vec<f64> = r.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+    // Query heads take the rotation of the key/value head they share.
+    let repeat = region.homes(n)?.len() / region.width;
+    let blocks: Vec<&[f64]> = matrices.chunks_exact(size * size).flat_map(|m| std::iter::repeat_n(m, repeat)).collect();
+    let square = |old: Vec<f64>| -> Vec<f32> {
+        // (Aᵀ·R)ᵀ·R = RᵀA·R
+        let half = transpose(&times(&transpose(&old, n, n), n, &blocks, size), n, n);
+        times(&half, n, &blocks, size).into_iter().map(|x| x as f32).collect()
+    };
+    Ok(match stat {
+        Stat::Gram(g) => {
+            let whole = (0..n * n).map(|k| f64::from(g.lower[(k / n).max(k % n) * n + (k / n).min(k % n)])).collect();
+            let mut lower = square(whole);
+            (0..n).for_each(|i| lower[i * n + i + 1..(i + 1) * n].fill(0.0));
+            Some(Stat::Gram(Gram::new(n, lower, g.tokens).into()))
+        }
+        Stat::CrossGram(c) => {
+            let all = c.values.iter().map(|x| f64::from(*x)).collect();
+            Some(Stat::CrossGram(CrossGram::new(n, square(all), c.tokens).into()))
+        }
+        Stat::Channels(v) if kind == StatKind::Mean => Some(Stat::Channels(times(v, n, &blocks, size).into())),
+        Stat::Channels(_) => None,
+    })
+}
+
+/// `x·R` for row-major `x` of `n` columns, `R` of these blocks of `size`.
+fn times(x: &[f64], n: usize, blocks: &[&[f64]], size: usize) -> Vec<f64> {
+    let (rows, mut out) = (x.len() / n, vec![0.0; x.len()]);
+    for (i, r) in blocks.iter().enumerate() {
+        let at = i * size;
+        gemm((rows, size, size), Onto::Replace, &mut out[at..], n, &x[at..], Transpose::No, n, r, Transpose::No, size);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Tensor};
@@ -70,6 +113,10 @@ mod tests {
     use crate::model::Tap as _;
     use crate::statistic::{Collector, Keep};
     use crate::topology::{Allows, PortName, Space, Tie};
+
+    /// Cosine and sine of 30 degrees.
+    const C: f64 = 0.866_025_403_784_438_6;
+    const S: f64 = 0.5;
 
     /// Two key/value heads of two channels, each shared by two query heads: what is collected behind the change is what the change makes of
     /// what was collected before it.
@@ -110,12 +157,29 @@ mod tests {
             (Symmetry::Permutation(source.map(|i| i as u32).to_vec()), &|x: &[f32]| {
                 (0..24).map(|k| x[k / 2 * 2 + source[k % 2]]).collect()
             }),
+            // By 30 degrees in the first key/value head, by −60 in the second.
+            (
+                Symmetry::Orthogonal(Tensor::new(&[[[C, S], [-S, C]], [[S, -C], [C, S]]], &Device::Cpu).unwrap()),
+                &(|x: &[f32]| {
+                    let turned = |k: usize| {
+                        let (c, s) = if k % 8 < 4 { (C, S) } else { (S, -C) };
+                        let (a, b) = (f64::from(x[k / 2 * 2]), f64::from(x[k / 2 * 2 + 1]));
+                        (if k.is_multiple_of(2) { a * c - b * s } else { a * s + b * c }) as f32
+                    };
+                    (0..24).map(turned).collect()
+                }),
+            ),
         ] {
             let mut before = collected(&x, &reference);
             before.transform(port, &symmetry, &region).unwrap();
             let after = collected(&change(&x), &change(&reference));
-            assert_eq!(before.map.len(), after.map.len());
-            for (key, stat) in &after.map {
+            // Of a rotation, the extremes and mean magnitudes of channels are forgotten.
+            let kept = |key: &StatKey| {
+                let sums = [StatKind::Gram, StatKind::CrossGram, StatKind::Mean].contains(&key.kind);
+                sums || !matches!(symmetry, Symmetry::Orthogonal(_))
+            };
+            assert_eq!(before.map.len(), after.map.keys().filter(|k| kept(k)).count());
+            for (key, stat) in after.map.iter().filter(|(k, _)| kept(k)) {
                 let numbers = |stat: &Stat| -> Vec<f64> {
                     match stat {
                         Stat::Gram(g) => g.lower.iter().map(|x| f64::from(*x)).collect(),
@@ -160,6 +224,6 @@ mod tests {
         assert_eq!(stats.map.len(), 2);
         let rotation = Tensor::from_slice(&[0.0f64, 1.0, -1.0, 0.0], (2, 2), &Device::Cpu).unwrap();
         stats.transform(port, &Symmetry::Orthogonal(rotation), &region).unwrap();
-        assert_eq!(stats.map.len(), 1);
+        assert_eq!(stats.channels(port, StatKind::Mean, Stream::Quantized), Some(&[-8.0, 2.0][..]));
     }
 }

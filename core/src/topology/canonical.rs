@@ -66,7 +66,11 @@ pub fn rewrite(topology: &Topology, steps: &[Rewrite], weights: &mut MapWeights)
     for ((site, part), old) in weights.iter().filter(|((site, part), _)| rewriting.touches(*site, *part)) {
         let mut values = host(old)?;
         rewriting.apply(*site, *part, &mut values, &stored)?;
-        let new = Tensor::from_vec(values, old.dims(), &Device::Cpu)?.to_dtype(old.dtype())?.to_device(old.device())?;
+        let mut shape = old.dims().to_vec();
+        if let [rows, columns] = &mut shape[..] {
+            *columns = values.len() / *rows;
+        }
+        let new = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(old.dtype())?.to_device(old.device())?;
         result.insert(*site, *part, new);
     }
     *weights = result;

@@ -4,7 +4,8 @@
 //! fold      norm(x)⊙γ + β, then W, b   =   norm(x), then W·diag(γ), b + W·β
 //! centre    v ↦ v − mean(v) for every vector v written to the residual stream: LayerNorm of the stream is then RMSNorm
 //! rotate    v ↦ v·R for every vector over the channels of a region: writers, readers and companions alike, as R⁻ᵀ = R
-//! online    v ↦ v·R for the inputs of the readers of a place, at which the forward pass turns the activations by R
+//! online    v ↦ v·R for the inputs of the readers of a place, at which the forward pass turns the activations by R;
+//!           where R is larger than what is read, both get zeros at the end first
 //! ```
 //!
 //! What happens to one parameter needs at most the norm it reads and the weight beside a bias, so tensors are rewritten as they are
@@ -37,12 +38,7 @@ pub enum Rewrite {
         rotation: Rotation,
     },
     /// Activations are rotated while the model runs, and what reads them undoes it.
-    Online {
-        /// Where.
-        place: Place,
-        /// By what: every stretch of its size.
-        rotation: Rotation,
-    },
+    Online(OnlineRotation),
 }
 
 impl fmt::Display for Rewrite {
@@ -51,7 +47,10 @@ impl fmt::Display for Rewrite {
             Self::FoldNorms => f.write_str("norms folded into their readers"),
             Self::CenterResidual => f.write_str("residual stream centred"),
             Self::Rotate { region, rotation } => write!(f, "{region} rotated by {rotation}"),
-            Self::Online { place, rotation } => write!(f, "{place} rotated online by {rotation}"),
+            Self::Online(OnlineRotation { place, rotation, padded_from: None }) => write!(f, "{place} rotated online by {rotation}"),
+            Self::Online(OnlineRotation { place, rotation, padded_from: Some(n) }) => {
+                write!(f, "{place} padded from {n} and rotated online by {rotation}")
+            }
         }
     }
 }
@@ -62,8 +61,33 @@ impl fmt::Display for Rewrite {
 pub struct OnlineRotation {
     /// Where.
     pub place: Place,
-    /// By what.
+    /// By what: every stretch of its size.
     pub rotation: Rotation,
+    /// The channels there are at the place, if zeros are to be added up to the size of the rotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub padded_from: Option<usize>,
+}
+
+impl Topology {
+    /// Makes what reads a place as wide as a rotation there wants it.
+    ///
+    /// # Errors
+    /// If the rotation pads another number of channels than there are, or to no more than those.
+    pub fn widen(&mut self, online: &OnlineRotation) -> Result<()> {
+        let Some(from) = online.padded_from else { return Ok(()) };
+        let (place, size) = (online.place, online.rotation.size);
+        for linear in self.linears.iter_mut().filter(|l| l.site.block == place.block && l.input == place.port) {
+            if linear.shape.1 != from || size <= from {
+                let message = format!("`{place}` has {} channels, and is to be padded from {from} to {size}", linear.shape.1);
+                return Err(Error::plan("topology::padding", message));
+            }
+            linear.shape.1 = size;
+            for p in self.params.iter_mut().filter(|p| p.site == linear.site && p.part == Part::Weight) {
+                p.shape[1] = size;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What is done to one parameter.
@@ -81,6 +105,8 @@ enum Change {
     Keep(SiteId),
     /// Minus the mean along the axis.
     Center(Axis),
+    /// As many columns, those added of zeros.
+    Pad(usize),
     /// Turned along the axis, in a range of it.
     Turn(Axis, Option<Range<usize>>, Arc<Turn>),
 }
@@ -128,15 +154,12 @@ impl Rewriting {
                     }
                     this.rotate(region, rotation)?;
                 }
-                Rewrite::Online { place, rotation } => {
-                    if !places.insert(*place) {
-                        return Err(Error::plan(
-                            "topology::online-twice",
-                            format!("`{place}` would be rotated twice while the model runs"),
-                        )
-                        .hint("leave one of the rotations out"));
+                Rewrite::Online(online) => {
+                    if !places.insert(online.place) {
+                        let message = format!("`{}` would be rotated twice while the model runs", online.place);
+                        return Err(Error::plan("topology::online-twice", message).hint("leave one of the rotations out"));
                     }
-                    this.online(topology, *place, rotation)?;
+                    this.online(topology, online)?;
                 }
             }
         }
@@ -194,10 +217,15 @@ impl Rewriting {
         Ok(())
     }
 
-    fn online(&mut self, topology: &Topology, place: Place, rotation: &Rotation) -> Result<()> {
-        let turn = Arc::new(rotation.turn()?);
+    fn online(&mut self, topology: &Topology, online: &OnlineRotation) -> Result<()> {
+        let OnlineRotation { place, rotation, padded_from } = online;
+        let (place, turn) = (*place, Arc::new(rotation.turn()?));
+        // Whether it can be padded is for the widened topology to say.
+        topology.clone().widen(online)?;
         for linear in topology.linears.iter().filter(|l| l.site.block == place.block && l.input == place.port) {
-            if linear.shape.1 % rotation.size != 0 {
+            if padded_from.is_some() {
+                self.push(linear.site, Part::Weight, Change::Pad(rotation.size));
+            } else if linear.shape.1 % rotation.size != 0 {
                 let message = format!("`{place}` has {} channels, which a rotation of {} does not divide", linear.shape.1, rotation.size);
                 return Err(Error::plan("topology::rotation-size", message).hint("choose a size that divides the channels"));
             }
@@ -219,13 +247,13 @@ impl Rewriting {
     }
 
     /// Makes `values` what the parameter becomes: all of it in the layout of the forward pass, or some rows, if it can be computed
-    /// [by row](Self::by_row). `fetch` finds other parameters as they are stored.
+    /// [by row](Self::by_row). Rows may become longer. `fetch` finds other parameters as they are stored.
     ///
     /// # Errors
     /// If a norm's bias has to stay where its weight is zero, or what `fetch` returns.
-    pub fn apply(&self, site: SiteId, part: Part, values: &mut [f64], fetch: Fetch<'_>) -> Result<()> {
+    pub fn apply(&self, site: SiteId, part: Part, values: &mut Vec<f64>, fetch: Fetch<'_>) -> Result<()> {
         let Some(changes) = self.changes.get(&(site, part)) else { return Ok(()) };
-        let columns = match self.shapes.get(&(site, part)).map(Vec::as_slice) {
+        let mut columns = match self.shapes.get(&(site, part)).map(Vec::as_slice) {
             Some([_, columns]) => *columns,
             _ => 1,
         };
@@ -261,6 +289,11 @@ impl Rewriting {
                     values.chunks_exact(columns).for_each(|row| means.iter_mut().zip(row).for_each(|(m, x)| *m += x));
                     let n = (values.len() / columns) as f64;
                     values.par_chunks_mut(columns).for_each(|row| row.iter_mut().zip(&means).for_each(|(x, m)| *x -= m / n));
+                }
+                Change::Pad(size) => {
+                    let zeros = vec![0.0; size - columns];
+                    *values = values.chunks_exact(columns).flat_map(|row| row.iter().chain(&zeros)).copied().collect();
+                    columns = *size;
                 }
                 Change::Turn(Axis::Columns, None, turn) => turn.rows(values),
                 Change::Turn(Axis::Columns, Some(range), turn) => {

@@ -23,8 +23,11 @@ pub(crate) fn check(online: bool, plan: &Plan) -> Result<()> {
             "leave `r3`, `r4`, `orphan-sink` and `layerwise` out, use `--format qfw`, or for vLLM on a GPU `--format compressed-tensors-online`",
         ));
     }
-    for OnlineRotation { place, rotation } in &rotations {
+    for OnlineRotation { place, rotation, padded_from } in &rotations {
         let refuse = |why: String, hint: String| Err(Error::plan("plan::container", format!("`{place}`: {why}")).hint(hint));
+        if padded_from.is_some() {
+            return refuse("loaders do not pad what they rotate".to_owned(), "leave `expand` out, or use `--format qfw`".to_owned());
+        }
         if readers(*place).is_empty() {
             return refuse(
                 "loaders rotate the inputs of linear layers only".to_owned(),
@@ -55,7 +58,7 @@ fn readers(place: Place) -> &'static [&'static str] {
 /// The `transform_config`, if there is anything to state.
 pub(crate) fn config(plan: &Plan) -> Option<Value> {
     let mut groups: Vec<(String, Rotation, bool, Vec<&str>)> = Vec::new();
-    for OnlineRotation { place, rotation } in plan.online() {
+    for OnlineRotation { place, rotation, .. } in plan.online() {
         let name = place.port.to_string().replace('.', "_");
         let block = place.block.map_or_else(String::new, |b| format!("blocks.{b}."));
         for s in plan.sites.iter().filter(|s| readers(place).iter().any(|role| s.site == format!("{block}{role}"))) {
@@ -119,7 +122,7 @@ pub(crate) fn rotations(config: &Value, topology: &Topology) -> Result<Vec<Onlin
                             l.shape.1, l.module
                         )));
                     }
-                    None => out.push(OnlineRotation { place, rotation }),
+                    None => out.push(OnlineRotation { place, rotation, padded_from: None }),
                 }
             }
         }

@@ -11,13 +11,15 @@
 //! R1 and R2 are fused, and any engine loads the result. R3 and R4 cannot be: a rotation does not commute with rotary positions, nor with
 //! the non-linearity. In a model with LayerNorm `R1·1 = 1`, so that the mean over the channels stays where LayerNorm finds it.
 //!
+//! `expand` (Franco et al. 2025, arXiv:2503.17513) gives layers zeros to read up to the next size that has a Hadamard matrix.
+//!
 //! `layerwise` (of brevitas) fuses nothing: in front of every layer whose weights or inputs are rounded stands a rotation of its own.
 
 mod options;
 
 use qfw_core::algorithm::{AlgorithmRecord, ModelContext, ModelTransform, Needs, Phase, PlanContext, PtqAlgorithm, Stage, built};
-use qfw_core::numeric::{Hadamard, uniform_u64};
-use qfw_core::topology::{Linear, Place, PortName, Region, Rewrite, Rotation, RotationKind, Space, Tie};
+use qfw_core::numeric::{Hadamard, next_sizes, uniform_u64};
+use qfw_core::topology::{Linear, OnlineRotation, Place, PortName, Region, Rewrite, Rotation, RotationKind, Space, Tie};
 use qfw_core::{Error, Result};
 
 pub use options::{Matrix, Mode, Options, Which};
@@ -58,10 +60,12 @@ impl ModelTransform for SpinQuant {
             let rotation = known(hadamard(cx.head_dim), "queries and keys")?;
             for b in 0..cx.topology.blocks {
                 for port in [PortName::QRope, PortName::KRope] {
-                    steps.push(Rewrite::Online { place: Place { block: Some(b), port: port.into() }, rotation: rotation.clone() });
+                    let place = Place { block: Some(b), port: port.into() };
+                    steps.push(Rewrite::Online(OnlineRotation { place, rotation: rotation.clone(), padded_from: None }));
                 }
             }
         }
+        self.expanded(cx, &mut steps)?;
         for linear in cx.linears {
             let orphan = self.options.orphan_sink && (linear.input == PortName::Ctx.into() && !has(Which::R2));
             let down = linear.input == PortName::DownIn.into() && (has(Which::R4) || self.options.orphan_sink);
@@ -96,7 +100,7 @@ impl SpinQuant {
     /// A Hadamard rotation in front of a layer, unless there is one.
     fn online(&self, linear: &Linear, steps: &mut Vec<Rewrite>) -> Result<()> {
         let place = Place { block: linear.site.block, port: linear.input };
-        if steps.iter().any(|s| matches!(s, Rewrite::Online { place: there, .. } if *there == place)) {
+        if steps.iter().any(|s| matches!(s, Rewrite::Online(there) if there.place == place)) {
             return Ok(());
         }
         let channels = linear.shape.1;
@@ -108,7 +112,46 @@ impl SpinQuant {
         }
         let rotation = known(hadamard(size), &place.to_string())
             .map_err(|e| e.hint(format!("set `online-block = {fits}`: {channels} channels are then rotated {fits} at a time")))?;
-        steps.push(Rewrite::Online { place, rotation });
+        steps.push(Rewrite::Online(OnlineRotation { place, rotation, padded_from: None }));
+        Ok(())
+    }
+
+    /// Wider inputs for the layers that are named, rotated online. What fused rotations reach needs none.
+    fn expanded(&self, cx: &ModelContext<'_>, steps: &mut Vec<Rewrite>) -> Result<()> {
+        for name in &self.options.expand {
+            let named = |l: &&Linear| {
+                let last = l.module.rsplit('.').next();
+                [l.site.role.name(), &l.site.to_string(), &l.module].contains(&name.as_str()) || last == Some(name)
+            };
+            let linears: Vec<&Linear> = cx.topology.linears.iter().filter(named).collect();
+            if linears.is_empty() {
+                let mut roles: Vec<&str> = cx.topology.linears.iter().map(|l| l.site.role.name()).collect();
+                roles.sort_unstable();
+                roles.dedup();
+                return Err(Error::config(
+                    "config::unmatched-selector",
+                    format!("`expand` names `{name}`, which is no layer of this model"),
+                )
+                .hint(format!("layers of this model: {}", roles.join(", "))));
+            }
+            for linear in linears {
+                let fused = match linear.input.name {
+                    PortName::DownIn => false,
+                    PortName::Ctx => self.options.rotations.contains(&Which::R2),
+                    _ => true,
+                };
+                if fused {
+                    let message = format!("`expand` names `{}`, whose input is rotated by what writes it", linear.site);
+                    return Err(Error::plan("spinquant::expand", message)
+                        .hint("the input of `mlp.down` can be expanded, and that of `attn.o` without `r2`"));
+                }
+                let channels = linear.shape.1;
+                let size = next_sizes(channels).nth(self.options.expansion_step - 1);
+                let size = size.ok_or_else(|| Error::internal(format!("no rotation is larger than {channels}")))?;
+                let place = Place { block: linear.site.block, port: linear.input };
+                steps.push(Rewrite::Online(OnlineRotation { place, rotation: hadamard(size), padded_from: Some(channels) }));
+            }
+        }
         Ok(())
     }
 }

@@ -28,6 +28,19 @@ pub struct Options {
     /// Channels that are rotated together while the model runs; 0 takes all that a layer reads.
     #[serde(alias = "online_block")]
     pub online_block: usize,
+    /// Layers whose input is padded with zeros to a size for which there is a better rotation, and rotated while the model runs: roles
+    /// such as `mlp.down`, or names of modules.
+    #[serde(
+        alias = "rotation-layers-to-expand",
+        alias = "rotation_layers_to_expand",
+        alias = "layers_to_expand",
+        alias = "layers-to-expand"
+    )]
+    pub expand: Vec<String>,
+    /// How many sizes up.
+    #[serde(alias = "expansion_step")]
+    #[schemars(range(min = 1, max = 100))]
+    pub expansion_step: usize,
     /// The seed of random rotations; that of the run if there is none.
     pub seed: Option<u64>,
 }
@@ -97,6 +110,8 @@ impl Default for Options {
             orphan_sink: false,
             sdpa_regions: false,
             online_block: 0,
+            expand: Vec::new(),
+            expansion_step: 1,
             seed: None,
         }
     }
@@ -113,7 +128,7 @@ impl Options {
             "spinquant",
             options,
             "mode (fused, layerwise), rotations (r1, r2, r3, r4), matrix (hadamard, randomized-hadamard, orthogonal), orphan-sink, \
-             sdpa-regions, online-block, seed",
+             sdpa-regions, online-block, expand, expansion-step, seed",
             ELSEWHERE,
         )?;
         if o.sdpa_regions {
@@ -121,12 +136,15 @@ impl Options {
         }
         o.rotations.sort_by_key(|w| *w as u8);
         o.rotations.dedup();
-        let nothing = o.rotations.is_empty() && !o.orphan_sink;
+        if !(1..=100).contains(&o.expansion_step) {
+            return Err(invalid_option("spinquant", "expansion-step", o.expansion_step, "it must be from 1 to 100"));
+        }
+        let nothing = o.rotations.is_empty() && !o.orphan_sink && o.expand.is_empty();
         if nothing && o.mode == Mode::Fused {
             return Err(invalid_option("spinquant", "rotations", "[]", "name at least one of r1, r2, r3, r4"));
         }
-        if o.mode == Mode::Layerwise && (o.orphan_sink || options.get("rotations").is_some()) {
-            let hint = "every layer's input is rotated by itself: leave `rotations` and `orphan-sink` out";
+        if o.mode == Mode::Layerwise && (o.orphan_sink || !o.expand.is_empty() || options.get("rotations").is_some()) {
+            let hint = "every layer's input is rotated by itself: leave `rotations`, `orphan-sink` and `expand` out";
             return Err(invalid_option("spinquant", "mode", "layerwise", hint));
         }
         Ok(o)
@@ -153,6 +171,7 @@ mod tests {
         let message = |v| Options::read(&v).unwrap_err().to_string();
         assert_eq!(message(json!({ "rotations": [] })), "option `rotations` of `spinquant` is []");
         assert_eq!(message(json!({ "mode": "layerwise", "rotations": ["r1"] })), "option `mode` of `spinquant` is layerwise");
+        assert_eq!(message(json!({ "expand": ["mlp.down"], "expansion-step": 0 })), "option `expansion-step` of `spinquant` is 0");
         assert!(message(json!({ "rotation": "eager" })).contains("unknown variant `eager`"));
         assert!(message(json!({ "optimize-rotations": true })).contains("rotations are drawn, not learned"));
         assert!(message(json!({ "angle": 1 })).contains("unknown field `angle`"));

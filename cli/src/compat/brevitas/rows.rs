@@ -94,7 +94,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("S202", "rotation-mode", Choice(&["had", "ort"]), Of("rotation")),
     Row::new("S203", "rotation-orphan-sink", Switch, Of("rotation")),
     Row::new("S204", "rotation-sdpa-regions", Switch, Of("rotation")),
-    Row::new("S205", "rotation-layers-to-expand", List, NotYet("wider layers for rotations")),
+    Row::new("S205", "rotation-layers-to-expand", List, Of("rotation")),
     Row::new("S206", "expansion-step", Whole, Of("rotation-layers-to-expand")),
     Row::new("S207", "svd-quant", Switch, NotYet("SVDQuant")),
     Row::new("S208", "svd-quant-rank", Whole, Of("svd-quant")),

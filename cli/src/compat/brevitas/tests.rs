@@ -50,6 +50,16 @@ const CASES: &[(&str, &str, &str)] = &[
         "pass = [{ algo = 'spinquant', options = { rotations = ['r1', 'r2', 'r3'] } }, { algo = 'rtn' }]",
     ),
     ("S199", "--weight-equalization --gptq", "pass = [{ algo = 'weight-equalization' }, { algo = 'gptq' }]"),
+    (
+        "S205",
+        "--rotation fused_no_fx --replace-rmsnorm --rotation-layers-to-expand down_proj",
+        "pass = [{ algo = 'spinquant', options = { expand = ['down_proj'], expansion-step = 1 } }, { algo = 'rtn' }]\noutput.format = ['qfw']",
+    ),
+    (
+        "S206",
+        "--rotation fused_no_fx --replace-rmsnorm --rotation-layers-to-expand down_proj --expansion-step 2",
+        "pass = [{ algo = 'spinquant', options = { expansion-step = 2 } }, { algo = 'rtn' }]",
+    ),
     ("S210", "--act-equalization fx", "pass = [{ algo = 'smoothquant', options = { variant = 'brevitas' } }, { algo = 'rtn' }]"),
     ("S210", "--act-equalization layerwise", "pass = [{ algo = 'smoothquant', options = { everywhere = true } }, { algo = 'rtn' }]"),
     (

@@ -50,7 +50,12 @@ fn rotation(flags: &Flags, draft: &mut Draft) -> Result<()> {
         set("matrix", if flags.text("rotation-mode") == Some("ort") { "orthogonal" } else { "hadamard" }.into());
         let orphans = flags.on("rotation-orphan-sink", false);
         set("orphan-sink", orphans.into());
-        if attention || orphans {
+        let wider = flags.list("rotation-layers-to-expand").unwrap_or_default();
+        if !wider.is_empty() {
+            set("expand", wider.to_vec().into());
+            set("expansion-step", flags.whole("expansion-step").unwrap_or(1).into());
+        }
+        if attention || orphans || !wider.is_empty() {
             draft.set("output.format", vec!["qfw"]);
         }
         draft.note(
