@@ -33,7 +33,7 @@ fn bench(c: &mut Criterion) {
     let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(1).build() else { return };
     let mut group = c.benchmark_group("column_sweep");
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
-    for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (2048, 2048)] {
+    for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (2048, 2048), (4096, 4096), (256, 11008)] {
         let weight = numbers(rows * cols);
         let Ok(factor) = inverse_factor(&gram_matrix(cols), cols, &FactorOptions { damp: 0.01, by_diagonal: true }) else { continue };
         let Ok(params) = qfw_core::observer::fit(&*observer, &ScaleRule::of(&spec, 0.0), &weight, spec.granularity.layout(rows, cols))
@@ -46,7 +46,7 @@ fn bench(c: &mut Criterion) {
             pool.install(|| sweep.run(&weight).loss)
         };
         let shape = format!("{rows}x{cols}");
-        for block in [32, 64, 128] {
+        for block in [64, 128, 256] {
             group.bench_function(BenchmarkId::new(format!("block{block}"), &shape), |b| {
                 b.iter(|| sweep(Feedback::Inverse(&factor), block));
             });

@@ -12,7 +12,7 @@ fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("gemm");
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
     let t = 512;
-    for (o, i) in [(192, 576), (576, 576), (1536, 576), (576, 1536), (4096, 4096)] {
+    for (o, i) in [(192, 576), (576, 576), (1536, 576), (576, 1536), (2048, 2048), (4096, 4096), (4096, 11008)] {
         let (x, w, mut y) = (numbers(t * i), numbers(o * i), vec![0.0; t * o]);
         group.throughput(Throughput::Elements(2 * (t * o * i) as u64));
         for (name, transpose, stride) in [("weight", Transpose::Yes, i), ("transposed", Transpose::No, o)] {

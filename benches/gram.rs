@@ -11,7 +11,7 @@ use qfw_core::numeric::gram;
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("gram");
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
-    for n in [576, 1536, 2048, 4096] {
+    for n in [576, 2048, 4096, 11008] {
         let t = 512;
         let (x, mut h) = (numbers(t * n), vec![0.0; n * n]);
         group.throughput(Throughput::Elements((t * n * (n + 1)) as u64));

@@ -11,7 +11,7 @@ use qfw_core::numeric::{FactorOptions, inverse_factor};
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("inverse_factor");
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
-    for n in [576, 1536, 2048] {
+    for n in [576, 2048, 4096, 11008] {
         let h = gram_matrix(n);
         group.throughput(Throughput::Elements((2 * n * n * n / 3) as u64));
         for by_diagonal in [false, true] {

@@ -9,8 +9,9 @@
 //! Greedy path following ([`super::greedy_path`]) is the same loop from another start, with the error taken against the original weight
 //! and a fixed matrix in place of `U`. Either can be held to the room of an accumulator ([`super::accumulator`]).
 //!
-//! Rows are independent, so tasks take a fixed number of rows each and hold them side by side. Columns go in blocks: inside a block the update is applied at
-//! once, behind the block as one matrix product, which reads `U` once per row chunk instead of once per row.
+//! Rows are independent. A few are held side by side, which is the axis that vectorizes; a task takes several such bundles. Columns go in
+//! blocks: inside a block the update is applied at once, behind the block as one matrix product for all rows of the task, so that `U`, which
+//! is larger than any cache, is read once per task.
 
 use std::ops::Range;
 
@@ -125,6 +126,16 @@ impl ColumnSweep<'_> {
     }
 }
 
+/// What a bundle of rows writes, block after block.
+struct Bundle<'a, U> {
+    codes: &'a mut [U],
+    scale: &'a mut [f32],
+    zero: &'a mut [f32],
+    limiter: Option<Limiter>,
+    /// Σ e² so far.
+    loss: f64,
+}
+
 struct Task<'a> {
     cols: usize,
     block: usize,
@@ -141,25 +152,32 @@ fn sweep_into<U: Unit>(sweep: &ColumnSweep<'_>, weight: &[f32], codes: &mut [U],
     let (cols, tiles_per_row) = (layout.cols, layout.grid().1);
     let mut fitted = params.clone();
     let task = Task { cols, block: block.max(1), grid, feedback, source, limit };
-    let tasks = layout.rows.div_ceil(ROWS_PER_TASK);
+    let rows_per_task = rows_per_task(layout.rows);
+    let tasks = layout.rows.div_ceil(rows_per_task);
     let mut losses = vec![0.0; tasks];
-    let chunk = ROWS_PER_TASK * cols;
+    let chunk = rows_per_task * cols;
     // A refit writes one row of tiles per row; with tiles of several rows there is nothing to write, and the chunks go unused.
     let refit = matches!(source, SweepParams::Refit { .. });
-    let tile_chunk = if refit { ROWS_PER_TASK * tiles_per_row } else { fitted.scale.len().div_ceil(tasks).max(1) };
+    let tile_chunk = if refit { rows_per_task * tiles_per_row } else { fitted.scale.len().div_ceil(tasks).max(1) };
     codes
         .par_chunks_mut(chunk)
         .zip(weight.par_chunks(chunk))
         .zip(fitted.scale.par_chunks_mut(tile_chunk).zip(fitted.zero.par_chunks_mut(tile_chunk)).chain(empty_chunks(tasks)))
         .zip(losses.par_iter_mut())
         .enumerate()
-        .for_each(|(t, (((codes, weight), (scale, zero)), loss))| {
-            *loss = task.run(t * ROWS_PER_TASK, weight, codes, lo, scale, zero);
+        .for_each_init(Vec::new, |scratch, (t, (((codes, weight), (scale, zero)), loss))| {
+            *loss = task.run(t * rows_per_task, weight, codes, lo, (scale, zero), scratch);
         });
     (fitted, losses.iter().sum::<f64>() / 2.0)
 }
 
-/// What the rows of a task write.
+/// Rows of a task: bundles enough to read `U` seldom, and tasks enough for many threads. Depends on the shape alone.
+fn rows_per_task(rows: usize) -> usize {
+    const BUNDLES: usize = 4;
+    (rows / 8 / ROWS_PER_BUNDLE).clamp(1, BUNDLES) * ROWS_PER_BUNDLE
+}
+
+/// What the rows of a bundle write.
 struct RowState<'a, U> {
     codes: &'a mut [U],
     lo: i32,
@@ -168,11 +186,14 @@ struct RowState<'a, U> {
     limiter: &'a mut Option<Limiter>,
 }
 
-/// One value of each row of a task, side by side. Rows do not wait for each other, so this is the axis that vectorizes; rows that a
-/// short task lacks hold zeros.
-type Column = [f32; ROWS_PER_TASK];
+/// Rows held side by side.
+const ROWS_PER_BUNDLE: usize = ROWS_PER_TASK;
 
-/// One block of columns of all rows of a task; returns Σ e².
+/// One value of each row of a bundle, side by side. Rows do not wait for each other, so this is the axis that vectorizes; rows that a
+/// short bundle lacks hold zeros.
+type Column = [f32; ROWS_PER_BUNDLE];
+
+/// One block of columns of all rows of a bundle; returns Σ e².
 struct BlockOfRows<'a, 'b, U> {
     task: &'a Task<'a>,
     first_row: usize,
@@ -209,20 +230,20 @@ impl<U: Unit, S: Simd> WithCoder for Steps<'_, '_, U, S> {
         let (BlockOfRows { task, first_row, columns, w, targets, block, errors, state }, simd) = (self.rows, self.simd);
         let (n, rows) = (task.cols, w.len() / task.cols);
         let block = &mut block[..columns.len()];
-        block.fill([0.0; ROWS_PER_TASK]);
+        block.fill([0.0; ROWS_PER_BUNDLE]);
         for (r, w) in w.chunks_exact(n).enumerate() {
             for (column, w) in block.iter_mut().zip(&w[columns.clone()]) {
                 column[r] = *w;
             }
         }
-        let mut losses = [0.0; ROWS_PER_TASK];
+        let mut losses = [0.0; ROWS_PER_BUNDLE];
         for (i, j) in columns.clone().enumerate() {
             let natural = task.feedback.order().map_or(j, |o| o[j] as usize);
-            let (mut scale, mut zero) = ([1.0; ROWS_PER_TASK], [0.0; ROWS_PER_TASK]);
+            let (mut scale, mut zero) = ([1.0; ROWS_PER_BUNDLE], [0.0; ROWS_PER_BUNDLE]);
             task.parameters((first_row, rows), (i, j), natural, w, block, state, (&mut scale, &mut zero));
             let u = &task.feedback.matrix()[j * n + j..j * n + columns.end];
             let (now, later) = block[i..].split_at_mut(1);
-            let mut codes = [0; ROWS_PER_TASK];
+            let mut codes = [0; ROWS_PER_BUNDLE];
             // Bounds that the compiler does not know: else it unrolls these loops and vectorizes across columns, by gathering.
             let (now, codes, errors) = (&mut now[0][..rows], &mut codes[..rows], &mut errors[i]);
             if let Some(limiter) = &mut *state.limiter {
@@ -274,52 +295,95 @@ fn empty_chunks<'a>(n: usize) -> impl IndexedParallelIterator<Item = (&'a mut [f
 }
 
 impl Task<'_> {
-    /// Sweeps the rows of one task and returns Σ e².
-    fn run<U: Unit>(&self, first_row: usize, weight: &[f32], codes: &mut [U], lo: i32, scale: &mut [f32], zero: &mut [f32]) -> f64 {
+    /// Sweeps the rows of one task and returns Σ e². `w` is room for the weight as it is updated; tasks after one another share it, since
+    /// fresh pages cost more than what is done to them.
+    fn run<U: Unit>(
+        &self,
+        first_row: usize,
+        weight: &[f32],
+        codes: &mut [U],
+        lo: i32,
+        (scale, zero): (&mut [f32], &mut [f32]),
+        w: &mut Vec<f32>,
+    ) -> f64 {
         let (n, rows) = (self.cols, weight.len() / self.cols);
-        let mut w = weight.to_vec();
+        w.clear();
+        w.extend_from_slice(weight);
         for row in w.chunks_exact_mut(n) {
             for d in self.feedback.dead() {
                 row[*d as usize] = 0.0;
             }
         }
-        self.reorder(&mut w);
+        self.reorder(w);
         let mut targets = Vec::new();
         if let Feedback::Path { path, original } = self.feedback {
             targets.extend_from_slice(&original[first_row * n..][..weight.len()]);
             self.reorder(&mut targets);
-            path.start(&mut w, &targets);
+            path.start(w, &targets);
         }
-        let mut limiter = self.limit.map(|limit| {
-            let QParams { layout, scale, .. } = self.source.params();
-            Limiter::new(*limit, weight, n, |r, column| scale[layout.tile(first_row + r, column)])
-        });
-        let mut block = vec![[0.0; ROWS_PER_TASK]; self.block.min(n)];
+        let mut bundles = self.bundles(first_row, weight, codes, scale, zero);
+        let mut block = vec![[0.0; ROWS_PER_BUNDLE]; self.block.min(n)];
         let mut errors = block.clone();
-        let mut loss = 0.0;
+        // Of all bundles: `[columns of the block, rows]`.
+        let mut fed_back = vec![0.0; block.len() * rows];
         let mut start = 0;
         while start < n {
             let end = self.block_end(start);
             let width = end - start;
-            let mut state = RowState { codes, lo, scale, zero, limiter: &mut limiter };
-            loss += vectorize(BlockOfRows {
-                task: self,
-                first_row,
-                columns: start..end,
-                w: &w,
-                targets: &targets,
-                block: &mut block,
-                errors: &mut errors,
-                state: &mut state,
-            });
+            for (i, bundle) in bundles.iter_mut().enumerate() {
+                let first = i * ROWS_PER_BUNDLE;
+                let range = first * n..rows.min(first + ROWS_PER_BUNDLE) * n;
+                let mut state = RowState { codes: bundle.codes, lo, scale: bundle.scale, zero: bundle.zero, limiter: &mut bundle.limiter };
+                bundle.loss += vectorize(BlockOfRows {
+                    task: self,
+                    first_row: first_row + first,
+                    columns: start..end,
+                    w: &w[range.clone()],
+                    targets: targets.get(range.clone()).unwrap_or_default(),
+                    block: &mut block,
+                    errors: &mut errors,
+                    state: &mut state,
+                });
+                let held = range.len() / n;
+                for (all, column) in fed_back.chunks_exact_mut(rows).zip(&errors[..width]) {
+                    all[first..first + held].copy_from_slice(&column[..held]);
+                }
+            }
             if end < n {
                 // W_{:, end..} ← W_{:, end..} − E·U_{start..end, end..}; the product is formed on what is fed back.
-                let (u, e) = (&self.feedback.matrix()[start * n + end..], errors[..width].as_flattened());
-                gemm((rows, n - end, width), Onto::Add, &mut w[end..], n, e, Transpose::Yes, ROWS_PER_TASK, u, Transpose::No, n);
+                let u = &self.feedback.matrix()[start * n + end..];
+                gemm((rows, n - end, width), Onto::Add, &mut w[end..], n, &fed_back, Transpose::Yes, rows, u, Transpose::No, n);
             }
             start = end;
         }
-        loss
+        bundles.iter().map(|b| b.loss).sum()
+    }
+
+    /// What each bundle of the task's rows writes.
+    fn bundles<'b, U>(
+        &self,
+        first_row: usize,
+        weight: &[f32],
+        codes: &'b mut [U],
+        scale: &'b mut [f32],
+        zero: &'b mut [f32],
+    ) -> Vec<Bundle<'b, U>> {
+        let chunk = ROWS_PER_BUNDLE * self.cols;
+        let layout = self.source.params().layout;
+        let refit = matches!(self.source, SweepParams::Refit { .. });
+        // Where nothing is refitted nothing is written, and one bundle may hold it all.
+        let tiles = if refit { ROWS_PER_BUNDLE * layout.grid().1 } else { scale.len().max(1) };
+        let mut tiles = scale.chunks_mut(tiles).zip(zero.chunks_mut(tiles));
+        let bundle = |(i, (codes, weight)): (usize, (&'b mut [U], &[f32]))| {
+            let limiter = self.limit.map(|limit| {
+                let QParams { layout, scale, .. } = self.source.params();
+                let first = first_row + i * ROWS_PER_BUNDLE;
+                Limiter::new(*limit, weight, self.cols, |r, column| scale[layout.tile(first + r, column)])
+            });
+            let (scale, zero) = tiles.next().unwrap_or_default();
+            Bundle { codes, scale, zero, limiter, loss: 0.0 }
+        };
+        codes.chunks_mut(chunk).zip(weight.chunks(chunk)).enumerate().map(bundle).collect()
     }
 
     /// Scales and zero points of a column, one for each of the task's rows; a refit makes them where a group begins. `i` is the column's

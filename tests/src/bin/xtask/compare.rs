@@ -34,7 +34,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 64)]
     max_windows: usize,
     /// rtn or gptq (int4 weights); w8a8 (int8 weights per channel and inputs per token), fp8-dynamic (the same in fp8) or kv8 (keys and
-    /// values in fp8 with a fixed scale), rounded to nearest
+    /// values in fp8 with a fixed scale), rounded to nearest; awq (int4 weights, rounded to nearest), or w4a4 (int4 weights per channel and
+    /// inputs per token, rotated and rounded by gptq)
     #[arg(long, default_value = "gptq")]
     method: String,
     /// Input channels per group, of int4 weights
@@ -105,13 +106,20 @@ fn recipe(args: &Args) -> Result<String> {
     let (scheme, pass) = match args.method.as_str() {
         "rtn" => (int4, "algo = 'rtn'"),
         "gptq" => (int4, "algo = 'gptq'\noptions = { act-order = 'static', damp = 0.01 }"),
+        "awq" => (int4, "algo = 'awq'\n[[pass]]\nalgo = 'rtn'"),
+        "w4a4" => (
+            "weights = { format = 'int4', granularity = 'channel', convention = 'half-range' }\n\
+             inputs = { format = 'int4', convention = 'half-range', granularity = 'token', timing = 'dynamic' }\n\
+             [output]\nformat = ['qfw']"
+                .to_owned(),
+            "algo = 'quarot'\n[[pass]]\nalgo = 'gptq'\noptions = { act-order = 'static', damp = 0.01 }",
+        ),
         "w8a8" => (eight_bits("int8", "convention = 'half-range', "), "algo = 'rtn'"),
         "fp8-dynamic" => (eight_bits("fp8", ""), "algo = 'rtn'"),
         "kv8" => (format!("weights = 'keep'\nkeys = {{ {fp8} }}\nvalues = {{ {fp8} }}"), ""),
         other => {
-            return Err(
-                Error::config("compare::method", format!("unknown method `{other}`")).hint("methods: rtn, gptq, w8a8, fp8-dynamic, kv8")
-            );
+            return Err(Error::config("compare::method", format!("unknown method `{other}`"))
+                .hint("methods: rtn, gptq, awq, w4a4, w8a8, fp8-dynamic, kv8"));
         }
     };
     let pass = if pass.is_empty() { String::new() } else { format!("[[pass]]\n{pass}\n") };
