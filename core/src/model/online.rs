@@ -112,7 +112,7 @@ impl Tap for Rotating<'_> {
 /// `x` with every stretch of its rows turned.
 fn rotate(turn: &Turn, x: &Tensor, port: Port) -> Result<Tensor> {
     let channels = *x.dims().last().unwrap_or(&0);
-    if channels % turn.size() != 0 {
+    if !channels.is_multiple_of(turn.size()) {
         return Err(Error::internal(format!("`{port}` has {channels} channels, and a rotation of {}", turn.size())));
     }
     let (shape, dtype, device) = (x.shape().clone(), x.dtype(), x.device());

@@ -106,7 +106,7 @@ impl SpinQuant {
         let channels = linear.shape.1;
         let size = if self.options.online_block == 0 { channels } else { self.options.online_block };
         let fits = 1 << channels.trailing_zeros();
-        if channels % size != 0 {
+        if !channels.is_multiple_of(size) {
             let message = format!("`online-block` is {size}, which does not divide the {channels} channels of `{place}`");
             return Err(Error::plan("spinquant::online-block", message).hint(format!("{fits} does")));
         }
