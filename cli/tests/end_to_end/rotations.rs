@@ -131,4 +131,38 @@ fn wrong_orders_and_sizes_are_named() {
     assert!(refused.stderr.contains("the model's norms do not subtract the mean"), "{}", refused.stderr);
     let refused = plan(r#"--algo quarot,rtn --set pass.0.regions=["residual"]"#);
     assert!(refused.stderr.contains("has `regions`, but it does not work on regions"), "{}", refused.stderr);
+    let refused = plan("--algo quarot,rtn --set pass.0.match=mlp.down");
+    assert!(refused.stderr.contains("`match` and `skip` of pass `quarot` change nothing"), "{}", refused.stderr);
+    // What is done to each layer for itself leaves the head alone, which is the embedding here.
+    let layerwise = plan("--algo quarot,rtn --set quarot.mode=layerwise --set pass.0.match=mlp.down").ok();
+    assert!(!layerwise.stderr.contains("the head gets a tensor of its own"), "{}", layerwise.stderr);
+    assert!(layerwise.stdout.contains("down.in rotated online") && !layerwise.stdout.contains("mlp.in rotated"), "{}", layerwise.stdout);
+}
+
+/// A configuration that lists what the model has no place or room for is named, and nothing of that size is made.
+#[test]
+fn rotations_that_do_not_fit_the_model_are_malformed() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    apply("tiny-llama", &out, r#"--format qfw --algo quarot,rtn --set quarot.rotations=["r4"]"#);
+    let good = std::fs::read_to_string(out.join("config.json")).unwrap();
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut config: Value = serde_json::from_str(&good).unwrap();
+        change(&mut config["quantization_config"]["rotations"][0]);
+        std::fs::write(out.join("config.json"), config.to_string()).unwrap();
+        let data = asset("text/calibration.txt");
+        let run = qfw(&args("eval --data", &[&data, &out.display().to_string()]));
+        assert_eq!(run.code, Some(1), "{}", run.stderr);
+        assert!(run.stderr.contains("checkpoint::malformed"), "{}", run.stderr);
+        run.stderr
+    };
+    let huge = refused(&|r| r["rotation"]["size"] = (1_u64 << 60).into());
+    assert!(huge.contains("which a rotation of 1152921504606846976 does not divide"), "{huge}");
+    assert!(refused(&|r| r["rotation"]["size"] = 0.into()).contains("a rotation of 0 does not divide"));
+    assert!(refused(&|r| r["place"] = "blocks.0.gate".into()).contains("`blocks.0.gate` is no place of this model"));
+    assert!(refused(&|r| r["place"] = "blocks.99.q.rope".into()).contains("`blocks.99.q.rope` is no place of this model"));
+    let heads = refused(&|r| r["place"] = "blocks.0.k.rope".into());
+    assert!(heads.contains("`blocks.0.k.rope` has heads of"), "{heads}");
+    let padded = refused(&|r| r["padded-from"] = 7.into());
+    assert!(padded.contains("is to be padded from 7"), "{padded}");
 }

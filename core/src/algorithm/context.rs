@@ -185,3 +185,11 @@ pub enum Event {
         reason: String,
     },
 }
+
+impl Event {
+    /// That `by` scaled channels by `factors`; see [`Event::Scaled`].
+    pub fn scaled(by: &str, factors: &[f64], error: Option<f64>) -> Self {
+        let (least, most) = factors.iter().fold((f64::INFINITY, 0.0_f64), |(a, b), s| (a.min(*s), b.max(*s)));
+        Self::Scaled { by: by.to_owned(), spread: most / least, error }
+    }
+}

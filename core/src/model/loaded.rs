@@ -72,7 +72,10 @@ impl Model {
             dims.tied_head = embedding.map_or(Ok(true), |embedding| same_values(&*tensors, embedding, HEAD))?;
         }
         let mut topology = architecture.topology(&dims);
-        online.iter().try_for_each(|o| topology.widen(o))?;
+        for o in online {
+            let fits = o.fits(&topology, dims.head_dim).and_then(|()| topology.widen(o));
+            fits.map_err(|e| Error::input("checkpoint::malformed", format!("the rotations that config.json lists: {e}")))?;
+        }
         let weights = StoredWeights::new(tensors, &topology, dtype, device.clone())?;
         let (topology, weights) = (Arc::new(topology), Arc::new(weights));
         Ok(Self { architecture, dims, topology, weights, online: Online::new(online)?, activations: Activations::default() })

@@ -14,12 +14,12 @@ use crate::topology::{Axis, Linear, Region, Topology};
 
 /// When a pass runs: its phase, and within it the whole model before regions of blocks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn {
+struct Rank {
     phase: Phase,
     of_blocks: bool,
 }
 
-impl Turn {
+impl Rank {
     fn of(pass: &RawPass, registry: &Registry) -> Result<Self> {
         let options = serde_json::to_value(&pass.options).map_err(|e| Error::internal(e.to_string()))?;
         let (algorithm, _) = registry.build_algorithm(&pass.algo, &options)?;
@@ -28,7 +28,7 @@ impl Turn {
     }
 }
 
-impl std::fmt::Display for Turn {
+impl std::fmt::Display for Rank {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}{}", self.phase, if self.of_blocks { "" } else { " of the whole model" })
     }
@@ -36,20 +36,20 @@ impl std::fmt::Display for Turn {
 
 /// The passes in the order of their phases.
 pub(super) fn pass_order<'a>(raw: &'a RawRun, registry: &Registry, sorted: bool, notes: &mut Vec<String>) -> Result<Vec<&'a RawPass>> {
-    let mut order: Vec<(Turn, &RawPass)> = raw.passes.iter().map(|p| Ok((Turn::of(p, registry)?, p))).collect::<Result<_>>()?;
-    if let Some([(before, earlier), (turn, later)]) = order.windows(2).find(|pair| pair[1].0 < pair[0].0) {
+    let mut order: Vec<(Rank, &RawPass)> = raw.passes.iter().map(|p| Ok((Rank::of(p, registry)?, p))).collect::<Result<_>>()?;
+    if let Some([(before, earlier), (rank, later)]) = order.windows(2).find(|pair| pair[1].0 < pair[0].0) {
         if !sorted {
-            let message = format!("`{}` ({turn}) cannot follow `{}` ({before})", later.algo, earlier.algo);
+            let message = format!("`{}` ({rank}) cannot follow `{}` ({before})", later.algo, earlier.algo);
             return Err(Error::plan("plan::phase-order", message)
                 .hint("move its `[[pass]]` up, or use `--algo` with a list, which is sorted by phase"));
         }
-        order.sort_by_key(|(turn, _)| *turn);
+        order.sort_by_key(|(rank, _)| *rank);
         notes.push(format!("passes sorted by phase: {}", order.iter().map(|(_, p)| p.algo.as_str()).collect::<Vec<_>>().join(", ")));
     }
-    for (_, p) in order.iter().filter(|(turn, _)| left_out(raw, turn.phase)) {
+    for (_, p) in order.iter().filter(|(rank, _)| left_out(raw, rank.phase)) {
         notes.push(format!("`harness.no-quantize` leaves out the pass `{}`", p.algo));
     }
-    order.retain(|(turn, _)| !left_out(raw, turn.phase));
+    order.retain(|(rank, _)| !left_out(raw, rank.phase));
     Ok(order.into_iter().map(|(_, p)| p).collect())
 }
 

@@ -5,9 +5,8 @@ use super::raw::{RawPass, RawRun};
 use super::resolve::ModelFacts;
 use crate::algorithm::{ModelContext, ModelTransform, Stage};
 use crate::error::{Error, Result};
-use crate::model::MapWeights;
 use crate::registry::Registry;
-use crate::topology::{Linear, OnlineRotation, Part, Rewrite, Rewriting, Role, SiteId, Space, Topology, untie};
+use crate::topology::{Linear, OnlineRotation, Rewrite, Role, Space, Topology};
 
 /// The steps of one pass; `touched` linears are going to be rounded.
 pub(super) fn of_pass(
@@ -22,15 +21,25 @@ pub(super) fn of_pass(
         return Err(Error::plan("plan::unknown-architecture", message)
             .hint("a model that computes as one of the known types does can be read as one with `model.type`"));
     }
-    let linears = pass_linears(pass, model.topology, touched)?;
-    let cx = ModelContext { topology: model.topology, linears: &linears, head_dim: model.head_dim, seed: raw.calibration.seed };
-    transform.rewrites(&cx).map_err(|e| e.within(format!("`{}`", pass.algo)))
+    // A head that is the embedding's tensor cannot be touched alone.
+    let touched = |l: &Linear| touched(l) && !(model.topology.tied_head && l.site.role == Role::Head);
+    let steps = |linears: &[&Linear]| {
+        let cx = ModelContext { topology: model.topology, linears, head_dim: model.head_dim, seed: raw.calibration.seed };
+        transform.rewrites(&cx).map_err(|e| e.within(format!("`{}`", pass.algo)))
+    };
+    let all: Vec<&Linear> = model.topology.linears.iter().filter(|l| touched(l)).collect();
+    let chosen = pass_linears(pass, model.topology, &touched)?;
+    let found = steps(&chosen)?;
+    if chosen.len() < all.len() && found == steps(&all)? {
+        let message = format!("`match` and `skip` of pass `{}` change nothing: what it does reaches the whole model", pass.algo);
+        return Err(Error::config("config::invalid", message).hint("leave them out; they choose layers for what is done layer by layer"));
+    }
+    Ok(found)
 }
 
 /// The steps in the order in which they are done, with those that others need: norms are folded before the residual stream is rotated.
 pub(super) fn completed(mut steps: Vec<Rewrite>, topology: &Topology, notes: &mut Vec<String>) -> Vec<Rewrite> {
-    let residual = topology.regions.iter().find(|r| r.space == Space::Residual).map(|r| r.id.as_str());
-    let rotates = steps.iter().any(|s| matches!(s, Rewrite::Rotate { region, .. } if Some(region.as_str()) == residual));
+    let rotates = steps.iter().any(|s| matches!(s, Rewrite::Rotate { region, .. } if is_residual(topology, region)));
     if rotates && !steps.contains(&Rewrite::FoldNorms) {
         notes.push("norms are folded into the layers that read them: the residual stream is rotated".to_owned());
         steps.push(Rewrite::FoldNorms);
@@ -55,23 +64,25 @@ pub fn needs_untied_head(raw: &RawRun, registry: &Registry, model: &ModelFacts<'
     if !model.topology.tied_head {
         return Ok(false);
     }
-    let steps = of_everything(raw, registry, model)?;
-    if steps.is_empty() {
-        return Ok(false);
-    }
-    let mut untied = model.topology.clone();
-    untie(&mut untied, &mut MapWeights::default());
-    let rewriting = Rewriting::new(&untied, &completed(steps, &untied, &mut Vec::new()))?;
-    Ok([Role::Embed, Role::Head].into_iter().any(|role| rewriting.touches(SiteId::global(role), Part::Weight)))
+    let parts_them = |step: &Rewrite| match step {
+        Rewrite::FoldNorms | Rewrite::CenterResidual => true,
+        Rewrite::Rotate { region, .. } => is_residual(model.topology, region),
+        Rewrite::Online(online) => online.place.block.is_none(),
+    };
+    Ok(of_everything(raw, registry, model)?.iter().any(parts_them))
 }
 
-/// The steps of all passes if everything was rounded.
+fn is_residual(topology: &Topology, id: &str) -> bool {
+    topology.regions.iter().any(|r| r.space == Space::Residual && r.id == id)
+}
+
+/// The steps of all passes if every linear of the blocks was rounded.
 fn of_everything(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>) -> Result<Vec<Rewrite>> {
     let mut steps = Vec::new();
     for pass in &raw.passes {
         let options = serde_json::to_value(&pass.options).map_err(|e| Error::internal(e.to_string()))?;
         if let Stage::ModelTransform(transform) = registry.build_algorithm(&pass.algo, &options)?.0.stage() {
-            steps.extend(of_pass(raw, pass, transform, model, &|_| true)?);
+            steps.extend(of_pass(raw, pass, transform, model, &|l| l.site.block.is_some())?);
         }
     }
     Ok(steps)

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Axis, Part, Place, Region, Role, Rotation, SiteId, Slot, Space, Tie, Topology, Turn};
+use super::{Axis, Linear, Part, Place, Port, PortName, Region, Role, Rotation, SiteId, Slot, Space, Tie, Topology, Turn};
 use crate::error::{Error, Result};
 
 /// One step of rewriting a model.
@@ -68,23 +68,63 @@ pub struct OnlineRotation {
     pub padded_from: Option<usize>,
 }
 
+impl OnlineRotation {
+    /// The linears that read the place, each of which the rotation fits.
+    fn readers<'a>(&self, topology: &'a Topology) -> Result<Vec<&'a Linear>> {
+        let (place, size) = (self.place, self.rotation.size);
+        let readers: Vec<&Linear> = topology.linears.iter().filter(|l| l.site.block == place.block && l.input == place.port).collect();
+        for linear in &readers {
+            let columns = linear.shape.1;
+            match self.padded_from {
+                Some(from) if columns != from || size <= from => {
+                    let message = format!("`{place}` has {columns} channels, and is to be padded from {from} to {size}");
+                    return Err(Error::plan("topology::padding", message));
+                }
+                None if size == 0 || columns % size != 0 => {
+                    let message = format!("`{place}` has {columns} channels, which a rotation of {size} does not divide");
+                    return Err(Error::plan("topology::rotation-size", message).hint("choose a size that divides the channels"));
+                }
+                _ => {}
+            }
+        }
+        Ok(readers)
+    }
+}
+
+impl OnlineRotation {
+    /// Whether a model has the place, and the rotation fits what passes there: what linears read, or heads of `head_dim` channels.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn fits(&self, topology: &Topology, head_dim: usize) -> Result<()> {
+        let (place, size) = (self.place, self.rotation.size);
+        if !self.readers(topology)?.is_empty() {
+            return Ok(());
+        }
+        let heads = [PortName::QRope, PortName::KRope].map(Port::from).contains(&place.port);
+        if !heads || place.block.is_none_or(|b| b >= topology.blocks) {
+            let message = format!("`{place}` is no place of this model at which activations can be rotated");
+            return Err(Error::plan("topology::no-such-place", message).hint("that is what linears read, and queries and keys of heads"));
+        }
+        if self.padded_from.is_some() || size == 0 || !head_dim.is_multiple_of(size) {
+            let message = format!("`{place}` has heads of {head_dim} channels, which {} does not fit", self.rotation);
+            return Err(Error::plan("topology::rotation-size", message).hint("choose a size that divides the channels"));
+        }
+        Ok(())
+    }
+}
+
 impl Topology {
     /// Makes what reads a place as wide as a rotation there wants it.
     ///
     /// # Errors
-    /// If the rotation pads another number of channels than there are, or to no more than those.
+    /// If the rotation pads another number of channels than there are, or to no more than those, or does not divide them.
     pub fn widen(&mut self, online: &OnlineRotation) -> Result<()> {
-        let Some(from) = online.padded_from else { return Ok(()) };
-        let (place, size) = (online.place, online.rotation.size);
-        for linear in self.linears.iter_mut().filter(|l| l.site.block == place.block && l.input == place.port) {
-            if linear.shape.1 != from || size <= from {
-                let message = format!("`{place}` has {} channels, and is to be padded from {from} to {size}", linear.shape.1);
-                return Err(Error::plan("topology::padding", message));
-            }
-            linear.shape.1 = size;
-            for p in self.params.iter_mut().filter(|p| p.site == linear.site && p.part == Part::Weight) {
-                p.shape[1] = size;
-            }
+        let readers: BTreeSet<SiteId> = online.readers(self)?.iter().map(|l| l.site).collect();
+        if online.padded_from.is_some() {
+            let size = online.rotation.size;
+            self.linears.iter_mut().filter(|l| readers.contains(&l.site)).for_each(|l| l.shape.1 = size);
+            self.params.iter_mut().filter(|p| p.part == Part::Weight && readers.contains(&p.site)).for_each(|p| p.shape[1] = size);
         }
         Ok(())
     }
@@ -218,16 +258,10 @@ impl Rewriting {
     }
 
     fn online(&mut self, topology: &Topology, online: &OnlineRotation) -> Result<()> {
-        let OnlineRotation { place, rotation, padded_from } = online;
-        let (place, turn) = (*place, Arc::new(rotation.turn()?));
-        // Whether it can be padded is for the widened topology to say.
-        topology.clone().widen(online)?;
-        for linear in topology.linears.iter().filter(|l| l.site.block == place.block && l.input == place.port) {
-            if padded_from.is_some() {
-                self.push(linear.site, Part::Weight, Change::Pad(rotation.size));
-            } else if linear.shape.1 % rotation.size != 0 {
-                let message = format!("`{place}` has {} channels, which a rotation of {} does not divide", linear.shape.1, rotation.size);
-                return Err(Error::plan("topology::rotation-size", message).hint("choose a size that divides the channels"));
+        let turn = Arc::new(online.rotation.turn()?);
+        for linear in online.readers(topology)? {
+            if online.padded_from.is_some() {
+                self.push(linear.site, Part::Weight, Change::Pad(online.rotation.size));
             }
             self.push(linear.site, Part::Weight, Change::Turn(Axis::Columns, None, Arc::clone(&turn)));
         }

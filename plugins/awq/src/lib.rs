@@ -57,8 +57,7 @@ impl Transform for Awq {
 
     fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>> {
         let Some(found) = search::search(cx, &self.options)? else { return Ok(None) };
-        let spread = found.factors.iter().fold(0.0f64, |m, s| m.max(*s)) / found.factors.iter().fold(f64::INFINITY, |m, s| m.min(*s));
-        let events = vec![Event::Scaled { by: RECORD.id.to_owned(), spread, error: Some(found.error) }];
+        let events = vec![Event::scaled(RECORD.id, &found.factors, Some(found.error))];
         Ok(Some(Solved { symmetry: Symmetry::Diagonal(found.factors.iter().map(|s| 1.0 / s).collect()), events }))
     }
 }

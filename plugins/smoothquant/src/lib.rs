@@ -57,8 +57,7 @@ impl Transform for SmoothQuant {
         let a = cx.region.gather(&range, f64::max)?;
         let w = cx.region.gather(&weight_range(cx), f64::max)?;
         let s: Vec<f64> = a.iter().zip(&w).map(|(a, w)| self.options.factor(*a, *w)).collect();
-        let spread = s.iter().fold(0.0f64, |m, s| m.max(*s)) / s.iter().fold(f64::INFINITY, |m, s| m.min(*s));
-        let events = vec![Event::Scaled { by: RECORD.id.to_owned(), spread, error: None }];
+        let events = vec![Event::scaled(RECORD.id, &s, None)];
         Ok(Some(Solved { symmetry: Symmetry::Diagonal(s.iter().map(|s| 1.0 / s).collect()), events }))
     }
 }

@@ -83,8 +83,7 @@ impl Transform for WeightEqualization {
                 break;
             }
         }
-        let spread = factors.iter().fold(0.0f64, |m, f| m.max(*f)) / factors.iter().fold(f64::INFINITY, |m, f| m.min(*f));
-        let events = vec![Event::Scaled { by: RECORD.id.to_owned(), spread, error: None }];
+        let events = vec![Event::scaled(RECORD.id, &factors, None)];
         Ok(Some(Solved { symmetry: Symmetry::Diagonal(factors), events }))
     }
 }

@@ -67,7 +67,10 @@ struct Bias {
 
 impl Source {
     pub(crate) fn new(producer: &Producer<'_>, channels: usize) -> Result<Self> {
-        let weight = producer.weight()?;
+        Ok(Self::of(producer.weight()?, producer.bias()?.as_deref(), channels))
+    }
+
+    fn of(weight: Vec<f32>, bias: Option<&[f32]>, channels: usize) -> Self {
         let cols = (weight.len() / channels.max(1)).max(1);
         let rows = weight.chunks_exact(cols).map(|row| {
             let mut values = Values::NONE;
@@ -75,8 +78,7 @@ impl Source {
             values
         });
         let rows = rows.collect();
-        let bias = producer.bias()?.map(|bias| Bias::new(&bias, weight, cols));
-        Ok(Self { rows, bias })
+        Self { rows, bias: bias.map(|bias| Bias::new(bias, weight, cols)) }
     }
 
     /// The range of each row once it and its bias are multiplied by `factors`, the bias divided by what the options say.
@@ -131,13 +133,7 @@ mod tests {
     }
 
     fn source(weight: &[f32], bias: &[f32]) -> Source {
-        let cols = weight.len() / bias.len();
-        let rows = weight.chunks_exact(cols).map(|row| {
-            let mut values = Values::NONE;
-            row.iter().for_each(|x| values.add(f64::from(*x)));
-            values
-        });
-        Source { rows: rows.collect(), bias: Some(Bias::new(bias, weight.to_vec(), cols)) }
+        Source::of(weight.to_vec(), Some(bias), bias.len())
     }
 
     #[test]

@@ -316,6 +316,8 @@ fn a_weight_is_rounded_by_one_method() {
     assert_eq!(notes("--gpxq-act-order"), ["`--gpxq-act-order` has no effect without `gptq`, `gpfq` or `qronos`"]);
     let on_qronos = "`--gpxq-max-accumulator-bit-width` has no effect on `qronos`, in Brevitas as here";
     assert!(notes("--qronos --gpxq-max-accumulator-bit-width 16").iter().any(|n| n == on_qronos));
+    let layerwise = ["`--rotation-mode` has no effect with `--rotation layerwise`, in Brevitas as here"];
+    assert_eq!(notes("--rotation layerwise --rotation-mode had"), layerwise);
 }
 
 #[test]

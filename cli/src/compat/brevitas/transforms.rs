@@ -43,6 +43,11 @@ fn rotation(flags: &Flags, draft: &mut Draft) -> Result<()> {
     let mut set = |name: &str, value: Value| options.insert(name.to_owned(), value);
     if mode == "layerwise" {
         set("mode", "layerwise".into());
+        for name in ["rotation-mode", "rotation-orphan-sink", "rotation-sdpa-regions", "rotation-layers-to-expand"] {
+            if flags.given(name) {
+                draft.note(format!("{} has no effect with `--rotation layerwise`, in Brevitas as here", flags.shown(name)));
+            }
+        }
         draft.set("output.format", vec!["qfw"]);
     } else {
         let attention = flags.on("rotation-sdpa-regions", false);
