@@ -14,6 +14,8 @@ use qfw_export_compressed_tensors as _;
 use qfw_gpfq as _;
 #[cfg(feature = "gptq")]
 use qfw_gptq as _;
+#[cfg(feature = "learned-round")]
+use qfw_learned_round as _;
 #[cfg(feature = "magr")]
 use qfw_magr as _;
 #[cfg(feature = "qronos")]
@@ -43,6 +45,7 @@ mod tests {
             "smoothquant",
             "awq",
             "weight-equalization",
+            "learned-round",
             "magr",
             "clip",
             "bias-correction",

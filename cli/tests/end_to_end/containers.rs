@@ -266,6 +266,7 @@ fn json_has_the_documented_fields() {
         "fold-norms",
         "gpfq",
         "gptq",
+        "learned-round",
         "magr",
         "qronos",
         "rtn",

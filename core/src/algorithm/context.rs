@@ -155,6 +155,18 @@ pub enum Event {
         /// for.
         error: Option<f64>,
     },
+    /// Weights were learned on the calibration data.
+    Learned {
+        /// The mean squared error of the block's output over all calibration tokens, as it was rounded at first.
+        initial: f64,
+        /// The same in the end.
+        reached: f64,
+        /// After how many steps the weights that were kept were found.
+        steps: usize,
+        /// The error of each step's own batch, before the step; with the first site of the block that learned.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        curve: Vec<f64>,
+    },
     /// The largest weights were made smaller before rounding.
     Shrunk {
         /// `Σ max|w|` over the ranges of the layer, relative to what it was.

@@ -7,6 +7,7 @@
 
 mod accumulator;
 mod context;
+mod learn;
 mod model_transform;
 mod needs;
 mod options;
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 pub use accumulator::Accumulator;
 pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext, input_events};
+pub use learn::{Batches, BlockContext, Learner, Learning, RoundBlock, Training, minimize};
 pub use model_transform::{ModelContext, ModelTransform};
 pub use needs::{Needs, PlanContext};
 pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, built, invalid_option, name_or_switch, read_options};
@@ -83,6 +85,8 @@ pub enum Stage<'a> {
     Split(&'a dyn Split),
     /// See [`Phase::Round`].
     Round(&'a dyn Round),
+    /// See [`Phase::Round`]; all sites of a block together, after those that are rounded one by one.
+    RoundBlock(&'a dyn RoundBlock),
     /// See [`Phase::Correct`].
     Correct(&'a dyn Correct),
 }
@@ -94,7 +98,7 @@ impl Stage<'_> {
             Self::ModelTransform(_) | Self::Transform(_) => Phase::Transform,
             Self::Condition(_) => Phase::Condition,
             Self::Split(_) => Phase::Split,
-            Self::Round(_) => Phase::Round,
+            Self::Round(_) | Self::RoundBlock(_) => Phase::Round,
             Self::Correct(_) => Phase::Correct,
         }
     }

@@ -18,6 +18,10 @@ pub struct Needs {
     pub rescale: f64,
     /// A transform wants to run the module behind a region again, with other weights.
     pub replay: bool,
+    /// It runs the block again and again, with gradients, on this stream: [`Stream::Reference`] or [`Stream::Quantized`]. The activations of
+    /// the original model are kept, as what it aims at, unless the configuration says otherwise; the original block's outputs on the same
+    /// inputs are the aim then.
+    pub training: Option<Stream>,
     /// Solver scratch in bytes for the widest site, for the memory plan.
     pub scratch_bytes: u64,
 }

@@ -1,6 +1,6 @@
 //! The passes over one block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use super::run::{Control, Run};
 use super::site_error::{output_error, weight_error};
 use super::stream::Stream;
 use super::sweep::stop_after;
+use super::together::round_together;
 use super::transform::{Transformed, transform};
 use crate::algorithm::{Conditioned, Event, Rounded, SiteContext, Stage};
 use crate::checkpoint::TensorDecl;
@@ -109,7 +110,7 @@ impl BlockResult {
 }
 
 /// What rounding a site yields.
-struct RoundedSite {
+pub(super) struct RoundedSite {
     weight: Tensor,
     tensors: Vec<(TensorDecl, Vec<u8>)>,
     report: SiteReport,
@@ -118,11 +119,13 @@ struct RoundedSite {
 /// Quantizes block `b`, whose float weights are `original`.
 pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &Streams, control: &Control<'_>) -> Result<BlockResult> {
     let jobs = run.jobs(b);
+    let (together, apart): (Vec<&Job<'_>>, Vec<&Job<'_>>) =
+        jobs.iter().partition(|j| matches!(run.algorithm(j.pass).stage(), Stage::RoundBlock(_)));
     let groups: Vec<Vec<&Job<'_>>> = match run.plan().harness.sequence {
-        Sequence::Block => vec![jobs.iter().collect()],
+        Sequence::Block => vec![apart],
         Sequence::Layer => {
             let mut groups: Vec<Vec<&Job<'_>>> = Vec::new();
-            for job in &jobs {
+            for job in apart {
                 match groups.iter_mut().find(|g| g[0].linear.input == job.linear.input) {
                     Some(group) => group.push(job),
                     None => groups.push(vec![job]),
@@ -137,7 +140,8 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
     let mut result = BlockResult { tensors, ..BlockResult::new(original.clone()) };
     // Ranges are taken in the first sweep, before anything in the block is rounded.
     let mut ranges = run.ranges(Some(b));
-    let rounded = run.rounds(Some(b)) && jobs.iter().any(|job| job.wants_rounded(run));
+    let learns = jobs.iter().any(|job| run.needs(job.pass).training.is_some());
+    let rounded = run.rounds(Some(b)) && (learns || jobs.iter().any(|job| job.wants_rounded(run)));
     if rounded {
         // Statistics of rounded activations want static ranges known before: that takes a sweep of its own.
         if ranges.is_some() {
@@ -153,6 +157,14 @@ pub(super) fn quantize(run: &Run<'_>, b: u32, original: &MapWeights, streams: &S
         let stats = statistics(run, b, group, Under { original, current: &result, known: &known }, streams, wanted.take(), control)?;
         control.report(Progress::Step { name: "round" });
         round_group(run, group, &stats, &mut result)?;
+        means.extend_channels(&stats);
+    }
+    for pass in together.iter().map(|job| job.pass).collect::<BTreeSet<usize>>() {
+        let group: Vec<&Job<'_>> = together.iter().filter(|job| job.pass == pass).copied().collect();
+        control.report(Progress::Step { name: "collect" });
+        let stats = statistics(run, b, &group, Under { original, current: &result, known: &known }, streams, wanted.take(), control)?;
+        control.report(Progress::Step { name: "learn" });
+        round_together(run, b, (pass, &group), &stats, original, &mut result, streams, control)?;
         means.extend_channels(&stats);
     }
     if wanted.is_some() {
@@ -249,17 +261,19 @@ pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, resu
     let rounded: Vec<(usize, RoundedSite)> =
         order.into_par_iter().map(|i| Ok((i, round_site(run, group[i], amax[i], stats, &result.weights)?))).collect::<Result<_>>()?;
     let rounded: BTreeMap<usize, RoundedSite> = rounded.into_iter().collect();
-    for (i, RoundedSite { weight, tensors, report }) in rounded {
-        let job = group[i];
-        result.weights.insert(job.linear.site, Part::Weight, weight);
-        result.tensors.extend(tensors);
-        result.sites.push(report);
-    }
+    rounded.into_iter().for_each(|(i, site)| put(group[i], site, result));
     Ok(())
 }
 
+/// Puts what a site became into the block.
+pub(super) fn put(job: &Job<'_>, RoundedSite { weight, tensors, report }: RoundedSite, result: &mut BlockResult) {
+    result.weights.insert(job.linear.site, Part::Weight, weight);
+    result.tensors.extend(tensors);
+    result.sites.push(report);
+}
+
 /// For each job the largest magnitude over the weights that share a factor with it: those that read the same input, which engines fuse.
-fn shared_amax(group: &[&Job<'_>], weights: &MapWeights) -> Result<Vec<f32>> {
+pub(super) fn shared_amax(group: &[&Job<'_>], weights: &MapWeights) -> Result<Vec<f32>> {
     let mut shared: BTreeMap<Port, f32> = BTreeMap::new();
     for job in group.iter().filter(|j| j.spec.scale == ScaleForm::TwoLevel) {
         let weight = weights.get(job.linear.site, Part::Weight)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
@@ -277,23 +291,29 @@ fn round_site(run: &Run<'_>, job: &Job<'_>, amax: f32, stats: &Stats, weights: &
     with_slice::<f32, _>(&weight, |w| {
         let cx = site_context(run, job, w, stats, amax);
         let rounded = rounded_or_fallback(run, job, &cx).map_err(|e| e.within(format!("`{site}`")))?;
-        check(&rounded, job)?;
-        let mut decoded = Vec::new();
-        decode(&job.spec.grid, &rounded.params, &rounded.codes, 0..job.linear.shape.0, rounded.group_index.as_deref(), &mut decoded);
-        let gram = run.needs(job.pass).inputs.iter().find(|(kind, _)| *kind == StatKind::Gram);
-        let gram = gram.and_then(|(_, stream)| stats.gram(job.linear.input, *stream).ok());
-        let report = SiteReport {
-            site: site.to_string(),
-            algo: run.plan().passes[job.pass].algo.clone(),
-            weight_error: weight_error(w, &decoded),
-            output_error: gram.map(|g| output_error(w, &decoded, g)),
-            events: rounded.events.clone(),
-        };
-        let tensors = encode_site(job.native, &rounded).tensors;
-        run.took(report.site.clone(), start.elapsed().as_secs_f64());
-        let tensor = Tensor::from_vec(decoded, job.linear.shape, &Device::Cpu)?.to_device(run.device())?;
-        Ok(RoundedSite { weight: tensor, tensors, report })
+        finished(run, job, w, rounded, stats, start.elapsed().as_secs_f64())
     })
+}
+
+/// What is stored and told of a site whose weight was `w`.
+pub(super) fn finished(run: &Run<'_>, job: &Job<'_>, w: &[f32], rounded: Rounded, stats: &Stats, seconds: f64) -> Result<RoundedSite> {
+    let site = job.linear.site;
+    check(&rounded, job)?;
+    let mut decoded = Vec::new();
+    decode(&job.spec.grid, &rounded.params, &rounded.codes, 0..job.linear.shape.0, rounded.group_index.as_deref(), &mut decoded);
+    let gram = run.needs(job.pass).inputs.iter().find(|(kind, _)| *kind == StatKind::Gram);
+    let gram = gram.and_then(|(_, stream)| stats.gram(job.linear.input, *stream).ok());
+    let report = SiteReport {
+        site: site.to_string(),
+        algo: run.plan().passes[job.pass].algo.clone(),
+        weight_error: weight_error(w, &decoded),
+        output_error: gram.map(|g| output_error(w, &decoded, g)),
+        events: rounded.events.clone(),
+    };
+    let tensors = encode_site(job.native, &rounded).tensors;
+    run.took(report.site.clone(), seconds);
+    let tensor = Tensor::from_vec(decoded, job.linear.shape, &Device::Cpu)?.to_device(run.device())?;
+    Ok(RoundedSite { weight: tensor, tensors, report })
 }
 
 /// Conditions and rounds, or applies the run's policy to what cannot be solved: the original weight to nearest, with the event recorded.
@@ -309,6 +329,17 @@ fn rounded_or_fallback(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Re
 }
 
 fn conditioned_and_rounded(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<Rounded> {
+    let (moved, events) = conditioned(run, job, cx)?;
+    let Stage::Round(round) = run.algorithm(job.pass).stage() else {
+        return Err(Error::internal("a pass of the round phase has another stage"));
+    };
+    let mut rounded = round.round(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })?;
+    rounded.events.splice(0..0, events);
+    Ok(rounded)
+}
+
+/// The weight as the site's conditioning passes leave it, if there are any.
+pub(super) fn conditioned(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<(Option<Vec<f32>>, Vec<Event>)> {
     let (mut moved, mut events): (Option<Vec<f32>>, Vec<Event>) = (None, Vec::new());
     for pass in &job.conditions {
         let Stage::Condition(condition) = run.algorithm(*pass).stage() else {
@@ -324,12 +355,7 @@ fn conditioned_and_rounded(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -
         moved = Some(weight);
         events.extend(new);
     }
-    let Stage::Round(round) = run.algorithm(job.pass).stage() else {
-        return Err(Error::internal("a pass of the round phase has another stage"));
-    };
-    let mut rounded = round.round(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })?;
-    rounded.events.splice(0..0, events);
-    Ok(rounded)
+    Ok((moved, events))
 }
 
 /// What every rounding has to satisfy, whoever made it.

@@ -24,6 +24,8 @@ mod run;
 mod site_error;
 mod stream;
 mod sweep;
+mod together;
+mod training;
 mod transform;
 
 pub use measure::Measured;

@@ -314,6 +314,11 @@ impl<'a> Run<'a> {
         self.windows.len()
     }
 
+    /// Tokens of a calibration window.
+    pub(super) fn window_tokens(&self, window: usize) -> usize {
+        self.windows[window].len()
+    }
+
     /// Whether anything is left to do behind the last block.
     pub(super) fn head_work(&self) -> bool {
         !self.head_jobs().is_empty() || self.plan().activations.iter().any(|a| a.place.block.is_none() && a.spec.timing == Timing::Static)

@@ -7,7 +7,7 @@ use candle_core::{D, DType, Device, Tensor};
 
 use super::{Block, Edges, Flow, Span, Tap};
 use crate::error::{Error, Result};
-use crate::numeric::with_slice;
+use crate::numeric::{step1, with_slice};
 use crate::topology::{OnlineRotation, Port, Turn};
 
 /// Every rotation a model carries out, by block (`None`: around the blocks) and port.
@@ -103,7 +103,12 @@ impl Tap for Rotating<'_> {
             if let Some(from) = padded_from {
                 x = x.pad_with_zeros(D::Minus1, 0, turn.size().saturating_sub(*from))?;
             }
-            x = rotate(turn, &x, port)?;
+            x = if x.track_op() {
+                let (turned, turn) = (rotate(turn, &x.detach(), port)?, Arc::clone(turn));
+                step1(&x, &turned, move |g| turned_back(&turn, g))?
+            } else {
+                rotate(turn, &x, port)?
+            };
         }
         if self.then.wants(port) { self.then.at(port, x) } else { Ok(x) }
     }
@@ -127,4 +132,11 @@ fn rotate(turn: &Turn, x: &Tensor, port: Port) -> Result<Tensor> {
         Tensor::from_vec(values, shape, &Device::Cpu)?
     };
     Ok(turned.to_dtype(dtype)?.to_device(device)?)
+}
+
+/// `g` with every stretch of its rows turned back: the gradient of what was turned.
+fn turned_back(turn: &Turn, g: &Tensor) -> Result<Tensor> {
+    let mut values = with_slice::<f64, _>(&g.to_device(&Device::Cpu)?.to_dtype(DType::F64)?, |v| Ok(v.to_vec()))?;
+    turn.rows_back(&mut values);
+    Ok(Tensor::from_vec(values, g.shape().clone(), &Device::Cpu)?.to_dtype(g.dtype())?.to_device(g.device())?)
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{Block, Edges, Flow, Span, Tap};
 use crate::error::{Error, Result};
-use crate::numeric::{Extremes, Ranges, fake_quantize, vectorize, with_slice};
+use crate::numeric::{Extremes, Ranges, fake_quantize, step1, vectorize, with_slice};
 use crate::observer::ScaleRule;
 use crate::scheme::{QParams, QuantSpec, ScaleForm, Timing};
 use crate::topology::{Place, Port};
@@ -37,11 +37,48 @@ impl ActivationQuant {
         Ok(Self { place, spec, params, rule })
     }
 
-    /// `x`, rounded.
+    /// `x`, rounded. Its gradient passes straight through, but for what a fixed range cuts off.
     ///
     /// # Errors
     /// If a value is not finite.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        if !x.track_op() {
+            return self.rounded(x);
+        }
+        let frozen = x.detach();
+        let value = self.rounded(&frozen)?;
+        let beyond = self.beyond(&frozen, &value)?;
+        step1(x, &value, move |g| match &beyond {
+            Some(beyond) => Ok(beyond.where_cond(&g.zeros_like()?, g)?),
+            None => Ok(g.clone()),
+        })
+    }
+
+    /// Where `x` is beyond what a fixed range holds, and what it became does not follow it; `None`: nowhere.
+    fn beyond(&self, x: &Tensor, value: &Tensor) -> Result<Option<Tensor>> {
+        let Some(p) = &self.params else { return Ok(None) };
+        let (lo, hi) = self.spec.grid.limits();
+        let ends: Vec<(f32, f32)> = p
+            .scale
+            .iter()
+            .zip(&p.zero)
+            .map(|(s, z)| {
+                let (a, b) = (self.spec.grid.decode(lo, *s, *z), self.spec.grid.decode(hi, *s, *z));
+                (a.min(b), a.max(b))
+            })
+            .collect();
+        let cols = *x.dims().last().unwrap_or(&1);
+        let layout = self.spec.granularity.layout(1, cols);
+        let read = |t: &Tensor| with_slice::<f32, _>(&t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?, |v| Ok(v.to_vec()));
+        let (x_, value) = (read(x)?, read(value)?);
+        let beyond = x_.iter().zip(&value).enumerate().map(|(i, (x, v))| {
+            let (least, most) = ends[layout.tile(0, i % cols)];
+            u8::from((v <= &least && x < v) || (v >= &most && x > v))
+        });
+        Ok(Some(Tensor::from_vec(beyond.collect::<Vec<u8>>(), x.shape().clone(), &Device::Cpu)?.to_device(x.device())?))
+    }
+
+    fn rounded(&self, x: &Tensor) -> Result<Tensor> {
         let cols = *x.dims().last().unwrap_or(&1);
         let host = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let mut values = with_slice::<f32, _>(&host, |v| Ok(v.to_vec()))?;

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::gradient::{activate_backward, activate_gated_backward, step1, step2, traced};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
 use super::vectorize::{Kernel, vectorize};
 use crate::error::{Error, Result, did_you_mean};
@@ -47,19 +48,28 @@ impl Activation {
 }
 
 /// The functions themselves, as types, so that the loop over each is compiled on its own.
-trait Pointwise {
+pub(super) trait Pointwise {
     fn at<R: Real>(x: R) -> R;
+    /// The derivative.
+    fn slope<R: Real>(x: R) -> R;
 }
 
-struct Silu;
-struct Gelu;
-struct GeluTanh;
-struct Relu;
+pub(super) struct Silu;
+pub(super) struct Gelu;
+pub(super) struct GeluTanh;
+pub(super) struct Relu;
 
 impl Pointwise for Silu {
     #[inline(always)]
     fn at<R: Real>(x: R) -> R {
         x / (R::of(1.0) + (-x).exp_fast())
+    }
+
+    /// `σ + x·σ·(1 − σ)`
+    #[inline(always)]
+    fn slope<R: Real>(x: R) -> R {
+        let sigma = R::of(1.0) / (R::of(1.0) + (-x).exp_fast());
+        sigma * (R::of(1.0) + x * (R::of(1.0) - sigma))
     }
 }
 
@@ -67,6 +77,14 @@ impl Pointwise for Gelu {
     #[inline(always)]
     fn at<R: Real>(x: R) -> R {
         R::of(0.5) * x * (R::of(1.0) + Real::erf(x * R::of(std::f64::consts::FRAC_1_SQRT_2)))
+    }
+
+    /// `Φ(x) + x·φ(x)`
+    #[inline(always)]
+    fn slope<R: Real>(x: R) -> R {
+        let below = R::of(0.5) * (R::of(1.0) + Real::erf(x * R::of(std::f64::consts::FRAC_1_SQRT_2)));
+        let density = (R::of(-0.5) * x * x).exp_fast() * R::of(1.0 / (2.0 * std::f64::consts::PI).sqrt());
+        below + x * density
     }
 }
 
@@ -77,12 +95,27 @@ impl Pointwise for GeluTanh {
         let u = R::of((2.0 / std::f64::consts::PI).sqrt()) * (x + R::of(0.044_715) * x * x * x);
         x - x / ((u + u).exp_fast() + R::of(1.0))
     }
+
+    /// `1 − σ + x·σ·(1 − σ)·2u′` with `σ = 1/(e^{2u} + 1)`
+    #[inline(always)]
+    fn slope<R: Real>(x: R) -> R {
+        let root = R::of((2.0 / std::f64::consts::PI).sqrt());
+        let u = root * (x + R::of(0.044_715) * x * x * x);
+        let steep = root * (R::of(1.0) + R::of(3.0 * 0.044_715) * x * x);
+        let sigma = R::of(1.0) / ((u + u).exp_fast() + R::of(1.0));
+        R::of(1.0) - sigma + x * sigma * (R::of(1.0) - sigma) * (steep + steep)
+    }
 }
 
 impl Pointwise for Relu {
     #[inline(always)]
     fn at<R: Real>(x: R) -> R {
         if x > R::of(0.0) { x } else { R::of(0.0) }
+    }
+
+    #[inline(always)]
+    fn slope<R: Real>(x: R) -> R {
+        if x > R::of(0.0) { R::of(1.0) } else { R::of(0.0) }
     }
 }
 
@@ -121,6 +154,11 @@ impl<R: Real> Kernel for InPlace<'_, R> {
 /// # Errors
 /// None on the CPU.
 pub fn activate(f: Activation, x: &Tensor) -> Result<Tensor> {
+    if traced(&[x], &[]) {
+        let frozen = x.detach();
+        let value = activate(f, &frozen)?;
+        return step1(x, &value, move |g| activate_backward(f, &frozen, g));
+    }
     if !on_host(&[x]) {
         return composed(f, x);
     }
@@ -136,6 +174,15 @@ pub fn activate(f: Activation, x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If the shapes differ.
 pub fn activate_gated(f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if gate.dims() == up.dims() && traced(&[gate, up], &[]) {
+        let frozen = (gate.detach(), up.detach());
+        let value = activate_gated(f, &frozen.0, &frozen.1)?;
+        let tracked = [gate, up].map(Tensor::track_op);
+        return step2((gate, up), &value, move |g| {
+            let (dx, du) = activate_gated_backward(f, &frozen.0, &frozen.1, g)?;
+            Ok([tracked[0].then_some(dx), tracked[1].then_some(du)])
+        });
+    }
     if !on_host(&[gate, up]) || gate.dims() != up.dims() {
         return Ok((composed(f, gate)? * up)?);
     }

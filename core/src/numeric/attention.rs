@@ -8,6 +8,7 @@ use candle_core::{D, DType, Tensor};
 
 use super::bf16::{Bf16Unit, WIDEST_HEAD, attention_bf16};
 use super::gemm::{Onto, Transpose, gemm};
+use super::gradient::{attention_backward, step3, traced};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
 use super::softmax::softmax_row;
 use super::vectorize::{Kernel, vectorize};
@@ -36,6 +37,15 @@ pub(super) const QUERY_BLOCK: usize = 64;
 /// If the shapes do not fit.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape, bf16: Option<Bf16Unit>) -> Result<Tensor> {
     let (t, s) = (q.dim(0)?, k.dim(0)?);
+    if traced(&[q, k, v], &[]) {
+        let frozen = (q.detach(), k.detach(), v.detach());
+        let value = attention(&frozen.0, &frozen.1, &frozen.2, shape, bf16)?;
+        let (shape, out, tracked) = (*shape, value.clone(), [q, k, v].map(Tensor::track_op));
+        return step3((q, k, v), &value, move |g| {
+            let [dq, dk, dv] = attention_backward((&frozen.0, &frozen.1, &frozen.2), &out, &shape, g)?;
+            Ok([tracked[0].then_some(dq), tracked[1].then_some(dk), tracked[2].then_some(dv)])
+        });
+    }
     if !on_host(&[q, k, v]) {
         let probs = attention_probs(&attention_scores(q, k, shape)?)?;
         return attention_mix(&probs, v, shape);

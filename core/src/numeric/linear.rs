@@ -4,6 +4,7 @@ use candle_core::{DType, Tensor};
 
 use super::bf16::{Bf16Panels, Bf16Unit};
 use super::gemm::{Onto, Transpose, gemm};
+use super::gradient::{Traced, backward, step1, traced};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
 use crate::error::{Error, Result};
 
@@ -14,6 +15,8 @@ pub enum Matrix {
     Plain(Tensor),
     /// Rounded to bf16, for inputs that are rounded too.
     Bf16(Bf16Panels),
+    /// Under training.
+    Traced(Traced),
 }
 
 impl Matrix {
@@ -38,6 +41,7 @@ impl Matrix {
     pub fn apply(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let panels = match self {
             Self::Plain(weight) => return linear(x, weight, bias),
+            Self::Traced(traced) => return traced.apply(x, bias),
             Self::Bf16(panels) => panels,
         };
         let ((t, i), (o, i2)) = (x.dims2()?, panels.shape());
@@ -65,6 +69,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let ((t, i), (o, i2)) = (x.dims2()?, weight.dims2()?);
     if i != i2 {
         return Err(Error::internal(format!("linear: input has {i} channels, the weight {i2}")));
+    }
+    if !bias.is_some_and(Tensor::track_op) && traced(&[x], &[weight]) {
+        let (value, weight) = (linear(&x.detach(), weight, bias)?, weight.clone());
+        return step1(x, &value, move |g| backward(g, &weight));
     }
     if !on_host(&[x, weight]) || bias.is_some_and(Tensor::track_op) {
         let y = x.matmul(&weight.t()?)?;

@@ -3,8 +3,8 @@
 //! Verbs take tensors of the run's device. On the CPU, and where nothing asks for gradients, they run our own kernels over host
 //! slices: each is single-threaded and free of shared state, so that a result never depends on a thread count; callers put
 //! parallelism above them (one calibration window, one row range a task). Rotations of whole weights share their rows among threads
-//! themselves, each row computed as if it was alone. On another device, or under gradients, the same verb is
-//! composed of candle operations that keep gradients.
+//! themselves, each row computed as if it was alone. Under gradients the kernels run too, and leave behind how they run
+//! backwards ([`gradient`]). On another device, the same verb is composed of candle operations.
 
 mod accumulator;
 mod activation;
@@ -16,6 +16,7 @@ mod eigenvalue;
 mod elementwise;
 mod fake_quantize;
 mod gemm;
+mod gradient;
 mod gram;
 mod greedy_path;
 mod hadamard;
@@ -43,6 +44,8 @@ pub use elementwise::add;
 pub(crate) use fake_quantize::Extremes;
 pub use fake_quantize::{Ranges, fake_quantize};
 pub use gemm::{Onto, Transpose, gemm};
+pub(crate) use gradient::step1;
+pub use gradient::{Factor, Record, Traced, squared_error, walk_back, weight_gradient};
 pub use gram::{add_lower, gram, gram_energy};
 pub use greedy_path::GreedyPath;
 pub use hadamard::{Hadamard, next_sizes};

@@ -4,17 +4,24 @@
 
 use candle_core::{D, Tensor};
 
+use super::gradient::{layer_norm_backward, rms_norm_backward, step1, traced};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
 use crate::error::Result;
 
-/// RMSNorm of `x` `[T, C]` with weight `[C]`.
+/// RMSNorm of `x` `[T, n·C]` with weight `[C]`: of every stretch of `C` channels, such as the heads of queries, for itself.
 ///
 /// # Errors
 /// If the shapes do not fit.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if traced(&[x], &[weight]) {
+        let (frozen, weight) = (x.detach(), weight.clone());
+        let value = rms_norm(&frozen, &weight, eps)?;
+        return step1(x, &value, move |g| rms_norm_backward(&frozen, &weight, eps, g));
+    }
     if !on_host(&[x, weight]) {
-        let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
-        return Ok(x.broadcast_mul(&scale)?.broadcast_mul(weight)?);
+        let parts = x.reshape(((), weight.elem_count()))?;
+        let scale = (parts.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
+        return Ok(parts.broadcast_mul(&scale)?.broadcast_mul(weight)?.reshape(x.shape())?);
     }
     for_real!(x, R => with_slice::<R, _>(x, |x_| with_slice::<R, _>(weight, |w| {
         let mut y = x_.to_vec();
@@ -34,6 +41,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// # Errors
 /// If the shapes do not fit.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    if traced(&[x], &[weight, bias]) {
+        let (frozen, weight) = (x.detach(), weight.clone());
+        let value = layer_norm(&frozen, &weight, bias, eps)?;
+        return step1(x, &value, move |g| layer_norm_backward(&frozen, &weight, eps, g));
+    }
     if !on_host(&[x, weight, bias]) {
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let scale = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
@@ -56,7 +68,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 
 /// Σ f(v) over eight interleaved partial sums: a fixed order that vectorizes.
 #[inline(always)]
-fn sum<R: Real>(row: &[R], f: impl Fn(R) -> R) -> R {
+pub(super) fn sum<R: Real>(row: &[R], f: impl Fn(R) -> R) -> R {
     let mut lanes = [R::of(0.0); 8];
     let chunks = row.chunks_exact(8);
     let rest = chunks.remainder();

@@ -5,6 +5,7 @@
 
 use candle_core::{D, Tensor};
 
+use super::gradient::{step1, traced};
 use super::host::{for_real, on_host, tensor, with_slice};
 use crate::error::Result;
 
@@ -15,6 +16,12 @@ use crate::error::Result;
 pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
     let (t, width) = x.dims2()?;
     let half = cos.dim(1)?;
+    if traced(&[x], &[cos, sin]) {
+        let value = rotate(&x.detach(), cos, sin, head_dim)?;
+        // Back by the same angles.
+        let (cos, sin) = (cos.clone(), sin.neg()?);
+        return step1(x, &value, move |g| rotate(g, &cos, &sin, head_dim));
+    }
     if !on_host(&[x, cos, sin]) {
         let heads = x.reshape((t, width / head_dim, head_dim))?;
         let (x1, x2) = (heads.narrow(D::Minus1, 0, half)?, heads.narrow(D::Minus1, half, half)?);

@@ -53,10 +53,14 @@ impl Budget {
         let kept = if plan.harness.propagate == Propagate::Both { 2 } else { 1 };
         // A replay keeps what the module read and what it put out.
         let replay = if needs.iter().any(|n| n.replay) { 2 } else { 0 };
-        let streams = (kept + replay) * windows * length * dims.hidden as u64 * 4;
+        // Training keeps what the block is to put out.
+        let trains = needs.iter().any(|n| n.training.is_some());
+        let streams = (kept + replay + u64::from(trains)) * windows * length * dims.hidden as u64 * 4;
         // A pair of windows keeps what the first has at the ports of the block.
         let kept_tensors = if paired { dims.ffn + 3 * dims.hidden } else { 0 };
-        let widest = (3 * dims.ffn + 4 * dims.hidden + kept_tensors) as u64;
+        // Forwards and backwards, with every product's input and the gradient of its result.
+        let graph = if trains { 9 * dims.ffn + 16 * dims.hidden } else { 0 };
+        let widest = (3 * dims.ffn + 4 * dims.hidden + kept_tensors + graph) as u64;
         let in_flight = if windows == 0 { 0 } else { threads as u64 * (length * widest * 4 + 64 * length * 4) };
         let scratch = needs.iter().map(|n| n.scratch_bytes).max().unwrap_or(0) * (threads as u64).min(2);
         // A tensor is rewritten in f64, with a copy for what is no sum of its own entries, before anything else happens to its block.

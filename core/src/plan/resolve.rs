@@ -110,6 +110,11 @@ pub fn resolve(
             chosen.retain(|(l, _)| l.site.block.is_some());
             notes.push(format!("`{}` leaves the head as it is", record.id));
         }
+        if let (Stage::RoundBlock(_), Some((l, _))) = (algorithm.stage(), chosen.iter().find(|(l, _)| l.site.block.is_none())) {
+            let message = format!("`{}` rounds the layers of a block together, and `{}` is in none", record.id, l.site);
+            return Err(Error::plan("plan::not-in-a-block", message)
+                .hint(format!("name it in the pass's `skip`, and add a pass for it: `algo = \"rtn\"` with `match = \"{}\"`", l.site)));
+        }
         let (chosen, weights): (Vec<&Linear>, Vec<&QuantSpec>) = chosen.into_iter().unzip();
         let inputs: Vec<Option<&QuantSpec>> = chosen.iter().map(|l| input_of(&activations, l)).collect();
         let cx = PlanContext { topology: model.topology, sites: &chosen, weights: &weights, inputs: &inputs, stream };

@@ -17,16 +17,21 @@ pub(super) fn propagate(
     needs: &[Needs],
     notes: &mut Vec<String>,
 ) -> Result<Propagate> {
+    let trains = |on: Stream| needs.iter().position(|n| n.training == Some(on)).map(|i| passes[i].algo.as_str());
     let first = |wanted: fn(StatKind, Stream) -> bool| {
         let pass = needs.iter().position(|n| n.inputs.iter().any(|(kind, stream)| wanted(*kind, *stream)));
         pass.map(|i| passes[i].algo.as_str())
     };
-    let reference = first(|kind, stream| kind == StatKind::CrossGram || stream == Stream::Reference);
-    let quantized = first(|_, stream| stream != Stream::Reference);
+    let reference = first(|kind, stream| kind == StatKind::CrossGram || stream == Stream::Reference).or(trains(Stream::Reference));
+    let quantized = first(|_, stream| stream != Stream::Reference).or(trains(Stream::Quantized));
     let lacks = |algo: &str, what: &str, kept: &str| {
         let message = format!("`{algo}` needs the activations of the {what} model, but `harness.propagate` is `{kept}`");
         Err(Error::plan("plan::propagate", message).hint("set `harness.propagate = \"both\"`, or leave the key out"))
     };
+    if let (None, None, Some(algo)) = (asked, reference, trains(Stream::Quantized)) {
+        notes.push(format!("`harness.propagate` is `both`: `{algo}` aims at what the original model puts out"));
+        return Ok(Propagate::Both);
+    }
     match (asked, reference, quantized) {
         (None, Some(algo), _) => {
             notes.push(format!("`harness.propagate` is `both`: `{algo}` needs the activations of the original model too"));

@@ -127,6 +127,21 @@ impl Turn {
         }
     }
 
+    /// Undoes [`Self::rows`]: `v ↦ v·Rᵀ`.
+    pub fn rows_back(&self, x: &mut [f64]) {
+        let n = self.size;
+        match &self.form {
+            Form::Hadamard(h) => h.rows_transposed(x),
+            // It is its own inverse.
+            Form::Conjugated { .. } => self.rows(x),
+            Form::Dense(r) => x.par_chunks_mut(STRIPE * n).for_each(|new| {
+                let old = new.to_vec();
+                let m = new.len() / n;
+                gemm((m, n, n), Onto::Replace, new, n, &old, Transpose::No, n, r, Transpose::Yes, n);
+            }),
+        }
+    }
+
     /// As [`Self::rows`], in f32 where the rotation is one of additions.
     pub fn rows_f32(&self, x: &mut [f32]) {
         match &self.form {
@@ -210,6 +225,9 @@ mod tests {
             }
             let mut wide = w.clone();
             turn.rows(&mut wide);
+            let mut back = wide.clone();
+            turn.rows_back(&mut back);
+            assert!(back.iter().zip(&w).all(|(a, b)| (a - b).abs() < 1e-12));
             let mut narrow: Vec<f32> = w.iter().map(|x| *x as f32).collect();
             turn.rows_f32(&mut narrow);
             for (a, b) in wide.iter().zip(&narrow) {

@@ -90,13 +90,6 @@ impl DecoderBlock {
             down: load(Role::MlpDown, d.mlp_bias)?,
         })
     }
-
-    /// RMSNorm of each head.
-    fn norm_heads(&self, x: Tensor, weight: &Tensor) -> Result<Tensor> {
-        let (t, width) = x.dims2()?;
-        let d = self.shape.head_dim;
-        Ok(rms_norm(&x.reshape((t * width / d, d))?, weight, self.eps)?.reshape((t, width))?)
-    }
 }
 
 impl Block for DecoderBlock {
@@ -119,8 +112,8 @@ impl Block for DecoderBlock {
             let mut k = pass(tap, P::K, self.k.apply(&flow.x)?)?;
             let v = pass(tap, P::V, self.v.apply(&flow.x)?)?;
             if let Some((q_norm, k_norm)) = &self.head_norms {
-                q = self.norm_heads(q, q_norm)?;
-                k = self.norm_heads(k, k_norm)?;
+                q = rms_norm(&q, q_norm, self.eps)?;
+                k = rms_norm(&k, k_norm, self.eps)?;
             }
             let (cos, sin) = self.angles.at(flow.position, &q)?;
             let q = pass(tap, P::QRope, rotate(&q, &cos, &sin, self.shape.head_dim)?)?;

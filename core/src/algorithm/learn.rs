@@ -1,0 +1,195 @@
+//! Learning the weights of a block from what the block puts out.
+//!
+//! ```text
+//! loss = mean over tokens and channels of (block(x; Ŵ) − y)²      x: inputs from the blocks rounded before, y: what the original block puts out
+//! ```
+//!
+//! The harness runs the block and its gradients ([`Training`]), a method says how `Ŵ` depends on what it learns ([`Learner`]), and
+//! [`minimize`] is the loop of all of them: batches drawn by seed, and the best found kept.
+
+use super::{Rounded, SiteContext};
+use crate::error::Result;
+use crate::numeric::uniform_below;
+
+/// A block on the calibration data, with gradients.
+pub trait Training: Sync {
+    /// Calibration windows.
+    fn windows(&self) -> usize;
+
+    /// The loss over `windows` with `weights`, one for each site, row-major.
+    ///
+    /// # Errors
+    /// If a weight has another size, or the run is interrupted.
+    fn loss(&self, windows: &[usize], weights: Vec<Vec<f32>>) -> Result<f64>;
+
+    /// The loss, and its gradients with respect to the weights.
+    ///
+    /// # Errors
+    /// As [`Self::loss`].
+    fn gradients(&self, windows: &[usize], weights: Vec<Vec<f32>>) -> Result<(f64, Vec<Vec<f32>>)>;
+}
+
+/// What is learned.
+pub trait Learner: Clone {
+    /// The weights it stands for now, one for each site, row-major.
+    fn weights(&self) -> Vec<Vec<f32>>;
+
+    /// The weights it would settle for: values of codes.
+    fn settled(&self) -> Vec<Vec<f32>> {
+        self.weights()
+    }
+
+    /// One step against the gradients of the loss with respect to [`Self::weights`], when `done` of all steps are behind it, `0 ≤ done < 1`.
+    fn step(&mut self, gradients: &[Vec<f32>], done: f64);
+}
+
+/// Which windows each step sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Batches {
+    /// Steps.
+    pub steps: usize,
+    /// Windows of a step.
+    pub size: usize,
+    /// What the draws depend on, besides the step.
+    pub key: [u64; 2],
+}
+
+impl Batches {
+    /// The windows of a step, drawn without replacement, in increasing order.
+    fn draw(&self, step: usize, windows: usize) -> Vec<usize> {
+        let mut all: Vec<usize> = (0..windows).collect();
+        let size = self.size.clamp(1, windows.max(1)).min(windows);
+        for i in 0..size {
+            let key = [self.key[0], self.key[1], step as u64, i as u64];
+            all.swap(i, i + uniform_below(&key, (windows - i) as u64) as usize);
+        }
+        all.truncate(size);
+        all.sort_unstable();
+        all
+    }
+}
+
+/// How learning went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Learning {
+    /// The loss over all windows at first.
+    pub initial: f64,
+    /// The loss over all windows of what was kept.
+    pub reached: f64,
+    /// Steps behind what was kept.
+    pub steps: usize,
+    /// The loss of each batch, before its step.
+    pub curve: Vec<f64>,
+}
+
+/// Takes `batches.steps` steps, and leaves in `learner` what has the least loss over all windows: the start, the state with the least loss
+/// on its own batch, or the last. So it never ends worse than it began.
+///
+/// # Errors
+/// What running the block returns.
+pub fn minimize<L: Learner>(training: &dyn Training, learner: &mut L, batches: &Batches) -> Result<Learning> {
+    let all: Vec<usize> = (0..training.windows()).collect();
+    let initial = training.loss(&all, learner.settled())?;
+    let mut kept = Learning { initial, reached: initial, steps: 0, curve: Vec::new() };
+    if batches.steps == 0 {
+        return Ok(kept);
+    }
+    let start = learner.clone();
+    let mut best: Option<(f64, usize, L)> = None;
+    for step in 0..batches.steps {
+        let (loss, gradients) = training.gradients(&batches.draw(step, all.len()), learner.weights())?;
+        if step > 0 && best.as_ref().is_none_or(|(least, ..)| loss < *least) {
+            best = Some((loss, step, learner.clone()));
+        }
+        kept.curve.push(loss);
+        learner.step(&gradients, step as f64 / batches.steps as f64);
+    }
+    let last = (batches.steps, learner.clone());
+    *learner = start;
+    for (steps, candidate) in [Some(last), best.map(|(_, steps, learner)| (steps, learner))].into_iter().flatten() {
+        let loss = training.loss(&all, candidate.settled())?;
+        if loss < kept.reached {
+            (kept.reached, kept.steps, *learner) = (loss, steps, candidate);
+        }
+    }
+    Ok(kept)
+}
+
+/// The sites of a block under work.
+pub struct BlockContext<'a> {
+    /// The sites, in the order in which weights and gradients come.
+    pub sites: &'a [SiteContext<'a>],
+    /// The block.
+    pub training: &'a dyn Training,
+    /// Its number.
+    pub block: u32,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+/// Turns the weights of a block into codes, all at once.
+pub trait RoundBlock: Send + Sync {
+    /// Codes and parameters for each site.
+    ///
+    /// # Errors
+    /// What makes the block unsolvable; the harness then applies the run's `on-failure`.
+    fn round(&self, cx: &BlockContext<'_>) -> Result<Vec<Rounded>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `Σ (w − 3)²`, of one weight; steps of a size that overshoots now and then.
+    struct Parabola;
+
+    impl Training for Parabola {
+        fn windows(&self) -> usize {
+            5
+        }
+        fn loss(&self, _: &[usize], weights: Vec<Vec<f32>>) -> Result<f64> {
+            Ok(f64::from(weights[0][0] - 3.0).powi(2))
+        }
+        fn gradients(&self, windows: &[usize], weights: Vec<Vec<f32>>) -> Result<(f64, Vec<Vec<f32>>)> {
+            let gradient = 2.0 * (weights[0][0] - 3.0);
+            Ok((self.loss(windows, weights)?, vec![vec![gradient]]))
+        }
+    }
+
+    #[derive(Clone)]
+    struct Point(f32, f32);
+
+    impl Learner for Point {
+        fn weights(&self) -> Vec<Vec<f32>> {
+            vec![vec![self.0]]
+        }
+        fn step(&mut self, gradients: &[Vec<f32>], _: f64) {
+            self.0 -= self.1 * gradients[0][0];
+        }
+    }
+
+    #[test]
+    fn the_best_is_kept_and_never_worse_than_the_start() {
+        let batches = Batches { steps: 8, size: 2, key: [1, 2] };
+        let mut good = Point(0.0, 0.25);
+        let went = minimize(&Parabola, &mut good, &batches).unwrap();
+        assert_eq!((went.initial, went.steps, went.curve.len()), (9.0, 8, 8));
+        assert!(went.reached < 1e-3 && (good.0 - 3.0).abs() < 0.02);
+        // Steps that diverge from the first on.
+        let mut bad = Point(2.0, 1.5);
+        let went = minimize(&Parabola, &mut bad, &batches).unwrap();
+        assert_eq!((went.reached, went.steps, bad.0), (1.0, 0, 2.0));
+        assert_eq!(minimize(&Parabola, &mut bad, &Batches { steps: 0, ..batches }).unwrap().curve, [0.0; 0]);
+    }
+
+    #[test]
+    fn a_batch_is_drawn_without_replacement_by_seed_and_step() {
+        let batches = Batches { steps: 4, size: 3, key: [1, 2] };
+        let drawn: Vec<Vec<usize>> = (0..50).map(|step| batches.draw(step, 5)).collect();
+        assert!(drawn.iter().all(|b| b.len() == 3 && b.is_sorted_by(|a, b| a < b) && b[2] < 5));
+        assert_eq!(drawn, (0..50).map(|step| batches.draw(step, 5)).collect::<Vec<_>>());
+        assert_ne!(drawn[0..25], drawn[25..50]);
+        assert_eq!(Batches { size: 9, ..batches }.draw(0, 5), [0, 1, 2, 3, 4]);
+        assert!(batches.draw(0, 0).is_empty());
+    }
+}

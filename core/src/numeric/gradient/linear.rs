@@ -1,0 +1,91 @@
+//! `Y = X Wᵀ + b` under training: `∂X = G W`, and `∂W = Gᵀ X` from what is recorded.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::super::bf16::{Bf16Panels, Bf16Unit};
+use super::super::gemm::{Onto, Transpose, gemm};
+use super::super::host::{Real, for_real, tensor, with_slice};
+use super::super::linear::Matrix;
+use super::record::Record;
+use super::{step1, step2};
+use crate::error::{Error, Result};
+
+/// A weight `[O, I]`, ready for products forwards and backwards.
+#[derive(Clone, Debug)]
+pub struct Factor {
+    forward: Matrix,
+    /// For products with `W` instead of `Wᵀ`; `None`: those run on the plain weight.
+    backward: Option<Bf16Panels>,
+}
+
+/// A weight whose products are followed.
+#[derive(Clone, Debug)]
+pub struct Traced {
+    factor: Arc<Factor>,
+    record: Arc<Record>,
+    /// Where its products are recorded, if it is trained.
+    slot: Option<usize>,
+}
+
+impl Factor {
+    /// A weight; products are of numbers rounded to bf16 where a unit is given.
+    ///
+    /// # Errors
+    /// If it is not a matrix.
+    pub fn new(weight: Tensor, bf16: Option<Bf16Unit>) -> Result<Self> {
+        let (o, i) = weight.dims2()?;
+        let forward = Matrix::new(weight.clone(), bf16)?;
+        let backward = match (&forward, bf16) {
+            (Matrix::Bf16(_), Some(unit)) => {
+                let turned = weight.t()?.contiguous()?;
+                Some(with_slice::<f32, _>(&turned, |w| Ok(Bf16Panels::new(unit, w, (i, o))))?)
+            }
+            _ => None,
+        };
+        Ok(Self { forward, backward })
+    }
+
+    /// `G W`
+    fn backward(&self, g: &Tensor) -> Result<Tensor> {
+        match (&self.forward, &self.backward) {
+            (Matrix::Plain(weight), _) => backward(g, weight),
+            (_, Some(panels)) => Matrix::Bf16(panels.clone()).apply(g, None),
+            _ => Err(Error::internal("a weight that has no way back")),
+        }
+    }
+}
+
+/// `G W` for a plain weight `[O, I]`.
+pub(in super::super) fn backward(g: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let ((t, o), i) = (g.dims2()?, weight.dim(1)?);
+    for_real!(weight, R => with_slice::<R, _>(g, |g| with_slice::<R, _>(weight, |w| {
+        let mut dx = vec![R::of(0.0); t * i];
+        gemm((t, i, o), Onto::Replace, &mut dx, i, g, Transpose::No, o, w, Transpose::No, i);
+        tensor(dx, (t, i))
+    })))
+}
+
+impl Traced {
+    /// The weight, its products recorded in `slot` where it is trained.
+    pub fn new(factor: Arc<Factor>, record: Arc<Record>, slot: Option<usize>) -> Self {
+        Self { factor, record, slot }
+    }
+
+    /// As [`Matrix::apply`].
+    pub(in super::super) fn apply(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let frozen = x.detach();
+        let value = self.factor.forward.apply(&frozen, bias)?;
+        let (factor, tracked) = (Arc::clone(&self.factor), x.track_op());
+        let Some(slot) = self.slot else {
+            return if tracked { step1(x, &value, move |g| factor.backward(g)) } else { Ok(value) };
+        };
+        let record = Arc::clone(&self.record);
+        step2((x, self.record.root()), &value, move |g| {
+            let dx = if tracked { Some(factor.backward(g)?) } else { None };
+            record.add(slot, frozen.clone(), g.clone())?;
+            Ok([dx, None])
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! Options of `learned-round`.
+
+use qfw_core::Result;
+use qfw_core::algorithm::{Answer, Elsewhere, invalid_option, read_options};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What is learned of each weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// An offset of at most half a step before rounding.
+    #[default]
+    #[serde(alias = "linear_round", alias = "auto-round", alias = "autoround", alias = "sign-round")]
+    LinearRound,
+    /// A number between 0 and 1 in place of the rounding, driven to either end.
+    #[serde(alias = "adaround", alias = "hard-sigmoid", alias = "sigmoid_round")]
+    Sigmoid,
+}
+
+/// How the step size goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Down to nothing in a straight line.
+    #[default]
+    Linear,
+    /// As it is.
+    Constant,
+}
+
+/// How ranges are moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScaleOptimizer {
+    /// By the sign of the gradient.
+    #[default]
+    Sign,
+    /// By the gradient itself, with momentum.
+    Sgd,
+}
+
+/// Options of `learned-round`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// What is learned of each weight.
+    #[serde(alias = "learned-round", alias = "learned_round")]
+    pub method: Method,
+    /// Steps for each block; 0 rounds to nearest.
+    #[serde(alias = "learned-round-iters", alias = "learned_round_iters", alias = "iterations")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub iters: usize,
+    /// Calibration windows of a step, drawn without replacement.
+    #[serde(alias = "batch_size")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub batch_size: usize,
+    /// Step size. Left out: 1/`iters` for offsets, which is 5e-3 for 200 and lets an offset cross its range; 1e-2 for `sigmoid`.
+    #[serde(alias = "learned-round-lr", alias = "learned_round_lr")]
+    pub lr: Option<f64>,
+    /// How the step size goes on.
+    #[serde(alias = "lr-scheduler")]
+    pub schedule: Schedule,
+    /// Whether the ranges of tiles are learned too.
+    #[serde(alias = "learned-round-scale", alias = "learned_round_scale", alias = "enable-minmax-tuning", alias = "enable_minmax_tuning")]
+    pub learn_scale: bool,
+    /// Step size of ranges, as a share of them. Left out: that of the offsets for `sign`, 1e-2 for `sgd`. Soft rounding leaves ranges alone.
+    #[serde(
+        alias = "learned-round-scale-lr",
+        alias = "learned_round_scale_lr",
+        alias = "minmax-lr",
+        alias = "minmax_lr",
+        alias = "scale_lr"
+    )]
+    pub scale_lr: Option<f64>,
+    /// How ranges are moved.
+    #[serde(alias = "scale_optimizer")]
+    pub scale_optimizer: ScaleOptimizer,
+    /// Momentum of `sgd` on ranges.
+    #[serde(alias = "learned-round-scale-momentum", alias = "learned_round_scale_momentum", alias = "scale_momentum")]
+    #[schemars(range(min = 0.0, max = 0.999))]
+    pub scale_momentum: f64,
+    /// Whether a block reads what the rounded blocks before it put out, or what the original ones did.
+    #[serde(alias = "enable_quanted_input")]
+    pub enable_quanted_input: bool,
+    /// Weight of what drives `sigmoid` to its ends.
+    #[serde(alias = "reg_weight")]
+    pub regularization: f64,
+    /// The share of the steps before that begins.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub warmup: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            method: Method::LinearRound,
+            iters: 200,
+            batch_size: 8,
+            lr: None,
+            schedule: Schedule::Linear,
+            learn_scale: true,
+            scale_lr: None,
+            scale_optimizer: ScaleOptimizer::Sign,
+            scale_momentum: 0.9,
+            enable_quanted_input: true,
+            regularization: 0.01,
+            warmup: 0.2,
+        }
+    }
+}
+
+const KNOWN: &str = "method, iters, batch-size, lr, schedule, learn-scale, scale-lr, scale-optimizer, scale-momentum, \
+                     enable-quanted-input, regularization, warmup";
+
+const ELSEWHERE: &[Elsewhere] = &[
+    // Blocks are always learned on what the learned blocks before them put out, without running the model from its start again.
+    Elsewhere {
+        names: &["learned-round-fast-update", "fast-update"],
+        answer: Answer::Always(true, "no block is run again once it is learned"),
+    },
+    Elsewhere { names: &["seed"], answer: Answer::Refused("random numbers have one seed", "set `calibration.seed`") },
+];
+
+impl Options {
+    /// Reads and checks the options of the pass.
+    ///
+    /// # Errors
+    /// Unknown names, and values that cannot be.
+    pub fn read(options: &Value) -> Result<Self> {
+        let read: Self = read_options("learned-round", options, KNOWN, ELSEWHERE)?;
+        let bad = |name: &str, value: &dyn std::fmt::Display, hint: &str| Err(invalid_option("learned-round", name, value, hint));
+        let positive = |x: Option<f64>| x.is_none_or(|x| x.is_finite() && x > 0.0);
+        if read.batch_size == 0 {
+            return bad("batch-size", &0, "a step needs a window to learn from");
+        }
+        for (name, lr) in [("lr", read.lr), ("scale-lr", read.scale_lr)] {
+            if !positive(lr) {
+                return bad(name, &lr.unwrap_or_default(), "it has to be above 0");
+            }
+        }
+        if !(0.0..1.0).contains(&read.scale_momentum) {
+            return bad("scale-momentum", &read.scale_momentum, "it has to lie between 0 and 1, without 1");
+        }
+        if !(0.0..=1.0).contains(&read.warmup) {
+            return bad("warmup", &read.warmup, "it has to lie between 0 and 1");
+        }
+        if !(read.regularization.is_finite() && read.regularization >= 0.0) {
+            return bad("regularization", &read.regularization, "it has to be a number, and not below 0");
+        }
+        Ok(read)
+    }
+
+    /// The step size when `done` of all steps are behind.
+    pub(crate) fn lr_at(&self, done: f64) -> f64 {
+        let lr = self.lr.unwrap_or(if self.method == Method::Sigmoid { 1e-2 } else { self.per_step() });
+        lr * self.decay(done)
+    }
+
+    /// The step size of ranges, as a share of them.
+    pub(crate) fn scale_lr_at(&self, done: f64) -> f64 {
+        let lr = self.scale_lr.or(match self.scale_optimizer {
+            ScaleOptimizer::Sgd => Some(1e-2),
+            // The step of `sigmoid` has another unit.
+            ScaleOptimizer::Sign => self.lr.filter(|_| self.method == Method::LinearRound),
+        });
+        lr.unwrap_or(self.per_step()) * self.decay(done)
+    }
+
+    fn per_step(&self) -> f64 {
+        1.0 / self.iters.max(1) as f64
+    }
+
+    fn decay(&self, done: f64) -> f64 {
+        if self.schedule == Schedule::Linear { 1.0 - done } else { 1.0 }
+    }
+}

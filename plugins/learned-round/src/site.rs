@@ -1,0 +1,188 @@
+//! One layer: its weights, the numbers of the grid around them, and ranges that may be learned.
+//!
+//! A range is that of the codes: `lo = s·(q_min − z)`, `hi = s·(q_max − z)`. Learned factors `β` act on its ends,
+//!
+//! ```text
+//! affine      s = (β_hi·hi − β_lo·lo) / (q_max − q_min),   z = q_min − β_lo·lo / s
+//! symmetric   s = β·s₀
+//! ```
+//!
+//! and gradients come from those of the weights, `g`, with rounding passed straight through: `∂s = Σ g·(ŵ − w)/s` for what the range
+//! holds, `Σ g·ŵ/s` beyond it, `∂z = −Σ g·s` beyond it.
+
+use qfw_core::Result;
+use qfw_core::algorithm::SiteContext;
+use qfw_core::numeric::{decode, encode};
+use qfw_core::observer::ScaleRule;
+use qfw_core::scheme::{Grid, QParams};
+use rayon::prelude::*;
+
+use crate::options::{Options, ScaleOptimizer};
+
+/// Rows of a task.
+const ROWS: usize = 16;
+
+/// How far a range may be moved.
+const LEAST: f64 = 0.25;
+const MOST: f64 = 1.75;
+
+/// A layer under work.
+#[derive(Clone)]
+pub(crate) struct Site<'a> {
+    pub(crate) weight: &'a [f32],
+    rule: ScaleRule,
+    base: QParams,
+    /// Values of the grid in increasing order, in units of the scale; of integers none: their gap is 1.
+    units: Vec<f32>,
+    /// For each tile the factors on the ends of its range.
+    factors: Vec<(f64, f64)>,
+    speed: Vec<(f64, f64)>,
+}
+
+impl<'a> Site<'a> {
+    pub(crate) fn new(cx: &SiteContext<'a>) -> Result<Self> {
+        let base = cx.fit(cx.weight)?;
+        let grid = &cx.spec.grid;
+        let units = if matches!(grid, Grid::Int { .. }) {
+            Vec::new()
+        } else {
+            let (lo, hi) = grid.limits();
+            let mut units: Vec<f32> = (lo..=hi).filter(|c| grid.holds(*c)).map(|c| grid.decode(c, 1.0, 0.0)).collect();
+            units.sort_by(f32::total_cmp);
+            units.dedup();
+            units
+        };
+        let tiles = base.scale.len();
+        Ok(Self { weight: cx.weight, rule: cx.scale_rule(), base, units, factors: vec![(1.0, 1.0); tiles], speed: vec![(0.0, 0.0); tiles] })
+    }
+
+    pub(crate) fn grid(&self) -> &Grid {
+        &self.rule.grid
+    }
+
+    /// Scales and zero points under the factors as they are.
+    pub(crate) fn params(&self) -> QParams {
+        let mut params = self.base.clone();
+        for (tile, (scale, zero)) in params.scale.iter_mut().zip(&mut params.zero).enumerate() {
+            let (low, high) = self.factors[tile];
+            if (low, high) == (1.0, 1.0) {
+                continue;
+            }
+            if self.rule.symmetric() {
+                *scale = self.rule.stored(*scale * high as f32);
+            } else {
+                let ((q_lo, q_hi), (lo, hi)) = (self.grid().limits(), self.range(tile));
+                let steps = f64::from(q_hi - q_lo);
+                *scale = self.rule.stored(((high * hi - low * lo) / steps) as f32);
+                *zero = self.rule.stored_zero((f64::from(q_lo) - low * lo / f64::from(*scale)) as f32);
+            }
+        }
+        params
+    }
+
+    /// The ends of a tile's range as it was fitted.
+    fn range(&self, tile: usize) -> (f64, f64) {
+        let ((q_lo, q_hi), s, z) = (self.grid().limits(), f64::from(self.base.scale[tile]), f64::from(self.base.zero[tile]));
+        (s * (f64::from(q_lo) - z), s * (f64::from(q_hi) - z))
+    }
+
+    /// Calls `each(row-major index, w, gap)` for rows of `out`, in parallel; `gap` is the distance between the two numbers of the grid
+    /// around `w`, nothing where it lies beyond them.
+    pub(crate) fn each(&self, params: &QParams, out: &mut [f32], each: impl Fn(usize, f32, f32) -> f32 + Sync) {
+        let layout = params.layout;
+        out.par_chunks_mut(ROWS * layout.cols).enumerate().for_each(|(task, out)| {
+            for (r, out) in out.chunks_mut(layout.cols).enumerate() {
+                let row = task * ROWS + r;
+                for (t, out) in out.chunks_mut(layout.tile_cols).enumerate() {
+                    let first = row * layout.cols + t * layout.tile_cols;
+                    let s = params.scale[layout.tile(row, t * layout.tile_cols)].abs();
+                    for (i, out) in out.iter_mut().enumerate() {
+                        let w = self.weight[first + i];
+                        *out = each(first + i, w, s * self.unit_gap(w, s));
+                    }
+                }
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn unit_gap(&self, w: f32, s: f32) -> f32 {
+        if self.units.is_empty() {
+            return 1.0;
+        }
+        let above = self.units.partition_point(|u| u * s <= w);
+        if above == 0 || above == self.units.len() { 0.0 } else { self.units[above] - self.units[above - 1] }
+    }
+
+    /// `moved`, rounded to nearest.
+    pub(crate) fn nearest(&self, params: &QParams, moved: &[f32]) -> Vec<f32> {
+        let mut out = Vec::new();
+        decode(self.grid(), params, &encode(self.grid(), params, moved), 0..params.layout.rows, None, &mut out);
+        out
+    }
+
+    /// Moves the ranges against the gradient `g` of what `moved` was rounded to.
+    pub(crate) fn step(&mut self, params: &QParams, moved: &[f32], g: &[f32], o: &Options, done: f64) {
+        let rounded = self.nearest(params, moved);
+        let layout = params.layout;
+        let (q_lo, q_hi) = self.grid().limits();
+        let steps = f64::from(q_hi - q_lo);
+        let lr = o.scale_lr_at(done);
+        let (tile_rows, tiles) = layout.grid();
+        let slopes: Vec<(f64, f64)> = (0..tile_rows * tiles)
+            .into_par_iter()
+            .map(|tile| {
+                let (s, z) = (f64::from(params.scale[tile]), f64::from(params.zero[tile]));
+                let ends = self.ends(params, tile);
+                let (mut ds, mut dz) = (0.0f64, 0.0f64);
+                let (tr, tc) = (tile / tiles, tile % tiles);
+                for row in tr * layout.tile_rows..layout.rows.min((tr + 1) * layout.tile_rows) {
+                    let columns = tc * layout.tile_cols..layout.cols.min((tc + 1) * layout.tile_cols);
+                    for i in row * layout.cols + columns.start..row * layout.cols + columns.end {
+                        let (g, q) = (f64::from(g[i]), f64::from(rounded[i]));
+                        let beyond = moved[i] < ends.0 || moved[i] > ends.1;
+                        ds += g * if beyond { q } else { q - f64::from(self.weight[i]) };
+                        dz -= if beyond { g } else { 0.0 };
+                    }
+                }
+                let (ds, dz) = (ds / s, dz * s);
+                if self.rule.symmetric() {
+                    return (0.0, ds * f64::from(self.base.scale[tile]));
+                }
+                let ((lo, hi), below) = (self.range(tile), f64::from(q_lo) - z);
+                // z = q_min − lo/s, and lo/s = q_min − z where it was not rounded.
+                let (ds_hi, ds_lo) = (1.0 / steps, -1.0 / steps);
+                let (dz_hi, dz_lo) = (below / s * ds_hi, below / s * ds_lo - 1.0 / s);
+                (lo * (ds * ds_lo + dz * dz_lo), hi * (ds * ds_hi + dz * dz_hi))
+            })
+            .collect();
+        for ((factors, speed), slope) in self.factors.iter_mut().zip(&mut self.speed).zip(slopes) {
+            let update = |factor: &mut f64, speed: &mut f64, slope: f64| {
+                let by = match o.scale_optimizer {
+                    ScaleOptimizer::Sign if slope == 0.0 => 0.0,
+                    ScaleOptimizer::Sign => slope.signum(),
+                    ScaleOptimizer::Sgd => {
+                        *speed = o.scale_momentum * *speed + slope;
+                        *speed
+                    }
+                };
+                *factor = (*factor - lr * by).clamp(LEAST, MOST);
+            };
+            update(&mut factors.0, &mut speed.0, slope.0);
+            update(&mut factors.1, &mut speed.1, slope.1);
+        }
+    }
+
+    /// The least and the greatest value that are not cut off in a tile.
+    fn ends(&self, params: &QParams, tile: usize) -> (f32, f32) {
+        let (s, z) = (params.scale[tile], params.zero[tile]);
+        let (lo, hi) = match self.units.as_slice() {
+            [least, .., greatest] => (least * s, greatest * s),
+            _ => {
+                let (q_lo, q_hi) = self.grid().limits();
+                (s * (q_lo as f32 - z - 0.5), s * (q_hi as f32 - z + 0.5))
+            }
+        };
+        (lo.min(hi), lo.max(hi))
+    }
+}
