@@ -21,7 +21,7 @@ use crate::numeric::{Factor, Matrix, Record, Traced, squared_error, walk_back, w
 use crate::topology::{Part, SiteId};
 
 /// Rows of a weight's gradient that one task computes.
-const STRIPE: usize = 96;
+const STRIPE: usize = 384;
 
 /// A block under training.
 pub(super) struct BlockTraining<'a> {
@@ -150,7 +150,7 @@ impl Training for BlockTraining<'_> {
             stripes.into_par_iter().try_for_each(|(slot, i, out)| {
                 let columns = self.sites[slot].1.1;
                 let rows = i * STRIPE..i * STRIPE + out.len() / columns;
-                weight_gradient(records, slot, rows, out, first)
+                weight_gradient(records, slot, rows, out, first, self.run.bf16())
             })
         };
         let loss = self.run(windows, &factors, Some(&mut add))?;

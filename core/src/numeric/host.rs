@@ -18,6 +18,8 @@ pub trait Real: WithDType + faer::traits::RealField + std::ops::Neg<Output = Sel
     fn wide(self) -> f64;
     /// The slice inside a CPU storage of this type.
     fn slice(storage: &CpuStorage) -> Option<&[Self]>;
+    /// The same numbers, if they are f32.
+    fn as_f32(numbers: &mut [Self]) -> Option<&mut [f32]>;
 }
 
 impl Real for f32 {
@@ -62,6 +64,9 @@ impl Real for f32 {
     fn slice(storage: &CpuStorage) -> Option<&[Self]> {
         if let CpuStorage::F32(v) = storage { Some(v) } else { None }
     }
+    fn as_f32(numbers: &mut [Self]) -> Option<&mut [f32]> {
+        Some(numbers)
+    }
 }
 
 impl Real for f64 {
@@ -86,6 +91,9 @@ impl Real for f64 {
     }
     fn slice(storage: &CpuStorage) -> Option<&[Self]> {
         if let CpuStorage::F64(v) = storage { Some(v) } else { None }
+    }
+    fn as_f32(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
     }
 }
 

@@ -36,7 +36,7 @@ pub use accumulator::AccumulatorLimit;
 pub use activation::{Activation, activate, activate_gated};
 pub use alignment::{Alignment, AlignmentOptions};
 pub use attention::{AttentionShape, attention, attention_mix, attention_probs, attention_scores};
-pub use bf16::{Bf16Panels, Bf16Unit, gram_bf16};
+pub use bf16::{Bf16Panels, Bf16Unit, across_bf16, gram_bf16};
 pub(crate) use codes::with_units;
 pub use codes::{Codes, Unit, Units, decode, encode};
 pub use eigenvalue::largest_eigenvalue;

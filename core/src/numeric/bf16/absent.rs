@@ -1,5 +1,7 @@
 //! The same names where no CPU has the instructions: without a unit nobody can call them.
 
+use std::ops::Range;
+
 use super::Bf16Unit;
 use crate::numeric::{AttentionShape, Onto};
 
@@ -26,6 +28,11 @@ impl Bf16Panels {
 
 /// Needs a unit.
 pub fn gram_bf16(unit: Bf16Unit, _: &[f32], _: usize, _: &mut [f32]) {
+    match unit.0 {}
+}
+
+/// Needs a unit.
+pub fn across_bf16(unit: Bf16Unit, _: (&[f32], usize, Range<usize>), _: (&[f32], usize), _: Onto, _: &mut [f32]) {
     match unit.0 {}
 }
 

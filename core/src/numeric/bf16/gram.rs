@@ -1,4 +1,6 @@
-//! `H = XᵀX` of one window from rounded numbers: pairs of tokens, panels of channels.
+//! `H = XᵀX`, and `GᵀX`, of one window from rounded numbers: pairs of tokens, panels of channels.
+
+use std::ops::Range;
 
 use super::Bf16Unit;
 use super::scratch::with_lines;
@@ -32,6 +34,47 @@ pub fn gram_bf16(unit: Bf16Unit, x: &[f32], n: usize, h: &mut [f32]) {
         with_lines(n.div_ceil(COLUMNS) * pairs * 2, |lines| {
             lay_out_across(unit, tokens, n, |token| &x[token * n..][..n], lines);
             triangle(unit, lines, pairs, h, n, onto);
+        });
+    }
+}
+
+/// `C ← GᵀX`, or added to C: columns `columns` of row-major `g` `[t, width]`, and row-major `x` `[t, n]`, both rounded to bf16; `c` is
+/// row-major `[columns, n]`.
+///
+/// # Panics
+/// If the slices do not have these sizes: a bug of the caller.
+pub fn across_bf16(unit: Bf16Unit, (g, width, columns): (&[f32], usize, Range<usize>), (x, n): (&[f32], usize), onto: Onto, c: &mut [f32]) {
+    let m = columns.len();
+    assert!(columns.end <= width && c.len() == m * n, "columns {columns:?} of {width}, a result of {m}x{n}");
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(x.len() % n == 0 && g.len() == x.len() / n * width, "as many rows of both");
+    if x.is_empty() && onto == Onto::Replace {
+        c.fill(0.0);
+    }
+    for (block, (g, x)) in g.chunks(DEPTH * width).zip(x.chunks(DEPTH * n)).enumerate() {
+        let tokens = x.len() / n;
+        let pairs = tokens.div_ceil(2);
+        let onto = if block == 0 { onto } else { Onto::Add };
+        let (of_g, of_x) = (m.div_ceil(COLUMNS) * pairs * 2, n.div_ceil(COLUMNS) * pairs * 2);
+        with_lines(of_g + of_x, |lines| {
+            let (left, right) = lines.split_at_mut(of_g);
+            lay_out_across(unit, tokens, m, |token| &g[token * width..][columns.clone()], left);
+            lay_out_across(unit, tokens, n, |token| &x[token * n..][..n], right);
+            let left = words(left);
+            for (panel, b) in right.chunks_exact(2 * pairs).enumerate() {
+                let column = panel * COLUMNS;
+                let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
+                for above in 0..m.div_ceil(COLUMNS) {
+                    for row in (0..COLUMNS.min(m - above * COLUMNS)).step_by(ROWS) {
+                        let i = above * COLUMNS + row;
+                        let a = &left[above * pairs * COLUMNS + row..];
+                        let rows = ROWS.min(m - i).min(COLUMNS - row);
+                        tile::<1, COLUMNS>(unit, rows, a, b, (&mut c[i * n + column..], n), keep, onto);
+                    }
+                }
+            }
         });
     }
 }

@@ -22,13 +22,13 @@ mod tests;
 mod tile;
 
 #[cfg(not(target_arch = "x86_64"))]
-pub use absent::{Bf16Panels, gram_bf16};
+pub use absent::{Bf16Panels, across_bf16, gram_bf16};
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) use absent::{WIDEST_HEAD, attention_bf16};
 #[cfg(target_arch = "x86_64")]
 pub(super) use attention::{WIDEST_HEAD, attention_bf16};
 #[cfg(target_arch = "x86_64")]
-pub use gram::gram_bf16;
+pub use gram::{across_bf16, gram_bf16};
 #[cfg(target_arch = "x86_64")]
 pub use panels::Bf16Panels;
 

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{Bf16Panels, Bf16Unit, gram_bf16};
+use super::{Bf16Panels, Bf16Unit, across_bf16, gram_bf16};
 use crate::numeric::{AttentionShape, Onto, attention};
 
 fn wave(n: usize, f: f64) -> Vec<f32> {
@@ -47,6 +47,28 @@ fn a_product_is_that_of_the_rounded_matrices() {
                         let bound = bound + 1e-6 * (1.0 + want.abs());
                         assert!((added - want - 1.0).abs() <= bound, "{m}x{n}x{k} at {i},{j}: {added}, not 1 + {want} ± {bound}");
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_over_tokens_is_that_of_the_transposes() {
+    let Some(unit) = Bf16Unit::detect() else { return };
+    for t in [1, 2, 7, 513] {
+        for (width, columns, n) in [(1, 0..1, 1), (40, 3..40, 33), (44, 0..32, 7), (97, 64..97, 45)] {
+            let (g, x) = (wave(t * width, 0.37), wave(t * n, 0.73));
+            let m = columns.len();
+            let (mut c, mut d) = (vec![f32::NAN; m * n], vec![1.0; m * n]);
+            across_bf16(unit, (&g, width, columns.clone()), (&x, n), Onto::Replace, &mut c);
+            across_bf16(unit, (&g, width, columns.clone()), (&x, n), Onto::Add, &mut d);
+            for i in 0..m {
+                for j in 0..n {
+                    let (want, bound) = sum((0..t).map(|p| (g[p * width + columns.start + i], x[p * n + j])), t.div_ceil(512));
+                    let (got, added) = (f64::from(c[i * n + j]), f64::from(d[i * n + j]));
+                    assert!((got - want).abs() <= bound, "{t} {m}x{n} at {i},{j}: {got}, not {want} ± {bound}");
+                    assert!((added - want - 1.0).abs() <= bound + 1e-6 * (1.0 + want.abs()), "{t} {m}x{n} at {i},{j}: {added}");
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor, Var};
 
+use super::super::bf16::{Bf16Unit, across_bf16};
 use super::super::gemm::{Onto, Transpose, gemm};
 use super::super::host::{Real, with_slice};
 use crate::error::{Error, Result};
@@ -52,15 +53,31 @@ impl Record {
 }
 
 /// Rows `rows` of the gradient of the weight in `slot`, row-major, summed over `windows` in their order; onto what `out` holds, unless they
-/// are the `first`.
+/// are the `first`. Where a unit is given and numbers are f32, they are rounded to bf16 on the way.
 ///
 /// # Errors
 /// If the weight took no part in one of them.
-pub fn weight_gradient<R: Real>(windows: &[Arc<Record>], slot: usize, rows: Range<usize>, out: &mut [R], first: bool) -> Result<()> {
+pub fn weight_gradient<R: Real>(
+    windows: &[Arc<Record>],
+    slot: usize,
+    rows: Range<usize>,
+    out: &mut [R],
+    first: bool,
+    bf16: Option<Bf16Unit>,
+) -> Result<()> {
     for (i, record) in windows.iter().enumerate() {
         let (x, g) = record.pair(slot)?;
         let ((t, columns), width) = (x.dims2()?, g.dim(1)?);
         let onto = if first && i == 0 { Onto::Replace } else { Onto::Add };
+        if let (Some(unit), Some(out)) = (bf16, R::as_f32(out)) {
+            with_slice::<f32, _>(&x, |x| {
+                with_slice::<f32, _>(&g, |g| {
+                    across_bf16(unit, (g, width, rows.clone()), (x, columns), onto, out);
+                    Ok(())
+                })
+            })?;
+            continue;
+        }
         with_slice::<R, _>(&x, |x| {
             with_slice::<R, _>(&g, |g| {
                 let size = (rows.len(), columns, t);
