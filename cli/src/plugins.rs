@@ -8,6 +8,8 @@ use qfw_bias_correction as _;
 use qfw_canonicalize as _;
 #[cfg(feature = "clip")]
 use qfw_clip as _;
+#[cfg(feature = "export-awq")]
+use qfw_export_awq as _;
 #[cfg(feature = "export-compressed-tensors")]
 use qfw_export_compressed_tensors as _;
 #[cfg(feature = "export-gptq")]

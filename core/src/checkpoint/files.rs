@@ -100,7 +100,13 @@ pub(super) fn side_files(dir: &Path) -> Result<Vec<PathBuf>> {
         let Some(text) = name.to_str() else { continue };
         let extension = Path::new(text).extension().and_then(|e| e.to_str()).unwrap_or("");
         let file = std::fs::metadata(entry.path()).is_ok_and(|m| m.is_file());
-        if file && !text.starts_with('.') && !WEIGHTS.contains(&extension) && !OWN.contains(&text) && !QUANTIZATION.contains(&text) && !text.ends_with(".index.json") {
+        if file
+            && !text.starts_with('.')
+            && !WEIGHTS.contains(&extension)
+            && !OWN.contains(&text)
+            && !QUANTIZATION.contains(&text)
+            && !text.ends_with(".index.json")
+        {
             out.push(PathBuf::from(text));
         }
     }

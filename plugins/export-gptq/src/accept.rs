@@ -27,7 +27,9 @@ pub(crate) fn verdict(version: Version, plan: &Plan) -> Verdict {
     // Numbers of bf16 are numbers of f16 too, down to 2^-17, and scales are above that in all but dead channels.
     let single = |s: &PlannedSite| s.weights.as_ref().is_some_and(|w| w.scale == ScaleForm::Float(FloatKind::F32));
     match plan.sites.iter().find(|s| single(s)) {
-        Some(s) => Verdict::Changes(format!("it holds scales as f16, and those of `{}` are f32: each moves by up to 1/2048 of itself", s.site)),
+        Some(s) => {
+            Verdict::Changes(format!("it holds scales as f16, and those of `{}` are f32: each moves by up to 1/2048 of itself", s.site))
+        }
         None => Verdict::Exact,
     }
 }
@@ -40,7 +42,11 @@ fn check(version: Version, plan: &Plan) -> Result<()> {
     }
     if let Some(a) = plan.activations.first() {
         let why = format!("it holds weights, and nothing that rounds {} ({})", a.part, a.spec);
-        return refuse(&a.place.to_string(), &why, &format!("leave `scheme.{}` out, or use `--format compressed-tensors` or `qfw`", a.part));
+        return refuse(
+            &a.place.to_string(),
+            &why,
+            &format!("leave `scheme.{}` out, or use `--format compressed-tensors` or `qfw`", a.part),
+        );
     }
     if let Some(r) = plan.online().first() {
         let why = "it is rotated while the model runs, which no reader of this format does";

@@ -80,8 +80,7 @@ mod tests {
     fn three_bits_run_across_words() {
         let mut codes = [0u8; 32];
         (codes[0], codes[10], codes[21], codes[31]) = (1, 0b101, 0b110, 0b111);
-        let words: Vec<u32> =
-            pack_down(&codes, 32, 3).chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
+        let words: Vec<u32> = pack_down(&codes, 32, 3).chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
         assert_eq!(words, [0b01 << 30 | 1, 1, 0b11 | 0b111 << 29]);
     }
 }
