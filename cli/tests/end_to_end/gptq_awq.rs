@@ -114,6 +114,28 @@ fn mixed_precision_is_stated_and_read_back() {
     assert_eq!(config["modules_in_block_to_quantize"], json!([inside]));
 }
 
+/// Where blocks differ, loaders that know no patterns are told whole names.
+#[test]
+fn layers_of_one_block_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, file) = (dir.path().join("out"), dir.path().join("run.toml"));
+    let text = "schema = 1\n[scheme.weights]\nformat = \"int4\"\n[[pass]]\nalgo = \"rtn\"\n\
+                [[override]]\nmatch = \"blocks.2.mlp.down\"\nweights = \"keep\"\n";
+    std::fs::write(&file, text).unwrap();
+    let (file, to) = (file.display().to_string(), out.display().to_string());
+    let words = ["apply", &asset("tiny-llama"), "--config", &file, "--format", "qfw,gptq,awq", "-o", &to];
+    qfw(&words).ok();
+    let native = eval(&out.join("qfw"));
+    assert_eq!((&native, &native), (&eval(&out.join("gptq")), &eval(&out.join("awq"))));
+    let gptq = config(&out.join("gptq"));
+    assert_eq!(gptq["dynamic"], json!({ r"-:^model\.layers\.2\.mlp\.down_proj$": {} }));
+    let named = gptq["modules_in_block_to_quantize"][0].as_array().unwrap();
+    assert_eq!((named.len(), &named[0]), (41, &json!("model.layers.0.self_attn.q_proj")));
+    let awq = config(&out.join("awq"));
+    assert_eq!(awq["modules_to_not_convert"], json!(["model.layers.2.mlp.down_proj", "lm_head"]));
+    assert_eq!(awq["dynamic"], json!({ r"-:^(?:model\.layers\.2\.mlp\.down_proj)$": {} }));
+}
+
 /// A model in f32 has scales in f32; what the containers make of them is said, and bounded.
 #[test]
 fn scales_of_f32_are_rounded_and_that_is_said() {

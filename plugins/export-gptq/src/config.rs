@@ -1,7 +1,7 @@
 //! The `quantization_config` of `config.json`.
 //!
 //! What most modules have stands at the top; `dynamic` lists the others (`+:PATTERN` and what differs) and those that are kept
-//! (`-:PATTERN`). transformers knows only `modules_in_block_to_quantize`, which is written too where blocks are alike.
+//! (`-:PATTERN`). transformers knows only which modules are quantized, from `modules_in_block_to_quantize`, by what their names end in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,29 +58,24 @@ pub(crate) fn config(version: Version, plan: &Plan) -> Value {
     if !dynamic.is_empty() {
         config["dynamic"] = Value::Object(dynamic);
     }
-    if !kept.is_empty()
-        && let Some(list) = alike(plan)
-    {
-        config["modules_in_block_to_quantize"] = json!([list]);
+    if !kept.is_empty() {
+        config["modules_in_block_to_quantize"] = json!([quantized(plan)]);
     }
     config
 }
 
-/// The quantized modules of a block by their names inside it, if they are the same in every block.
-fn alike(plan: &Plan) -> Option<Vec<String>> {
+/// The quantized modules of all blocks: by their names inside a block where those of all are the same, else in full.
+fn quantized(plan: &Plan) -> Vec<String> {
     let mut blocks: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut all = Vec::new();
     for PlannedSite { site, module, weights, .. } in &plan.sites {
         let Some(block) = site.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()) else { continue };
-        let inside = module.split_once(&format!(".{block}.")).map(|(_, inside)| inside.to_owned());
         let list = blocks.entry(block).or_default();
         if weights.is_some() {
-            list.push(inside?);
+            list.push(module.split_once(&format!(".{block}.")).map_or(module.clone(), |(_, inside)| inside.to_owned()));
+            all.push(module.clone());
         }
     }
-    let distinct: BTreeSet<&Vec<String>> = blocks.values().collect();
-    let mut distinct = distinct.into_iter();
-    match (distinct.next(), distinct.next()) {
-        (Some(only), None) if !only.is_empty() => Some(only.clone()),
-        _ => None,
-    }
+    let distinct: BTreeSet<Vec<String>> = blocks.into_values().collect();
+    if distinct.len() == 1 { distinct.into_iter().flatten().collect() } else { all }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use qfw_core::checkpoint::{StoredDtype, TensorDecl, open_tensors, write_small};
+use qfw_core::checkpoint::{Checkpoint, StoredDtype, TensorDecl, open_tensors, write_small};
 use qfw_export_gptq::GPTQ;
 use serde_json::{Value, json};
 
@@ -130,4 +130,22 @@ fn what_is_missing_or_contradicts_is_named() {
     // Nothing to allocate for: the shapes are those of the file, or an error.
     other = json!({ "bits": 3 });
     assert!(read(&other, sound()).is_err());
+}
+
+/// The file beside `config.json` that older tools wrote.
+#[test]
+fn a_configuration_of_its_own_is_an_object() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = |text: &str| {
+        std::fs::write(dir.path().join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+        std::fs::write(dir.path().join("quantize_config.json"), text).unwrap();
+        let decl = TensorDecl { name: "w".to_owned(), dtype: StoredDtype::F32, shape: vec![1] };
+        write_small(&dir.path().join("model.safetensors"), vec![(decl, vec![0; 4])]).unwrap();
+        Checkpoint::open(dir.path()).map_err(|e| e.to_string().replace(&dir.path().display().to_string(), "DIR"))
+    };
+    let checkpoint = opened(r#"{"bits": 4, "group_size": 128}"#).unwrap();
+    assert_eq!(checkpoint.config["quantization_config"], json!({ "bits": 4, "group_size": 128 }));
+    assert!(GPTQ.container.claims(&checkpoint.config["quantization_config"]) && checkpoint.side_files.is_empty());
+    assert_eq!(opened("[4]").err().unwrap(), "`DIR/quantize_config.json` is not a JSON object");
+    assert!(opened("{").err().unwrap().starts_with("`DIR/quantize_config.json` is not valid JSON: "));
 }
