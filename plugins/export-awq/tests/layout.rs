@@ -73,6 +73,8 @@ fn scales_beyond_f16_are_an_error() {
 }
 
 proptest! {
+    // Each case writes and syncs files.
+    #![proptest_config(ProptestConfig::with_cases(64))]
     /// The value that the definition in the crate's documentation gives is the value of the code; and reading gives the same.
     #[test]
     fn written_values_are_the_values_and_are_read_back(

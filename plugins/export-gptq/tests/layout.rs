@@ -96,6 +96,8 @@ fn scales_beyond_f16_are_an_error() {
 }
 
 proptest! {
+    // Each case writes and syncs files.
+    #![proptest_config(ProptestConfig::with_cases(64))]
     /// The value that the definition in the crate's documentation gives, from single bits, is the value of the code; and reading gives back
     /// codes, scales, zero points and groups.
     #[test]
