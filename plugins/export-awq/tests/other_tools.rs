@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use qfw_core::checkpoint::open_tensors;
 use qfw_export_awq::AWQ;
@@ -29,7 +30,7 @@ fn layers_of_other_tools_are_read_to_the_last_bit() {
             bare.as_object_mut().unwrap().remove(key);
         }
         for config in [config, &bare] {
-            let read = AWQ.container.read(config, &BTreeSet::new(), stored.clone()).unwrap();
+            let read = AWQ.container.read(config, &BTreeSet::new(), Arc::clone(&stored)).unwrap();
             assert_eq!(read.names(), ["expected", "m.bias", "m.weight"], "{name}");
             assert_eq!(read.info("m.weight").unwrap().shape, [32, 64], "{name}");
             let mut weight = Vec::new();
@@ -41,7 +42,7 @@ fn layers_of_other_tools_are_read_to_the_last_bit() {
             assert_eq!(rows, expected[5 * 64..7 * 64], "{name}");
         }
         // A model that stores its weights the other way round.
-        let turned = AWQ.container.read(config, &BTreeSet::from(["m".to_owned()]), stored.clone()).unwrap();
+        let turned = AWQ.container.read(config, &BTreeSet::from(["m".to_owned()]), Arc::clone(&stored)).unwrap();
         assert_eq!(turned.info("m.weight").unwrap().shape, [64, 32], "{name}");
         let mut weight = Vec::new();
         turned.read_f32("m.weight", 0..64, &mut weight).unwrap();
