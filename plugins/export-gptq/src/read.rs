@@ -32,7 +32,8 @@ pub(crate) fn open(config: &Value, transposed: &BTreeSet<String>, tensors: Arc<d
         let site = site(&*tensors, module, said, transposed.contains(module))?;
         let (rows, cols) = site.shape;
         let shape = if site.transposed { vec![cols, rows] } else { vec![rows, cols] };
-        let hidden = SUFFIXES.map(|s| format!("{module}.{s}")).to_vec();
+        // A float weight of the same name would be there twice.
+        let hidden = SUFFIXES.into_iter().chain(["weight"]).map(|s| format!("{module}.{s}")).collect();
         let info = VirtualWeight { name: format!("{module}.weight"), shape, hidden };
         let read: ReadRounded = Box::new(move |tensors| Ok((site.clone(), rounded(&site, version, tensors)?)));
         weights.push((info, read));

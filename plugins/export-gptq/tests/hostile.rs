@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
 use qfw_core::checkpoint::{Checkpoint, StoredDtype, TensorDecl, open_tensors, write_small};
 use qfw_export_gptq::GPTQ;
 use serde_json::{Value, json};
@@ -148,4 +149,29 @@ fn a_configuration_of_its_own_is_an_object() {
     assert!(GPTQ.container.claims(&checkpoint.config["quantization_config"]) && checkpoint.side_files.is_empty());
     assert_eq!(opened("[4]").err().unwrap(), "`DIR/quantize_config.json` is not a JSON object");
     assert!(opened("{").err().unwrap().starts_with("`DIR/quantize_config.json` is not valid JSON: "));
+}
+
+proptest! {
+    // Each case writes and syncs a file.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Whatever one tensor and the configuration are, reading gives values or an error.
+    #[test]
+    fn nothing_else_happens(
+        which in 0usize..4,
+        dtype in proptest::sample::select(vec![StoredDtype::I32, StoredDtype::F16, StoredDtype::F32, StoredDtype::I64, StoredDtype::U8]),
+        shape in proptest::collection::vec(0usize..36, 0..4),
+        byte in any::<u8>(),
+        bits in proptest::sample::select(vec![2, 3, 4, 5, 8]),
+        group in -2i64..40,
+        sym in any::<bool>(),
+    ) {
+        let bytes = vec![byte; shape.iter().product::<usize>() * dtype.size().unwrap() as usize];
+        let mut tensors = sound();
+        tensors[which] = (tensors[which].0, dtype, shape, bytes);
+        let config = json!({ "quant_method": "gptq", "bits": bits, "group_size": group, "sym": sym });
+        match read(&config, tensors) {
+            Ok(values) => prop_assert!(values.iter().all(|v| v.is_finite())),
+            Err(message) => prop_assert!(message.contains('`'), "{}", message),
+        }
+    }
 }
