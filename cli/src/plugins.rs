@@ -8,8 +8,12 @@ use qfw_bias_correction as _;
 use qfw_canonicalize as _;
 #[cfg(feature = "clip")]
 use qfw_clip as _;
+#[cfg(feature = "export-awq")]
+use qfw_export_awq as _;
 #[cfg(feature = "export-compressed-tensors")]
 use qfw_export_compressed_tensors as _;
+#[cfg(feature = "export-gptq")]
+use qfw_export_gptq as _;
 #[cfg(feature = "gpfq")]
 use qfw_gpfq as _;
 #[cfg(feature = "gptq")]
@@ -52,7 +56,7 @@ mod tests {
         ] {
             assert!(registry.algorithm(id).is_ok(), "{id}");
         }
-        for id in ["qfw", "compressed-tensors", "compressed-tensors-int8", "compressed-tensors-online"] {
+        for id in ["qfw", "compressed-tensors", "compressed-tensors-int8", "compressed-tensors-online", "gptq", "gptq-v2", "awq"] {
             assert!(registry.container(id).is_ok(), "{id}");
         }
     }

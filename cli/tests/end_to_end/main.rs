@@ -6,6 +6,7 @@ mod compat;
 mod containers;
 mod determinism;
 mod errors;
+mod gptq_awq;
 mod hub;
 mod options;
 mod pairs;

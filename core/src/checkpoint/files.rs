@@ -5,6 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::{SafetensorsWriter, TensorDecl, writer::ContainerWriter};
 use crate::error::{Error, Result};
 
@@ -64,6 +66,29 @@ pub(super) fn hash_samples(path: &Path, hasher: &mut blake3::Hasher) -> Result<(
     Ok(())
 }
 
+/// Where tools that came before `quantization_config` in `config.json` say how the weights are quantized (AutoGPTQ, AutoAWQ).
+const QUANTIZATION: [&str; 2] = ["quantize_config.json", "quant_config.json"];
+
+/// What such a file in `dir` says, if there is one.
+///
+/// # Errors
+/// If it cannot be read or is no JSON object.
+pub(super) fn quantization_beside(dir: &Path) -> Result<Option<Value>> {
+    let Some(path) = QUANTIZATION.iter().map(|name| dir.join(name)).find(|path| path.exists()) else { return Ok(None) };
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+    json_object(&path, &text).map(Some)
+}
+
+/// The JSON object that `text` of `path` is.
+///
+/// # Errors
+/// If it is none.
+pub(super) fn json_object(path: &Path, text: &str) -> Result<Value> {
+    let bad = |what: String| Error::input("checkpoint::bad-config", format!("`{}` is not {what}", path.display()));
+    let value: Value = serde_json::from_str(text).map_err(|e| bad(format!("valid JSON: {e}")))?;
+    if value.is_object() { Ok(value) } else { Err(bad("a JSON object".to_owned())) }
+}
+
 /// Files of a checkpoint directory that are neither weights nor written anew: tokenizer, templates, code.
 pub(super) fn side_files(dir: &Path) -> Result<Vec<PathBuf>> {
     const WEIGHTS: [&str; 11] = ["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "gguf", "tmp~", "ot"];
@@ -75,7 +100,13 @@ pub(super) fn side_files(dir: &Path) -> Result<Vec<PathBuf>> {
         let Some(text) = name.to_str() else { continue };
         let extension = Path::new(text).extension().and_then(|e| e.to_str()).unwrap_or("");
         let file = std::fs::metadata(entry.path()).is_ok_and(|m| m.is_file());
-        if file && !text.starts_with('.') && !WEIGHTS.contains(&extension) && !OWN.contains(&text) && !text.ends_with(".index.json") {
+        if file
+            && !text.starts_with('.')
+            && !WEIGHTS.contains(&extension)
+            && !OWN.contains(&text)
+            && !QUANTIZATION.contains(&text)
+            && !text.ends_with(".index.json")
+        {
             out.push(PathBuf::from(text));
         }
     }

@@ -1,5 +1,6 @@
 //! Output formats: how a finished native checkpoint becomes a container that an engine loads, and how such a container is read back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -48,11 +49,12 @@ pub trait Container: Send + Sync {
     /// Whether a `quantization_config` is of this format.
     fn claims(&self, quantization_config: &Value) -> bool;
 
-    /// Presents the stored tensors as the float tensors they stand for, under their original names.
+    /// Presents the stored tensors as the float tensors they stand for, under their original names. `transposed` names the modules
+    /// whose float weight the model stores as `[in, out]`.
     ///
     /// # Errors
     /// If the configuration or a tensor is malformed.
-    fn read(&self, config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>>;
+    fn read(&self, config: &Value, transposed: &BTreeSet<String>, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>>;
 
     /// The activations that the stored model rounds. A container that holds weights only has none.
     ///

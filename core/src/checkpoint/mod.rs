@@ -35,7 +35,7 @@ pub use safetensors::SafetensorsSource;
 pub use writer::{ContainerWriter, SafetensorsWriter, TensorDecl};
 
 use crate::error::{Error, Result, did_you_mean};
-use crate::model::ActivationQuant;
+use crate::model::{ActivationQuant, model_type};
 use crate::registry::Registry;
 use crate::topology::{OnlineRotation, Topology};
 
@@ -142,7 +142,7 @@ pub fn check_finite(name: &str, values: &[f32]) -> Result<()> {
 pub struct Checkpoint {
     /// Where it is.
     pub path: PathBuf,
-    /// `config.json`, parsed.
+    /// `config.json`, parsed, with the `quantization_config` that older tools keep in a file of its own.
     pub config: Value,
     /// `config.json`, byte for byte.
     pub config_text: String,
@@ -183,10 +183,11 @@ impl Checkpoint {
             }
             Err(e) => return Err(Error::io(&config_path, "read", e)),
         };
-        let config: Value = serde_json::from_str(&config_text)
-            .map_err(|e| Error::input("checkpoint::bad-config", format!("`{}` is not valid JSON: {e}", config_path.display())))?;
-        if !config.is_object() {
-            return Err(Error::input("checkpoint::bad-config", format!("`{}` is not a JSON object", config_path.display())));
+        let mut config = files::json_object(&config_path, &config_text)?;
+        if config.get("quantization_config").is_none_or(Value::is_null)
+            && let Some(beside) = files::quantization_beside(path)?
+        {
+            config["quantization_config"] = beside;
         }
         let tensors = Arc::new(SafetensorsSource::open_dir(path)?);
         let side_files = files::side_files(path)?;
@@ -203,7 +204,8 @@ impl Checkpoint {
         };
         for record in registry.containers() {
             if record.container.claims(q) {
-                return record.container.read(q, Arc::clone(&self.tensors)).map_err(|e| e.within(format!("reading `{}`", record.id)));
+                let read = record.container.read(q, &self.transposed(registry), Arc::clone(&self.tensors));
+                return read.map_err(|e| e.within(format!("reading `{}`", record.id)));
             }
         }
         let method = q.get("quant_method").and_then(Value::as_str).unwrap_or("(none)");
@@ -213,6 +215,14 @@ impl Checkpoint {
             format!("the checkpoint is quantized by `{method}`, which nothing here reads"),
         )
         .hint(format!("formats that can be read: {}", known.join(", "))))
+    }
+
+    /// Modules whose float weight the model stores as `[in, out]`. An architecture that is unknown, or a configuration that is not
+    /// its own, has none here; both are errors where the model is built.
+    fn transposed(&self, registry: &Registry) -> BTreeSet<String> {
+        let Ok(architecture) = model_type(&self.config).and_then(|name| registry.architecture(name)) else { return BTreeSet::new() };
+        let Ok(dims) = architecture.parse(&self.config, &|name| self.tensors.info(name).is_some()) else { return BTreeSet::new() };
+        architecture.topology(&dims).linears.into_iter().filter(|l| l.transposed).map(|l| l.module).collect()
     }
 
     /// The activations that a quantized checkpoint rounds.

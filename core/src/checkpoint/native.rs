@@ -7,7 +7,7 @@
 //! layout. Everything else keeps its stored name, and its bytes unless a pass has changed it. `quantization_config` in `config.json`
 //! lists the modules and their specs, and the places at which activations are rounded or rotated, under `quant_method = "qfw"`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -213,7 +213,7 @@ impl NativeReader {
 
     /// The tensors that are no codes, in the order of their names: those that pass through unchanged, and those that a pass has changed.
     pub fn plain(&self) -> Vec<&TensorInfo> {
-        let replaced: std::collections::BTreeSet<String> = self.sites.iter().map(|s| format!("{}.weight", s.module)).collect();
+        let replaced: BTreeSet<String> = self.sites.iter().map(|s| format!("{}.weight", s.module)).collect();
         self.source.names().iter().filter(|n| !replaced.contains(*n)).filter_map(|n| self.source.info(n)).collect()
     }
 
@@ -291,7 +291,7 @@ impl Container for Native {
         quantization_config.get("quant_method").and_then(Value::as_str) == Some("qfw")
     }
 
-    fn read(&self, config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>> {
+    fn read(&self, config: &Value, _: &BTreeSet<String>, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>> {
         let bad = |e: String| Error::input("checkpoint::malformed", format!("`quantization_config` in config.json: {e}"));
         if config.get("version").and_then(Value::as_u64) != Some(1) {
             return Err(bad("unknown version of the native form".to_owned()).hint("it was written by a newer qfw"));
@@ -349,7 +349,7 @@ type Last = (String, Arc<(NativeSite, Rounded)>);
 pub struct Dequantized {
     inner: Arc<dyn TensorSource>,
     weights: BTreeMap<String, (TensorInfo, ReadRounded)>,
-    hidden: std::collections::BTreeSet<String>,
+    hidden: BTreeSet<String>,
     /// What was read last: rows of an embedding or a head are asked for a few at a time.
     last: Mutex<Option<Last>>,
 }
@@ -357,7 +357,7 @@ pub struct Dequantized {
 impl Dequantized {
     /// Presents `weights` over `inner`.
     pub fn new(inner: Arc<dyn TensorSource>, weights: Vec<(VirtualWeight, ReadRounded)>) -> Self {
-        let mut hidden = std::collections::BTreeSet::new();
+        let mut hidden = BTreeSet::new();
         let mut map = BTreeMap::new();
         for (w, read) in weights {
             let file = w.hidden.iter().find_map(|h| inner.info(h)).map(|i| i.file.clone()).unwrap_or_default();

@@ -25,6 +25,7 @@ mod read_activation;
 mod transform;
 mod write;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use qfw_core::Result;
@@ -68,7 +69,7 @@ impl Container for CompressedTensors {
         self.choice == Choice::Auto && !self.online && config.get("quant_method").and_then(Value::as_str) == Some("compressed-tensors")
     }
 
-    fn read(&self, config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>> {
+    fn read(&self, config: &Value, _: &BTreeSet<String>, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>> {
         read::open(config, tensors)
     }
 
