@@ -24,6 +24,8 @@ use qfw_rtn as _;
 use qfw_smoothquant as _;
 #[cfg(feature = "spinquant")]
 use qfw_spinquant as _;
+#[cfg(feature = "svdquant")]
+use qfw_svdquant as _;
 #[cfg(feature = "weight-equalization")]
 use qfw_weight_equalization as _;
 
@@ -45,6 +47,7 @@ mod tests {
             "weight-equalization",
             "magr",
             "clip",
+            "svdquant",
             "bias-correction",
         ] {
             assert!(registry.algorithm(id).is_ok(), "{id}");

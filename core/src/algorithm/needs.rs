@@ -1,5 +1,6 @@
 //! What an algorithm asks of the harness before the run.
 
+use super::BranchNeed;
 use crate::scheme::QuantSpec;
 use crate::statistic::{StatKind, Stream};
 use crate::topology::{Linear, Topology};
@@ -18,6 +19,8 @@ pub struct Needs {
     pub rescale: f64,
     /// A transform wants to run the module behind a region again, with other weights.
     pub replay: bool,
+    /// It puts branches beside its sites: a pass of the split phase.
+    pub branch: Option<BranchNeed>,
     /// Solver scratch in bytes for the widest site, for the memory plan.
     pub scratch_bytes: u64,
 }
