@@ -305,8 +305,8 @@ fn contradictions_are_refused() {
 fn what_is_not_built_is_named_at_once() {
     assert_eq!(
         message("--few-shot-eval lm_eval --load-checkpoint --weight-bit-width 4"),
-        "compat::not-built: `--load-checkpoint` asks for starting from a quantized checkpoint, none of \
-         which is built yet"
+        "compat::not-built: `--load-checkpoint` asks for starting from a quantized checkpoint, `--few-shot-eval` asks for few-shot \
+         tasks, none of which is built yet"
     );
 }
 
