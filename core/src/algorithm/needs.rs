@@ -19,7 +19,7 @@ pub struct Needs {
     pub rescale: f64,
     /// A transform wants to run the module behind a region again, with other weights.
     pub replay: bool,
-    /// It puts branches beside its sites: a pass of the split phase.
+    /// The branches that a pass of the split phase puts beside its sites; no other phase has any.
     pub branch: Option<BranchNeed>,
     /// Solver scratch in bytes for the widest site, for the memory plan.
     pub scratch_bytes: u64,

@@ -28,31 +28,24 @@ pub fn random_orthogonal(n: usize, seed: u64) -> Result<Vec<f64>> {
     if n == 0 {
         return Err(empty());
     }
-    let mut q = Mat::<f64>::from_fn(n, n, |i, j| gaussian(&[GAUSSIAN, seed, i as u64, j as u64]));
-    orthonormalize(&mut q);
-    Ok((0..n * n).map(|ij| q[(ij / n, ij % n)]).collect())
-}
-
-/// Columns `x`, at most as many as rows, become orthonormal ones that span the same space: `Q·sign(diag R)` of the factors `QR`.
-pub(super) fn orthonormalize(x: &mut Mat<f64>) {
-    let (m, n) = x.shape();
-    let block = recommended_block_size::<f64>(m, n);
+    let mut qr = Mat::<f64>::from_fn(n, n, |i, j| gaussian(&[GAUSSIAN, seed, i as u64, j as u64]));
+    let block = recommended_block_size::<f64>(n, n);
     let mut factor = Mat::<f64>::zeros(block, n);
     let mut memory = MemBuffer::new(
-        qr_in_place_scratch::<f64>(m, n, block, Par::Seq, Spec::default())
-            .or(apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(m, block, n)),
+        qr_in_place_scratch::<f64>(n, n, block, Par::Seq, Spec::default())
+            .or(apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(n, block, n)),
     );
-    qr_in_place(x.as_mut(), factor.as_mut(), Par::Seq, MemStack::new(&mut memory), Spec::default());
-    let mut q = Mat::<f64>::from_fn(m, n, |i, j| if i == j { x[(j, j)].signum() } else { 0.0 });
+    qr_in_place(qr.as_mut(), factor.as_mut(), Par::Seq, MemStack::new(&mut memory), Spec::default());
+    let mut q = Mat::<f64>::from_fn(n, n, |i, j| if i == j { qr[(j, j)].signum() } else { 0.0 });
     apply_block_householder_sequence_on_the_left_in_place_with_conj(
-        x.as_ref(),
+        qr.as_ref(),
         factor.as_ref(),
         Conj::No,
         q.as_mut(),
         Par::Seq,
         MemStack::new(&mut memory),
     );
-    *x = q;
+    Ok((0..n * n).map(|ij| q[(ij / n, ij % n)]).collect())
 }
 
 /// The orthogonal `R`, `[n, n]` row-major, with `R·1 = 1` and `1ᵀ·R = 1ᵀ` that acts as `inner` on the space across from the ones.

@@ -111,7 +111,8 @@ pub fn resolve(
         let inputs: Vec<Option<&QuantSpec>> = chosen.iter().map(|l| input_of(&activations, l)).collect();
         let cx = PlanContext { topology: model.topology, sites: &chosen, weights: &weights, inputs: &inputs, stream };
         let need = algorithm.needs(&cx)?;
-        if let Some(branch) = &need.branch {
+        if record.phase == Phase::Split {
+            let branch = need.branch.as_ref().ok_or_else(|| Error::internal(format!("`{}` splits, and asks for no branch", record.id)))?;
             branches::add(&mut planned_branches, record.id, branch, &chosen, model.stored)?;
         }
         if need.bias {
