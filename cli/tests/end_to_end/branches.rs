@@ -27,17 +27,17 @@ fn generated(model: &str) -> String {
 #[test]
 fn a_branch_of_full_rank_leaves_nothing_to_round() {
     let dir = tempfile::tempdir().unwrap();
-    for model in ["tiny-llama", "tiny-gpt2"] {
-        let words =
-            format!("--algo svdquant,rtn --set svdquant.rank=4096 --set svdquant.dtype=float32 --set scheme.weights.format=int2 {INPUTS}");
-        let out = run(dir.path(), model, "full", &words);
+    for (model, shared) in [("tiny-llama", false), ("tiny-llama", true), ("tiny-gpt2", false)] {
+        let full = format!("--set svdquant.rank=4096 --set svdquant.dtype=float32 --set svdquant.shared={shared}");
+        let words = format!("--algo svdquant,rtn {full} --set scheme.weights.format=int2 {INPUTS}");
+        let out = run(dir.path(), model, &format!("full-{shared}"), &words);
         let (is, was) = (perplexity(&out), perplexity(Path::new(&asset(model))));
         assert!((is / was - 1.0).abs() < 2e-3, "{model}: {is} for {was}");
         assert_eq!(generated(&out.display().to_string()), generated(&asset(model)), "{model}");
         let mut config = config(&out);
-        let branches = config["quantization_config"].as_object_mut().unwrap().remove("branches").unwrap();
-        let linears = if model == "tiny-llama" { 42 } else { branches.as_array().unwrap().len() };
-        assert_eq!(branches.as_array().unwrap().len(), linears);
+        let quantization = config["quantization_config"].as_object_mut().unwrap();
+        let count = |list: &Value| list.as_array().unwrap().len();
+        assert_eq!(count(&quantization["modules"]), count(&quantization.remove("branches").unwrap()));
         std::fs::write(out.join("config.json"), config.to_string()).unwrap();
         assert!(perplexity(&out) > 5.0 * was, "{model}: the branches do nothing");
     }
