@@ -30,6 +30,8 @@ use qfw_rtn as _;
 use qfw_smoothquant as _;
 #[cfg(feature = "spinquant")]
 use qfw_spinquant as _;
+#[cfg(feature = "svdquant")]
+use qfw_svdquant as _;
 #[cfg(feature = "weight-equalization")]
 use qfw_weight_equalization as _;
 
@@ -52,6 +54,7 @@ mod tests {
             "learned-round",
             "magr",
             "clip",
+            "svdquant",
             "bias-correction",
         ] {
             assert!(registry.algorithm(id).is_ok(), "{id}");

@@ -57,6 +57,7 @@ impl Opened {
     ) -> Result<Self> {
         let mut model = Model::rotating(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu, rotations)?;
         model.activations = Activations::new(checkpoint.activations(registry, &model.topology)?);
+        let model = model.with_branches(checkpoint.branches(registry)?)?;
         Ok(Self { checkpoint, model })
     }
 

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use qfw_core::algorithm::{
-    AlgorithmRecord, Condition, Conditioned, Correct, Corrected, Frozen, Needs, Phase, PlanContext, PtqAlgorithm, RegionContext, Round,
-    Rounded, SiteContext, Solved, Stage, Transform,
+    AlgorithmRecord, BranchNeed, Branches, Condition, Conditioned, Correct, Corrected, Frozen, Needs, Phase, PlanContext, PtqAlgorithm,
+    RegionContext, Round, Rounded, SiteContext, Solved, Split, SplitContext, Stage, Transform,
 };
 use qfw_core::checkpoint::{Checkpoint, TensorSource};
 use qfw_core::harness::{Control, Mode};
+use qfw_core::model::WeightSource;
 use qfw_core::plan::layer::Layers;
 use qfw_core::registry::Registry;
+use qfw_core::scheme::FloatKind;
 use qfw_core::session::Session;
 use qfw_core::statistic::StatKind;
-use qfw_core::topology::{Region, Symmetry};
+use qfw_core::topology::{Region, Role, SiteId, Symmetry};
 use qfw_core::{Error, Result};
 
 /// Adds, then the next one doubles: not the same in the other order.
@@ -26,6 +28,87 @@ struct Nearest;
 struct Later;
 struct Twice;
 struct Stuck;
+/// Takes the same off every weight: ½ as 1·½, in one branch for those that read the same.
+struct Half;
+/// Sees what the others leave of a weight, and what of the original one.
+struct Watching;
+/// Comes after rounding.
+struct Behind;
+
+/// Every weight less `x`, for all sites.
+fn less(cx: &SplitContext<'_>, x: f32) -> Branches {
+    let (cols, sites) = (cx.sites[0].linear.shape.1, cx.sites);
+    assert!(sites.iter().all(|s| s.linear.input == sites[0].linear.input && s.weight.len() == s.linear.shape.0 * cols));
+    let mut a = vec![0.0; cx.rank * cols];
+    a[..cols].fill(1.0);
+    let b = |s: &SiteContext<'_>| (0..s.linear.shape.0 * cx.rank).map(|i| if i % cx.rank == 0 { x } else { 0.0 }).collect();
+    Branches { a, b: sites.iter().map(b).collect(), events: vec![Vec::new(); sites.len()] }
+}
+
+impl Split for Half {
+    fn split(&self, cx: &SplitContext<'_>) -> Result<Branches> {
+        assert_eq!((cx.rank, cx.stored), (2, FloatKind::Bf16));
+        match cx.sites[0].linear.site.to_string().as_str() {
+            "blocks.1.mlp.gate" => Err(Error::numeric("test::half", "no solution")),
+            "blocks.4.mlp.down" => Ok(Branches { b: vec![vec![f32::NAN; 128 * 2]], ..less(cx, 0.5) }),
+            // Not a number of the stored type: what is subtracted is the nearest one, which is ½.
+            _ => Ok(less(cx, 0.5001)),
+        }
+    }
+}
+
+impl Round for Watching {
+    fn round(&self, cx: &SiteContext<'_>) -> Result<Rounded> {
+        // What a condition has added is all that sets them apart: the branch is taken off both.
+        assert!(cx.weight.iter().zip(cx.original).all(|(w, o)| (w - o - 0.25).abs() < 1e-6));
+        cx.nearest()
+    }
+}
+
+impl Split for Behind {
+    fn after_rounding(&self) -> bool {
+        true
+    }
+
+    fn split(&self, cx: &SplitContext<'_>) -> Result<Branches> {
+        // 8 bits leave less than a hundredth of a weight.
+        for s in cx.sites {
+            let largest = |x: &[f32]| x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            assert!(largest(s.weight) > 0.0 && largest(s.weight) < 0.01 * largest(s.original));
+        }
+        Ok(less(cx, 0.125))
+    }
+}
+
+macro_rules! split {
+    ($type:ident, $id:literal, $shared:literal) => {
+        impl PtqAlgorithm for $type {
+            fn needs(&self, _: &PlanContext<'_>) -> Result<Needs> {
+                let branch = BranchNeed { rank: 2, stored: Some(FloatKind::Bf16), shared: $shared };
+                Ok(Needs { branch: Some(branch), ..Needs::default() })
+            }
+            fn stage(&self) -> Stage<'_> {
+                Stage::Split(self)
+            }
+        }
+        impl $type {
+            const RECORD: AlgorithmRecord = AlgorithmRecord {
+                id: $id,
+                aliases: &[],
+                phase: Phase::Split,
+                summary: "for a test",
+                version: "0",
+                source: "test",
+                weight_only: true,
+                schema: || serde_json::json!({}),
+                build: |_| Ok((Box::new($type), serde_json::json!({}))),
+            };
+        }
+    };
+}
+
+split!(Half, "half", true);
+split!(Behind, "behind", false);
 
 /// Doubles every channel that may be scaled: exact in any float type.
 impl Transform for Twice {
@@ -132,10 +215,22 @@ algorithm!(Broken, "broken", Condition, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Nearest, "nearest", Round, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Later, "later", Correct, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Twice, "twice", Transform, |cx: &PlanContext<'_>| vec![(StatKind::Gram, cx.stream), (StatKind::Greatest, cx.stream)]);
+algorithm!(Watching, "watching", Round, |_: &PlanContext<'_>| Vec::new());
 algorithm!(Stuck, "stuck", Transform, |_: &PlanContext<'_>| Vec::new());
 
-static RECORDS: [AlgorithmRecord; 8] =
-    [Stuck::RECORD, Add::RECORD, Double::RECORD, Broken::RECORD, Nearest::RECORD, Later::RECORD, Twice::RECORD, qfw_gptq::RECORD];
+static RECORDS: [AlgorithmRecord; 11] = [
+    Half::RECORD,
+    Behind::RECORD,
+    Watching::RECORD,
+    Stuck::RECORD,
+    Add::RECORD,
+    Double::RECORD,
+    Broken::RECORD,
+    Nearest::RECORD,
+    Later::RECORD,
+    Twice::RECORD,
+    qfw_gptq::RECORD,
+];
 
 fn registry() -> Registry {
     let mut registry = Registry::builtin().unwrap();
@@ -289,6 +384,58 @@ fn regions_are_chosen_by_name_and_refused_by_reason() {
     assert_eq!(sites.to_string(), "pass `twice` has `match` or `skip`, but it works on regions, not on sites");
     let none = failed("pass.0.regions", "attn.in");
     assert_eq!(none.to_string(), "pass `nearest` has `regions`, but it does not work on regions");
+}
+
+/// The branch as stored is subtracted, from what conditions left and from the original alike; those who share it are split together.
+#[test]
+fn a_split_takes_off_what_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let without = |layers: Layers| layers.set("pass.1.skip", toml::Value::Array(vec!["blocks.1.mlp.*".into(), "mlp.down".into()]), "test");
+    let original = Checkpoint::open(&assets().join("tiny-llama")).unwrap().tensors;
+    let (rounded, events) = run_with(&["add", "half", "watching"], &dir.path().join("out"), without).unwrap();
+    assert!(events.is_empty(), "{events:?}");
+    let name = "model.layers.3.mlp.up_proj.weight";
+    for (r, w) in values(&*rounded, name).iter().zip(values(&*original, name)) {
+        assert!((r - (w + 0.25 - 0.5)).abs() < 0.02, "{r} from {w}");
+    }
+    // `A` is kept once for those that read the same.
+    let shared = |module: &str| rounded.info(&format!("model.layers.3.{module}.branch_a")).is_some();
+    assert_eq!(["mlp.gate_proj", "mlp.up_proj", "self_attn.o_proj"].map(shared), [true, false, true]);
+    let b = values(&*rounded, "model.layers.3.mlp.up_proj.branch_b");
+    assert!(b.iter().enumerate().all(|(i, b)| *b == if i % 2 == 0 { 0.5 } else { 0.0 }), "{b:?}");
+}
+
+/// What has no solution gets a branch of zeros, and says so; what is not finite is the plugin's fault and stops the run.
+#[test]
+fn what_a_split_returns_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = run(&["half", "nearest"], &dir.path().join("out")).err().unwrap();
+    assert_eq!(error.code(), "plugin::contract");
+    assert_eq!(error.to_string(), "`blocks.4.mlp.down`: the branch that `half` returned is not finite, or not of rank 2");
+    let skip = |layers: Layers| layers.set("pass.0.skip", toml::Value::Array(vec!["mlp.down".into()]), "test");
+    let (rounded, events) = run_with(&["half", "nearest"], &dir.path().join("skipped"), skip).unwrap();
+    assert_eq!(events.len(), 2, "gate and up share a branch: {events:?}");
+    for (event, site) in events.iter().zip(["gate", "up"]) {
+        assert!(event.starts_with(&format!("blocks.1.mlp.{site} Skipped")) && event.contains("its branch is zero: "), "{event}");
+    }
+    let zeros = values(&*rounded, "model.layers.1.mlp.gate_proj.branch_a");
+    assert!(zeros.iter().all(|x| *x == 0.0));
+}
+
+/// The codes are those of the run without it, and it sees what they leave.
+#[test]
+fn a_split_after_rounding_leaves_the_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plain, _) = run(&["nearest"], &dir.path().join("plain")).unwrap();
+    let (with, events) = run(&["behind", "nearest"], &dir.path().join("with")).unwrap();
+    assert!(events.is_empty(), "{events:?}");
+    for name in ["model.layers.0.self_attn.q_proj.weight", "model.layers.5.mlp.down_proj.weight"] {
+        assert!(values(&*plain, name) == values(&*with, name), "{name}");
+    }
+    let opened = qfw_core::session::Opened::open(&dir.path().join("with"), &registry()).unwrap();
+    let block = opened.model.load_block(5).unwrap();
+    let branch = block.branch(SiteId::in_block(5, Role::MlpDown)).unwrap().unwrap();
+    assert_eq!((branch.a.dims(), branch.b.dims()), (&[2, 384][..], &[128, 2][..]));
 }
 
 /// The tiny LLaMA has no biases: it gets some, and is a LLaMA with biases from then on.

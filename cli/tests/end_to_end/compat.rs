@@ -66,10 +66,13 @@ fn what_the_other_system_does_not_know_is_named() {
         ],
     );
     refused_with(
-        &plan("brevitas -- --svd-quant"),
+        &plan("brevitas -- --load-checkpoint"),
         2,
         "compat::not-built",
-        &["`--svd-quant` asks for SVDQuant, which is not built yet", "hint: leave it out, or choose another method"],
+        &[
+            "`--load-checkpoint` asks for starting from a quantized checkpoint, which is not built yet",
+            "hint: leave it out, or choose another method",
+        ],
     );
     refused_with(
         &plan("mi-optimize -- w_dtyp=int4"),

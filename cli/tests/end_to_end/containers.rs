@@ -272,6 +272,7 @@ fn json_has_the_documented_fields() {
         "rtn",
         "smoothquant",
         "spinquant",
+        "svdquant",
         "weight-equalization",
     ];
     assert_eq!(ids, expected);

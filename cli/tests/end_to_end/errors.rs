@@ -49,7 +49,7 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
             "unknown algorithm `gptqq` (did you mean `gptq`?)",
             "hint: known algorithms: act-equalization, adaround, auto-round, awq, awq-clip, bias-corr, bias-correction, center-residual, cle, clip, \
              cross-layer-equalization, fold-norms, gpfq, gptq, layernorm-to-rmsnorm, learned-round, ln-affine-merge, magr, optq, qronos, quarot, rotation, rtn, \
-             smooth-quant, smoothquant, spinquant, weight-equalization",
+             smooth-quant, smoothquant, spinquant, svd-quant, svdquant, weight-equalization",
         ],
     );
     refused(

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod activations;
+mod branches;
 mod compat;
 mod containers;
 mod determinism;

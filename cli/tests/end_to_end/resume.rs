@@ -31,6 +31,11 @@ fn start_until(out: &Path, words: &str, line: &str) -> Child {
     panic!("the run ended ({status}) before it said `{line}`: {text}");
 }
 
+/// A run that is killed when it says `line`.
+pub(super) fn stopped_at(out: &Path, words: &str, line: &str) {
+    kill(start_until(out, words, line));
+}
+
 fn kill(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();

@@ -181,6 +181,13 @@ pub enum Event {
         /// The layer's error on the calibration data after rounding to nearest, relative to that without clipping.
         error: f64,
     },
+    /// A branch runs beside the codes.
+    Branched {
+        /// The norm of what is left for the codes, relative to that of the weight.
+        left: f64,
+        /// The error after rounding (to nearest, where the branch was taken out before), relative to that without a branch.
+        error: f64,
+    },
     /// The bias was changed.
     Corrected {
         /// `‖E y − E ŷ‖ / ‖E y‖` over the calibration tokens before that, bias aside.

@@ -13,6 +13,7 @@ mod needs;
 mod options;
 mod region;
 mod replay;
+mod split;
 
 use std::fmt;
 
@@ -27,8 +28,7 @@ pub use needs::{Needs, PlanContext};
 pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, built, invalid_option, name_or_switch, read_options};
 pub use region::{Producer, Reader, RegionContext, Solved};
 pub use replay::Replay;
-
-use candle_core::Tensor;
+pub use split::{BranchNeed, Branches, Split, SplitContext};
 
 use crate::error::Result;
 use crate::topology::{Region, SiteId};
@@ -71,6 +71,11 @@ pub trait PtqAlgorithm: Send + Sync {
 
     /// Its one phase.
     fn stage(&self) -> Stage<'_>;
+
+    /// Whether its options make it read activations, though its record says that it reads weights only.
+    fn reads_activations(&self) -> bool {
+        false
+    }
 }
 
 /// The typed view of an algorithm for the harness.
@@ -128,15 +133,6 @@ pub trait Condition: Send + Sync {
     /// # Errors
     /// What makes the site unsolvable.
     fn condition(&self, cx: &SiteContext<'_>) -> Result<Conditioned>;
-}
-
-/// Splits a branch off a weight.
-pub trait Split: Send + Sync {
-    /// `(residual, a, b)` with `W = residual + b·a`, `a` `[rank, in]`, `b` `[out, rank]`.
-    ///
-    /// # Errors
-    /// What makes the site unsolvable.
-    fn split(&self, cx: &SiteContext<'_>) -> Result<(Vec<f32>, Tensor, Tensor)>;
 }
 
 /// Turns a weight into codes.

@@ -1,5 +1,6 @@
 //! What an algorithm asks of the harness before the run.
 
+use super::BranchNeed;
 use crate::scheme::QuantSpec;
 use crate::statistic::{StatKind, Stream};
 use crate::topology::{Linear, Topology};
@@ -22,6 +23,8 @@ pub struct Needs {
     /// the original model are kept, as what it aims at, unless the configuration says otherwise; the original block's outputs on the same
     /// inputs are the aim then.
     pub training: Option<Stream>,
+    /// The branches that a pass of the split phase puts beside its sites; no other phase has any.
+    pub branch: Option<BranchNeed>,
     /// Solver scratch in bytes for the widest site, for the memory plan.
     pub scratch_bytes: u64,
 }

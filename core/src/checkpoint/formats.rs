@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::native::NativeReader;
 use super::{ContainerWriter, TensorDecl, TensorSource};
 use crate::error::{Error, Result};
-use crate::model::ActivationQuant;
+use crate::model::{ActivationQuant, StoredBranch};
 use crate::plan::Plan;
 use crate::topology::{OnlineRotation, Topology};
 
@@ -27,6 +27,11 @@ pub enum Verdict {
 pub trait Container: Send + Sync {
     /// Whether it can hold what the plan produces.
     fn accepts(&self, plan: &Plan) -> Verdict;
+
+    /// Whether it has room for low-rank branches beside the codes.
+    fn holds_branches(&self) -> bool {
+        false
+    }
 
     /// Every tensor of the finished container, in the order to be stored.
     ///
@@ -71,6 +76,16 @@ pub trait Container: Send + Sync {
     /// If the configuration is malformed.
     fn rotations(&self, config: &Value, topology: &Topology) -> Result<Vec<OnlineRotation>> {
         let _ = (config, topology);
+        Ok(Vec::new())
+    }
+
+    /// The branches that run beside the codes of the stored model, by the names of their tensors in what [`Container::read`] returns. A
+    /// container without room for them has none.
+    ///
+    /// # Errors
+    /// If the configuration is malformed.
+    fn branches(&self, config: &Value) -> Result<Vec<StoredBranch>> {
+        let _ = config;
         Ok(Vec::new())
     }
 }

@@ -35,7 +35,7 @@ pub use safetensors::SafetensorsSource;
 pub use writer::{ContainerWriter, SafetensorsWriter, TensorDecl};
 
 use crate::error::{Error, Result, did_you_mean};
-use crate::model::{ActivationQuant, model_type};
+use crate::model::{ActivationQuant, StoredBranch, model_type};
 use crate::registry::Registry;
 use crate::topology::{OnlineRotation, Topology};
 
@@ -247,6 +247,18 @@ impl Checkpoint {
         let Some(q) = self.config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(Vec::new()) };
         match registry.containers().find(|r| r.container.claims(q)) {
             Some(record) => record.container.rotations(q, topology).map_err(|e| e.within(format!("reading `{}`", record.id))),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The branches beside the codes of a quantized checkpoint.
+    ///
+    /// # Errors
+    /// If what it says of them is malformed.
+    pub fn branches(&self, registry: &Registry) -> Result<Vec<StoredBranch>> {
+        let Some(q) = self.config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(Vec::new()) };
+        match registry.containers().find(|r| r.container.claims(q)) {
+            Some(record) => record.container.branches(q).map_err(|e| e.within(format!("reading `{}`", record.id))),
             None => Ok(Vec::new()),
         }
     }

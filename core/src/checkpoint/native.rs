@@ -4,7 +4,9 @@
 //! little-endian bit streams, a row on whole bytes; `M.scale` `F32 [tile rows, tile columns]`; `M.zero` of the same shape where the
 //! format has zero points, `I32` or, for float zero points, `F32`; `M.global` `F32 [1]` where scales have two levels (`M.scale` is their
 //! product); `M.group_index` `I32 [in]` where groups do not run in storage order. Weights are `[out, in]` here whatever the source's
-//! layout. Everything else keeps its stored name, and its bytes unless a pass has changed it. `quantization_config` in `config.json`
+//! layout. Where a low-rank branch runs beside the codes, on the input as it is before it is rounded, `M.branch_b` is `[out, rank]` and
+//! `M.branch_a` `[rank, in]`, in the float type that the list of branches says; layers that read the same input may share the `branch_a`
+//! of one of them. Everything else keeps its stored name, and its bytes unless a pass has changed it. `quantization_config` in `config.json`
 //! lists the modules and their specs, and the places at which activations are rounded or rotated, under `quant_method = "qfw"`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,14 +21,17 @@ use super::formats::{Container, ContainerRecord, Verdict};
 use super::{ContainerWriter, StoredDtype, TensorDecl, TensorInfo, TensorSource, open_tensors};
 use crate::algorithm::Rounded;
 use crate::error::{Error, Result};
-use crate::model::{ActivationQuant, transpose};
+use crate::model::{ActivationQuant, StoredBranch, transpose};
 use crate::numeric::{Codes, decode, pack_row, packed_row_bytes, unpack_row, with_units};
-use crate::plan::{Plan, PlannedActivation};
+use crate::plan::{Plan, PlannedActivation, PlannedBranch};
 use crate::scheme::{QParams, QuantSpec, ScaleForm, TileLayout, Timing, Zero};
 use crate::topology::{OnlineRotation, Topology};
 
 /// What the tensors of a quantized module are called.
 const SUFFIXES: [&str; 5] = ["codes", "scale", "zero", "global", "group_index"];
+
+/// What the tensors of a branch are called: it reads with the first, and writes with the second.
+const BRANCH: [&str; 2] = ["branch_a", "branch_b"];
 
 /// A quantized module of a native checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +85,17 @@ pub fn encode_site(site: &NativeSite, rounded: &Rounded) -> NativeTensors {
         tensors.push((decl("group_index", StoredDtype::I32, vec![cols]), index.iter().flat_map(|g| g.to_le_bytes()).collect()));
     }
     NativeTensors { tensors }
+}
+
+/// The stored tensors of a branch, in the type the plan says. An `A` that is shared is stored with one of those who share it.
+pub fn encode_branch(branch: &PlannedBranch, a: &[f32], b: &[f32]) -> Vec<(TensorDecl, Vec<u8>)> {
+    let (rows, cols) = branch.shape;
+    let tensor = |module: &str, suffix: &str, shape: [usize; 2], values: &[f32]| {
+        let decl = TensorDecl { name: format!("{module}.{suffix}"), dtype: branch.stored.into(), shape: shape.to_vec() };
+        (decl, branch.stored.bytes(values))
+    };
+    let of_a = (branch.a == branch.module).then(|| tensor(&branch.a, BRANCH[0], [branch.rank, cols], a));
+    of_a.into_iter().chain([tensor(&branch.module, BRANCH[1], [rows, branch.rank], b)]).collect()
 }
 
 /// Reads back what [`encode_site`] stored.
@@ -236,11 +252,15 @@ impl Container for Native {
         Verdict::Exact
     }
 
+    fn holds_branches(&self) -> bool {
+        true
+    }
+
     fn declare(&self, native: &NativeReader) -> Result<Vec<TensorDecl>> {
         let mut out = Vec::new();
         for site in &native.sites {
             let shard = native.open(site)?;
-            for suffix in SUFFIXES {
+            for suffix in SUFFIXES.into_iter().chain(BRANCH) {
                 if let Some(info) = shard.info(&format!("{}.{suffix}", site.module)) {
                     out.push(TensorDecl { name: info.name.clone(), dtype: info.dtype.clone(), shape: info.shape.clone() });
                 }
@@ -260,7 +280,7 @@ impl Container for Native {
     fn write(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<()> {
         for site in &native.sites {
             let shard = native.open(site)?;
-            for suffix in SUFFIXES {
+            for suffix in SUFFIXES.into_iter().chain(BRANCH) {
                 let name = format!("{}.{suffix}", site.module);
                 if shard.info(&name).is_some() {
                     out.write(&name, &shard.read_bytes(&name)?)?;
@@ -283,6 +303,9 @@ impl Container for Native {
         let rotations = plan.online();
         if !rotations.is_empty() {
             config["rotations"] = json!(rotations);
+        }
+        if !plan.branches.is_empty() {
+            config["branches"] = json!(plan.branches);
         }
         Ok(config)
     }
@@ -326,6 +349,16 @@ impl Container for Native {
         let Some(rotations) = config.get("rotations") else { return Ok(Vec::new()) };
         serde_json::from_value(rotations.clone())
             .map_err(|e| Error::input("checkpoint::malformed", format!("`quantization_config.rotations` in config.json: {e}")))
+    }
+
+    fn branches(&self, config: &Value) -> Result<Vec<StoredBranch>> {
+        let Some(branches) = config.get("branches") else { return Ok(Vec::new()) };
+        let planned: Vec<PlannedBranch> = serde_json::from_value(branches.clone())
+            .map_err(|e| Error::input("checkpoint::malformed", format!("`quantization_config.branches` in config.json: {e}")))?;
+        let [a, b] = BRANCH;
+        let stored =
+            |p: PlannedBranch| StoredBranch { a: format!("{}.{a}", p.a), b: format!("{}.{b}", p.module), module: p.module, rank: p.rank };
+        Ok(planned.into_iter().map(stored).collect())
     }
 }
 

@@ -12,6 +12,7 @@ use super::correct::{correct, rounded_means};
 use super::report::SiteReport;
 use super::run::{Control, Run};
 use super::site_error::{output_error, weight_error};
+use super::split::{self, Group, SplitOff};
 use super::stream::Stream;
 use super::sweep::stop_after;
 use super::together::round_together;
@@ -26,17 +27,18 @@ use crate::numeric::{decode, with_slice};
 use crate::observer::Observer;
 use crate::plan::{Failure, Sequence};
 use crate::scheme::{QuantSpec, ScaleForm};
-use crate::statistic::{RangeCollector, StatKey, StatKind, Stats, Stream as StreamKind};
+use crate::statistic::{RangeCollector, StatKey, Stats, Stream as StreamKind};
 use crate::topology::{Linear, Part, Port, SiteId};
 
-/// A site to be rounded: the linear, its spec, its observer, the passes that condition it, the one that rounds it, and those that correct
-/// what remains, in order.
+/// A site to be rounded: the linear, its spec, its observer, the passes that condition it, the one that splits it, the one that rounds it,
+/// and those that correct what remains, in order.
 pub(super) struct Job<'a> {
     pub(super) linear: &'a Linear,
     pub(super) spec: &'a QuantSpec,
     pub(super) native: &'a NativeSite,
     pub(super) observer: &'a dyn Observer,
     pub(super) conditions: Vec<usize>,
+    pub(super) split: Option<usize>,
     pub(super) pass: usize,
     pub(super) corrections: Vec<usize>,
 }
@@ -44,7 +46,7 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// Every pass that works on the site.
     pub(super) fn passes(&self) -> impl Iterator<Item = usize> + '_ {
-        self.conditions.iter().copied().chain([self.pass]).chain(self.corrections.iter().copied())
+        self.conditions.iter().copied().chain(self.split).chain([self.pass]).chain(self.corrections.iter().copied())
     }
 
     /// Statistics that its passes need.
@@ -111,9 +113,9 @@ impl BlockResult {
 
 /// What rounding a site yields.
 pub(super) struct RoundedSite {
-    weight: Tensor,
+    pub(super) weight: Tensor,
     tensors: Vec<(TensorDecl, Vec<u8>)>,
-    report: SiteReport,
+    pub(super) report: SiteReport,
 }
 
 /// Quantizes block `b`, whose float weights are `original`.
@@ -254,15 +256,20 @@ pub(super) fn through<'a>(block: Box<dyn Block + 'a>, stream: &'a Stream, run: &
 
 /// Rounds the sites of a group, all at once, and puts what they became into the block.
 pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, result: &mut BlockResult) -> Result<()> {
-    let amax = shared_amax(group, &result.weights)?;
+    let mut amax = shared_amax(group, &result.weights)?;
+    let mut branches = Group { run, jobs: group, stats, weights: &result.weights, amax: &amax }.before()?;
+    share_amax_left(group, &branches, &mut amax);
     // The largest start first, so that none is left to run alone at the end.
     let mut order: Vec<usize> = (0..group.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(group[*i].linear.shape.1));
-    let rounded: Vec<(usize, RoundedSite)> =
-        order.into_par_iter().map(|i| Ok((i, round_site(run, group[i], amax[i], stats, &result.weights)?))).collect::<Result<_>>()?;
-    let rounded: BTreeMap<usize, RoundedSite> = rounded.into_iter().collect();
+    let rounded: Vec<(usize, RoundedSite)> = order
+        .into_par_iter()
+        .map(|i| Ok((i, round_site(run, group[i], amax[i], branches.get(&i), stats, &result.weights)?)))
+        .collect::<Result<_>>()?;
+    let mut rounded: BTreeMap<usize, RoundedSite> = rounded.into_iter().collect();
+    branches.extend(Group { run, jobs: group, stats, weights: &result.weights, amax: &amax }.after(&mut rounded)?);
     rounded.into_iter().for_each(|(i, site)| put(group[i], site, result));
-    Ok(())
+    split::store(run, group, branches, result)
 }
 
 /// Puts what a site became into the block.
@@ -284,30 +291,62 @@ pub(super) fn shared_amax(group: &[&Job<'_>], weights: &MapWeights) -> Result<Ve
     Ok(group.iter().map(|j| shared.get(&j.linear.input).copied().unwrap_or(0.0)).collect())
 }
 
-fn round_site(run: &Run<'_>, job: &Job<'_>, amax: f32, stats: &Stats, weights: &MapWeights) -> Result<RoundedSite> {
+/// The same where branches have taken a part of these weights.
+fn share_amax_left(group: &[&Job<'_>], branches: &BTreeMap<usize, SplitOff<'_>>, amax: &mut [f32]) {
+    let left = |i: usize, was: f32| branches.get(&i).map_or(was, |b| b.amax);
+    for i in branches.keys().filter(|i| group[**i].spec.scale == ScaleForm::TwoLevel) {
+        let port = group[*i].linear.input;
+        let sharing = group.iter().enumerate().filter(|(_, j)| j.linear.input == port && j.spec.scale == ScaleForm::TwoLevel);
+        amax[*i] = sharing.map(|(j, _)| left(j, amax[j])).fold(0.0, f32::max);
+    }
+}
+
+fn round_site(
+    run: &Run<'_>,
+    job: &Job<'_>,
+    amax: f32,
+    branch: Option<&SplitOff<'_>>,
+    stats: &Stats,
+    weights: &MapWeights,
+) -> Result<RoundedSite> {
     let site = job.linear.site;
     let start = Instant::now();
     let weight = weights.get(site, Part::Weight)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     with_slice::<f32, _>(&weight, |w| {
-        let cx = site_context(run, job, w, stats, amax);
-        let rounded = rounded_or_fallback(run, job, &cx).map_err(|e| e.within(format!("`{site}`")))?;
-        finished(run, job, w, rounded, stats, start.elapsed().as_secs_f64())
+        let residuals = branch.map(|b| b.residuals(w));
+        let cx = match &residuals {
+            Some((weight, original)) => SiteContext { weight, original, ..site_context(run, job, w, stats, amax) },
+            None => site_context(run, job, w, stats, amax),
+        };
+        let mut rounded = rounded_or_fallback(run, job, &cx).map_err(|e| e.within(format!("`{site}`")))?;
+        if let Some(branch) = branch {
+            rounded.events.splice(0..0, branch.events.iter().cloned());
+        }
+        // With its branch the site is as far from the weight as the codes are from what the branch leaves.
+        let left = residuals.as_ref().map(|(_, left)| left.as_slice());
+        finished(run, job, (w, left), rounded, stats, start.elapsed().as_secs_f64())
     })
 }
 
-/// What is stored and told of a site whose weight was `w`.
-pub(super) fn finished(run: &Run<'_>, job: &Job<'_>, w: &[f32], rounded: Rounded, stats: &Stats, seconds: f64) -> Result<RoundedSite> {
-    let site = job.linear.site;
+/// What is stored and told of a site whose weight was `w`, and what a branch beside it leaves of that, if there is one.
+pub(super) fn finished(
+    run: &Run<'_>,
+    job: &Job<'_>,
+    (w, left): (&[f32], Option<&[f32]>),
+    rounded: Rounded,
+    stats: &Stats,
+    seconds: f64,
+) -> Result<RoundedSite> {
     check(&rounded, job)?;
     let mut decoded = Vec::new();
     decode(&job.spec.grid, &rounded.params, &rounded.codes, 0..job.linear.shape.0, rounded.group_index.as_deref(), &mut decoded);
-    let gram = run.needs(job.pass).inputs.iter().find(|(kind, _)| *kind == StatKind::Gram);
-    let gram = gram.and_then(|(_, stream)| stats.gram(job.linear.input, *stream).ok());
+    let close = left.map(|left| w.iter().zip(left).zip(&decoded).map(|((w, l), d)| w - (l - d)).collect::<Vec<f32>>());
+    let close = close.as_deref().unwrap_or(&decoded);
     let report = SiteReport {
-        site: site.to_string(),
+        site: job.linear.site.to_string(),
         algo: run.plan().passes[job.pass].algo.clone(),
-        weight_error: weight_error(w, &decoded),
-        output_error: gram.map(|g| output_error(w, &decoded, g)),
+        weight_error: weight_error(w, close),
+        output_error: run.gram(job, stats).map(|g| output_error(w, close, g)),
         events: rounded.events.clone(),
     };
     let tensors = encode_site(job.native, &rounded).tensors;
@@ -329,16 +368,20 @@ fn rounded_or_fallback(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Re
 }
 
 fn conditioned_and_rounded(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<Rounded> {
-    let (moved, events) = conditioned(run, job, cx)?;
     let Stage::Round(round) = run.algorithm(job.pass).stage() else {
         return Err(Error::internal("a pass of the round phase has another stage"));
     };
+    if run.splits_before(job) {
+        // Conditions came before that.
+        return round.round(cx);
+    }
+    let (moved, events) = conditioned(run, job, cx)?;
     let mut rounded = round.round(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })?;
     rounded.events.splice(0..0, events);
     Ok(rounded)
 }
 
-/// The weight as the site's conditioning passes leave it, if there are any.
+/// The weight as its conditions leave it, if it has any.
 pub(super) fn conditioned(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<(Option<Vec<f32>>, Vec<Event>)> {
     let (mut moved, mut events): (Option<Vec<f32>>, Vec<Event>) = (None, Vec::new());
     for pass in &job.conditions {

@@ -5,10 +5,11 @@ use candle_core::{Device, Tensor};
 use super::block::{BlockResult, Job, Streams, site_context, through, values};
 use super::collect::{Wanted, collect};
 use super::run::{Control, Run};
+use super::split::less_branch;
 use crate::algorithm::{Event, Frozen, Stage};
 use crate::checkpoint::TensorDecl;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{ActivationQuant, MapWeights};
+use crate::model::{ActivationQuant, MapWeights, WeightSource};
 use crate::plan::Failure;
 use crate::statistic::{StatKey, Stats, Stream as StreamKind};
 use crate::topology::Part;
@@ -39,6 +40,8 @@ pub(super) fn correct(run: &Run<'_>, jobs: &[Job<'_>], means: &Stats, original: 
     for job in jobs.iter().filter(|j| !j.corrections.is_empty()) {
         let site = job.linear.site;
         let (was, is) = (values(original, site, Part::Weight)?, values(&result.weights, site, Part::Weight)?);
+        // A branch gives its part of the output on inputs that nothing rounds.
+        let was = less_branch(&was, result.weights.branch(site)?.as_ref())?;
         let mut bias = values(&result.weights, site, Part::Bias)?;
         let stored = run.stored_kind(&format!("{}.bias", job.linear.module))?;
         for pass in &job.corrections {

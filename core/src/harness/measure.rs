@@ -49,13 +49,8 @@ impl Run<'_> {
         self.propagate(0, &original, &result, &streams, control)?;
         let block_seconds = start.elapsed().as_secs_f64();
         let plan = self.plan();
-        let bits: f64 = plan
-            .sites
-            .iter()
-            .filter_map(|s| Some(s.weights.as_ref()?.bits_per_weight(s.shape.0, s.shape.1) * (s.shape.0 * s.shape.1) as f64))
-            .sum();
         let stream_bytes: u64 = streams.named().map(|(_, s)| s.bytes()).sum();
-        let quantized_bytes = (bits / 8.0) as u64;
+        let quantized_bytes = (plan.quantized_bits() / 8.0) as u64;
         Ok(Measured {
             embed_seconds,
             block_seconds,

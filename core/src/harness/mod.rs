@@ -4,7 +4,7 @@
 //! for each block b:
 //!   load b                                   from disk, f32
 //!   collect what the passes need             every window, in parallel over windows
-//!   condition, round, correct                sites of a parallel group at once
+//!   condition, split, round, correct         sites of a parallel group at once
 //!   propagate the streams                    with the weights as rounded
 //!   write shard b, the streams, the journal  each whole or not at all, while block b + 1 is under work
 //! export from the native shards; config.json is renamed into place last
@@ -22,6 +22,7 @@ mod replay;
 mod report;
 mod run;
 mod site_error;
+mod split;
 mod stream;
 mod sweep;
 mod together;

@@ -27,7 +27,7 @@ use crate::observer::Observer;
 use crate::plan::{Plan, Propagate, Resolved};
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec, Timing};
-use crate::statistic::{RangeCollector, RangeSite, Stream as StreamKind};
+use crate::statistic::{Gram, RangeCollector, RangeSite, StatKind, Stats, Stream as StreamKind};
 use crate::topology::{Linear, Region};
 
 /// What to do with what is in the output directory.
@@ -376,7 +376,16 @@ impl<'a> Run<'a> {
             };
             if let Some(pass) = of(Phase::Round).next() {
                 let (conditions, corrections) = (of(Phase::Condition).collect(), of(Phase::Correct).collect());
-                jobs.push(Job { linear, spec, native, observer: &**observer, conditions, pass, corrections });
+                jobs.push(Job {
+                    linear,
+                    spec,
+                    native,
+                    observer: &**observer,
+                    conditions,
+                    split: of(Phase::Split).next(),
+                    pass,
+                    corrections,
+                });
             }
         }
         jobs
@@ -457,6 +466,17 @@ impl<'a> Run<'a> {
 
     pub(super) fn algorithm(&self, pass: usize) -> &dyn PtqAlgorithm {
         &*self.resolved.algorithms[pass]
+    }
+
+    /// Whether a branch is taken out of the site before it is rounded.
+    pub(super) fn splits_before(&self, job: &Job<'_>) -> bool {
+        job.split.is_some_and(|pass| matches!(self.algorithm(pass).stage(), Stage::Split(s) if !s.after_rounding()))
+    }
+
+    /// The Gram matrix that the rounding of a site asked for, if it did.
+    pub(super) fn gram<'s>(&self, job: &Job<'_>, stats: &'s Stats) -> Option<&'s Gram> {
+        let stream = self.needs(job.pass).inputs.iter().find(|(kind, _)| *kind == StatKind::Gram).map(|(_, stream)| *stream)?;
+        stats.gram(job.linear.input, stream).ok().map(|gram| &**gram)
     }
 
     /// The stream statistics are taken on by default.

@@ -66,7 +66,7 @@ pub(super) fn round_together(
     let seconds = start.elapsed().as_secs_f64() / group.len().max(1) as f64;
     for (((job, weight), mut rounded), (_, events)) in group.iter().zip(&weights).zip(rounded).zip(moved) {
         rounded.events.splice(0..0, events);
-        put(job, finished(run, job, weight, rounded, stats, seconds)?, result);
+        put(job, finished(run, job, (weight, None), rounded, stats, seconds)?, result);
     }
     Ok(())
 }

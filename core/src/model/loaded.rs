@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
-use super::{Activations, Architecture, Block, Dims, Edges, MapWeights, Online, WeightSource};
+use super::{Activations, Architecture, Block, Branch, Dims, Edges, MapWeights, Online, StoredBranch, WeightSource, branch};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 use crate::topology::{OnlineRotation, ParamDecl, Part, Role, SiteId, Topology};
@@ -81,6 +81,17 @@ impl Model {
         Ok(Self { architecture, dims, topology, weights, online: Online::new(online)?, activations: Activations::default() })
     }
 
+    /// The same model with branches beside some of its linears.
+    ///
+    /// # Errors
+    /// If there is no such linear in a block, or a tensor is missing or has the wrong shape.
+    pub fn with_branches(mut self, branches: Vec<StoredBranch>) -> Result<Self> {
+        if !branches.is_empty() {
+            self.weights = Arc::new((*self.weights).clone().with_branches(branches, &self.topology)?);
+        }
+        Ok(self)
+    }
+
     /// The `model_type`.
     pub fn architecture_id(&self) -> &'static str {
         self.architecture.id()
@@ -100,6 +111,7 @@ impl Model {
         for p in self.topology.block_params(b) {
             loaded.insert(p.site, p.part, self.weights.get(p.site, p.part)?);
         }
+        self.weights.block_branches(b)?.into_iter().for_each(|(site, branch)| loaded.insert_branch(site, branch));
         Ok(loaded)
     }
 
@@ -108,7 +120,8 @@ impl Model {
     /// # Errors
     /// If one is missing.
     pub fn block(&self, b: u32, weights: &dyn WeightSource) -> Result<Box<dyn Block>> {
-        Ok(self.activations.in_block(b, self.online.in_block(b, self.architecture.block(&self.dims, b, weights)?)))
+        let block = self.online.in_block(b, self.architecture.block(&self.dims, b, weights)?);
+        Ok(self.activations.in_block(b, branch::in_block(b, &self.topology, weights, block)?))
     }
 
     /// The parts around the blocks, over the stored parameters.
@@ -149,9 +162,11 @@ fn same_values(tensors: &dyn TensorSource, a: &str, b: &str) -> Result<bool> {
 }
 
 /// Parameters by role, over stored tensors by name.
+#[derive(Clone)]
 pub struct StoredWeights {
     tensors: Arc<dyn TensorSource>,
     params: BTreeMap<(SiteId, Part), ParamDecl>,
+    branches: BTreeMap<SiteId, StoredBranch>,
     dtype: DType,
     device: Device,
 }
@@ -179,7 +194,49 @@ impl StoredWeights {
             }
             params.insert((p.site, p.part), p.clone());
         }
-        Ok(Self { tensors, params, dtype, device })
+        Ok(Self { tensors, params, branches: BTreeMap::new(), dtype, device })
+    }
+
+    fn with_branches(mut self, branches: Vec<StoredBranch>, topology: &Topology) -> Result<Self> {
+        for branch in branches {
+            let malformed = |what: String| Err(Error::input("checkpoint::malformed", format!("the branch of `{}` {what}", branch.module)));
+            let Some(l) = topology.linears.iter().find(|l| l.module == branch.module && l.site.block.is_some()) else {
+                return malformed("runs beside no linear layer of a block".to_owned());
+            };
+            for (name, shape) in [(&branch.a, [branch.rank, l.shape.1]), (&branch.b, [l.shape.0, branch.rank])] {
+                match self.tensors.info(name) {
+                    Some(info) if info.shape == shape => {}
+                    Some(info) => return malformed(format!("should be {shape:?} in `{name}`, which is {:?}", info.shape)),
+                    None => return malformed(format!("should be in `{name}`, which is not there")),
+                }
+            }
+            self.branches.insert(l.site, branch);
+        }
+        Ok(self)
+    }
+
+    /// The branches of block `b`; an `A` that several share is one tensor.
+    fn block_branches(&self, b: u32) -> Result<Vec<(SiteId, Branch)>> {
+        let mut shared: BTreeMap<&str, Tensor> = BTreeMap::new();
+        let of_block = self.branches.iter().filter(|(site, _)| site.block == Some(b));
+        of_block
+            .map(|(site, s)| {
+                let a = match shared.get(s.a.as_str()) {
+                    Some(a) => a.clone(),
+                    None => self.factor(&s.a)?,
+                };
+                shared.insert(&s.a, a.clone());
+                Ok((*site, Branch { a, b: self.factor(&s.b)? }))
+            })
+            .collect()
+    }
+
+    fn factor(&self, name: &str) -> Result<Tensor> {
+        let shape = self.tensors.require(name)?.shape.clone();
+        let mut data = Vec::new();
+        self.tensors.read_f32(name, 0..shape[0], &mut data)?;
+        crate::checkpoint::check_finite(name, &data)?;
+        Ok(Tensor::from_vec(data, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)?)
     }
 
     /// The stored tensors.
@@ -203,6 +260,11 @@ impl StoredWeights {
 }
 
 impl WeightSource for StoredWeights {
+    fn branch(&self, site: SiteId) -> Result<Option<Branch>> {
+        let stored = self.branches.get(&site);
+        stored.map(|s| Ok(Branch { a: self.factor(&s.a)?, b: self.factor(&s.b)? })).transpose()
+    }
+
     fn get(&self, site: SiteId, part: Part) -> Result<Tensor> {
         let p = self.param(site, part)?;
         let rows = if p.transposed { p.shape[p.shape.len() - 1] } else { p.shape[0] };

@@ -3,6 +3,7 @@
 //! A [`Block`] is a function of hidden states with named places in it ([`crate::topology::Port`]). Statistics, fake quantization,
 //! capture and replay are all a [`Tap`] on such places; there is no second mechanism. One file per architecture; families share a block.
 
+mod branch;
 mod config;
 mod decoder;
 mod gpt2;
@@ -23,6 +24,7 @@ mod weights;
 use candle_core::Tensor;
 use serde_json::Value;
 
+pub use branch::{Branch, StoredBranch};
 pub use loaded::{Model, StoredWeights, transpose};
 pub use online::Online;
 pub use quantized::{ActivationQuant, Activations};

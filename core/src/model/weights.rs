@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use super::Branch;
 use crate::error::{Error, Result};
 use crate::numeric::{Bf16Unit, Matrix};
 use crate::topology::{Part, SiteId};
@@ -30,6 +31,15 @@ pub trait WeightSource: Send + Sync {
         Matrix::new(self.get(site, Part::Weight)?, self.bf16())
     }
 
+    /// The branch beside a linear layer, where it has one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn branch(&self, site: SiteId) -> Result<Option<Branch>> {
+        let _ = site;
+        Ok(None)
+    }
+
     /// Rows of a matrix, for tensors too large to hold.
     ///
     /// # Errors
@@ -52,6 +62,7 @@ pub trait WeightSource: Send + Sync {
 #[derive(Clone, Debug, Default)]
 pub struct MapWeights {
     tensors: BTreeMap<(SiteId, Part), Tensor>,
+    branches: BTreeMap<SiteId, Branch>,
     bf16: Option<Bf16Unit>,
 }
 
@@ -59,6 +70,11 @@ impl MapWeights {
     /// Adds or replaces a parameter.
     pub fn insert(&mut self, site: SiteId, part: Part, tensor: Tensor) {
         self.tensors.insert((site, part), tensor);
+    }
+
+    /// Puts a branch beside a linear layer, or replaces it.
+    pub fn insert_branch(&mut self, site: SiteId, branch: Branch) {
+        self.branches.insert(site, branch);
     }
 
     /// The same parameters, for products in bf16 where a unit is given.
@@ -85,5 +101,9 @@ impl WeightSource for MapWeights {
 
     fn bf16(&self) -> Option<Bf16Unit> {
         self.bf16
+    }
+
+    fn branch(&self, site: SiteId) -> Result<Option<Branch>> {
+        Ok(self.branches.get(&site).cloned())
     }
 }

@@ -5,6 +5,7 @@
 
 mod activation;
 mod alias;
+mod branches;
 mod budget;
 pub mod cell;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub mod size;
 pub mod spec;
 mod streams;
 
+pub use branches::PlannedBranch;
 pub use budget::Budget;
 pub use resolve::{ModelFacts, Resolved, needs_calibration, resolve};
 pub use resolved::{

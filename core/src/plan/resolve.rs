@@ -7,7 +7,7 @@ use super::passes::{one_round_per_site, pass_order, pass_regions, pass_sites, re
 use super::raw::{RawOnFailure, RawProducts, RawPropagate, RawRun};
 use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Products, input_of};
 use super::sites::{embedding, site_specs};
-use super::{rewrites, streams};
+use super::{branches, rewrites, streams};
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm, Stage};
 use crate::checkpoint::formats::Verdict;
 use crate::error::{Error, Result};
@@ -79,15 +79,12 @@ pub fn resolve(
     products.unit(Bf16Unit::detect()).map_err(|e| e.within("`harness`"))?;
     let stream = if raw.harness.propagate == Some(RawPropagate::Reference) { Stream::Reference } else { Stream::Quantized };
     let (mut biases, mut steps, mut rewrites) = (BTreeSet::new(), Vec::new(), Vec::new());
+    let mut planned_branches = Vec::new();
     let (mut passes, mut algorithms, mut needs) = (Vec::new(), Vec::new(), Vec::new());
     for raw_pass in order {
         let record = registry.algorithm(&raw_pass.algo)?;
         let options = serde_json::to_value(&raw_pass.options).map_err(|e| Error::internal(e.to_string()))?;
         let (algorithm, options) = registry.build_algorithm(&raw_pass.algo, &options)?;
-        if record.phase == Phase::Split {
-            let message = format!("`{}` works in the {} phase, which this version does not run", record.id, record.phase);
-            return Err(Error::plan("plan::unsupported", message).hint("this version runs algorithms of all other phases"));
-        }
         let mut regions = Vec::new();
         let rounded = |l: &Linear| linears.iter().zip(&specs).any(|(x, spec)| x.site == l.site && spec.is_some());
         let nothing = specs.iter().all(Option::is_none) && activations.is_empty();
@@ -106,7 +103,7 @@ pub fn resolve(
             }
             _ => pass_sites(raw_pass, &linears, &specs)?,
         };
-        if record.phase == Phase::Correct && chosen.iter().any(|(l, _)| l.site.block.is_none()) {
+        if matches!(record.phase, Phase::Split | Phase::Correct) && chosen.iter().any(|(l, _)| l.site.block.is_none()) {
             chosen.retain(|(l, _)| l.site.block.is_some());
             notes.push(format!("`{}` leaves the head as it is", record.id));
         }
@@ -119,6 +116,10 @@ pub fn resolve(
         let inputs: Vec<Option<&QuantSpec>> = chosen.iter().map(|l| input_of(&activations, l)).collect();
         let cx = PlanContext { topology: model.topology, sites: &chosen, weights: &weights, inputs: &inputs, stream };
         let need = algorithm.needs(&cx)?;
+        if record.phase == Phase::Split {
+            let branch = need.branch.as_ref().ok_or_else(|| Error::internal(format!("`{}` splits, and asks for no branch", record.id)))?;
+            branches::add(&mut planned_branches, record.id, branch, &chosen, model.stored)?;
+        }
         if need.bias {
             let lacking = chosen.iter().filter(|l| !l.bias).map(|l| l.site.role);
             biases.extend(lacking);
@@ -137,6 +138,12 @@ pub fn resolve(
         });
         algorithms.push(algorithm);
         needs.push(need);
+    }
+    for (pass, _) in passes.iter().zip(&algorithms).filter(|(_, a)| matches!(a.stage(), Stage::RoundBlock(_))) {
+        if let Some(branch) = planned_branches.iter().find(|b| pass.sites.contains(&b.site)) {
+            let message = format!("`{}` gets a branch, and `{}` rounds blocks as wholes, which have none", branch.site, pass.algo);
+            return Err(Error::plan("plan::unsupported", message).hint("round these layers with another pass, such as `gptq` or `rtn`"));
+        }
     }
     for (algo, share, sites) in steps {
         shrink_steps(&mut specs, algo, share, &linears, &sites)?;
@@ -166,6 +173,7 @@ pub fn resolve(
         activations,
         passes,
         rewrites,
+        branches: planned_branches,
         calibration,
         harness: HarnessPlan {
             sequence,
@@ -183,7 +191,11 @@ pub fn resolve(
         },
     };
     for format in &plan.output.formats {
-        match registry.container(format)?.container.accepts(&plan) {
+        let container = registry.container(format)?.container;
+        if let Some(branch) = plan.branches.first().filter(|_| !container.holds_branches()) {
+            return Err(branches::refused(branch).within(format!("output format `{format}`")));
+        }
+        match container.accepts(&plan) {
             Verdict::Exact => {}
             Verdict::Changes(what) => notes.push(format!("`{format}` changes the result: {what}")),
             Verdict::Refused(error) => return Err(error.within(format!("output format `{format}`"))),
@@ -233,7 +245,9 @@ fn fused_sites_agree(raw: &RawRun, linears: &[&Linear], specs: &[Option<QuantSpe
 pub fn needs_calibration(raw: &RawRun, registry: &Registry) -> Result<bool> {
     raw.passes.iter().try_fold(any_static(raw) && !raw.harness.no_quantize, |any, p| {
         let record = registry.algorithm(&p.algo)?;
-        Ok(any || !record.weight_only && !left_out(raw, record.phase))
+        let options = serde_json::to_value(&p.options).map_err(|e| Error::internal(e.to_string()))?;
+        let reads = !record.weight_only || registry.build_algorithm(&p.algo, &options)?.0.reads_activations();
+        Ok(any || reads && !left_out(raw, record.phase))
     })
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::PlannedBranch;
 use super::rewrites;
 use crate::algorithm::Phase;
 use crate::checkpoint::native::NativeSite;
@@ -205,6 +206,9 @@ pub struct Plan {
     /// What they do to the whole model before its first block is read, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rewrites: Vec<Rewrite>,
+    /// Branches beside the codes, in the order of the sites.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<PlannedBranch>,
     /// The calibration data, where a pass needs any.
     pub calibration: Option<CalibrationPlan>,
     /// How the block loop runs.
@@ -254,17 +258,22 @@ impl Plan {
         out
     }
 
-    /// Average bits per quantized weight, scales and zero points included; `None` if nothing is quantized.
+    /// The branch beside a site, if it has one.
+    pub fn branch(&self, site: SiteId) -> Option<&PlannedBranch> {
+        let site = site.to_string();
+        self.branches.iter().find(|b| b.site == site)
+    }
+
+    /// Bits of all quantized weights: codes, scales, zero points and branches.
+    pub fn quantized_bits(&self) -> f64 {
+        let of_site = |s: &PlannedSite| Some(s.weights.as_ref()?.bits_per_weight(s.shape.0, s.shape.1) * (s.shape.0 * s.shape.1) as f64);
+        self.sites.iter().filter_map(of_site).sum::<f64>() + self.branches.iter().map(PlannedBranch::bits).sum::<f64>()
+    }
+
+    /// Average bits per quantized weight, scales, zero points and branches included; `None` if nothing is quantized.
     pub fn bits_per_weight(&self) -> Option<f64> {
-        let (mut bits, mut count) = (0.0, 0.0);
-        for s in &self.sites {
-            if let Some(spec) = &s.weights {
-                let n = (s.shape.0 * s.shape.1) as f64;
-                bits += n * spec.bits_per_weight(s.shape.0, s.shape.1);
-                count += n;
-            }
-        }
-        (count > 0.0).then(|| bits / count)
+        let count: usize = self.sites.iter().filter(|s| s.weights.is_some()).map(|s| s.shape.0 * s.shape.1).sum();
+        (count > 0).then(|| self.quantized_bits() / count as f64)
     }
 }
 
@@ -352,6 +361,17 @@ impl fmt::Display for Plan {
             let times = if count > 1 { format!("  ×{count}") } else { String::new() };
             writeln!(f, "{} {text}{times}", if i == 0 { "first        " } else { "             " })?;
         }
+        let mut rows: Vec<(String, usize)> = Vec::new();
+        for b in &self.branches {
+            let what = format!("of rank {} in {}{}", b.rank, b.stored.name(), if b.a == b.module { "" } else { ", A shared" });
+            match rows.iter_mut().find(|r| r.0 == what) {
+                Some(row) => row.1 += 1,
+                None => rows.push((what, 1)),
+            }
+        }
+        for (i, (what, count)) in rows.into_iter().enumerate() {
+            writeln!(f, "{} {what}  ×{count}", if i == 0 { "branches     " } else { "             " })?;
+        }
         match &self.calibration {
             Some(c) => writeln!(f, "calibration   {} windows of {} tokens, ids {}", c.samples, c.seq_len, &c.hash[..c.hash.len().min(12)])?,
             None => writeln!(f, "calibration   none needed")?,
@@ -361,7 +381,8 @@ impl fmt::Display for Plan {
             writeln!(f, "products      of operands rounded to bf16, in the sweeps over calibration data")?;
         }
         if let Some(bits) = self.bits_per_weight() {
-            writeln!(f, "weights       {bits:.2} bits each with scales and zero points")?;
+            let branches = if self.branches.is_empty() { "scales and zero points" } else { "scales, zero points and branches" };
+            writeln!(f, "weights       {bits:.2} bits each with {branches}")?;
         }
         writeln!(f, "output        {}", self.output.formats.join(", "))
     }

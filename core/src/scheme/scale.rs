@@ -35,6 +35,15 @@ impl FloatKind {
         smallest.copysign(x)
     }
 
+    /// Its name in configurations of models.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+
     /// The nearest number of this type.
     pub fn round(self, x: f32) -> f32 {
         match self {

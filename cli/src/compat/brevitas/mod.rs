@@ -81,6 +81,12 @@ fn passes(flags: &Flags, draft: &mut Draft) -> Result<()> {
     if flags.on("awq-clip", false) {
         draft.pass("clip", Table::new());
     }
+    if flags.on("svd-quant", false) {
+        let options = [("rank", "svd-quant-rank"), ("iters", "svd-quant-iters")];
+        let given = options.into_iter().filter_map(|(ours, theirs)| Some((ours.to_owned(), flags.whole(theirs)?.into())));
+        draft.pass("svdquant", given.collect());
+        draft.set("output.format", vec!["qfw"]);
+    }
     rounding(flags, draft)?;
     if flags.on("bias-corr", false) {
         draft.set("harness.propagate", "both");

@@ -96,7 +96,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("S204", "rotation-sdpa-regions", Switch, Of("rotation")),
     Row::new("S205", "rotation-layers-to-expand", List, Of("rotation")),
     Row::new("S206", "expansion-step", Whole, Of("rotation-layers-to-expand")),
-    Row::new("S207", "svd-quant", Switch, NotYet("SVDQuant")),
+    Row::new("S207", "svd-quant", Switch, Used),
     Row::new("S208", "svd-quant-rank", Whole, Of("svd-quant")),
     Row::new("S209", "svd-quant-iters", Whole, Of("svd-quant")),
     Row::new("S210", "act-equalization", Choice(&["layerwise", "fx"]), Used),

@@ -55,6 +55,9 @@ const CASES: &[(&str, &str, &str)] = &[
         "--rotation fused_no_fx --replace-rmsnorm --rotation-layers-to-expand down_proj",
         "pass = [{ algo = 'spinquant', options = { expand = ['down_proj'], expansion-step = 1 } }, { algo = 'rtn' }]\noutput.format = ['qfw']",
     ),
+    ("S207", "--svd-quant --gptq", "pass = [{ algo = 'svdquant' }, { algo = 'gptq' }]\noutput.format = ['qfw']"),
+    ("S208", "--svd-quant --svd-quant-rank 8", "pass = [{ algo = 'svdquant', options = { rank = 8 } }, { algo = 'rtn' }]"),
+    ("S209", "--svd-quant --svd-quant-iters 4", "pass = [{ algo = 'svdquant', options = { iters = 4 } }, { algo = 'rtn' }]"),
     (
         "S206",
         "--rotation fused_no_fx --replace-rmsnorm --rotation-layers-to-expand down_proj --expansion-step 2",
@@ -301,9 +304,9 @@ fn contradictions_are_refused() {
 #[test]
 fn what_is_not_built_is_named_at_once() {
     assert_eq!(
-        message("--svd-quant --load-checkpoint --weight-bit-width 4"),
-        "compat::not-built: `--svd-quant` asks for SVDQuant, `--load-checkpoint` asks for starting from a quantized checkpoint, none of \
-         which is built yet"
+        message("--few-shot-eval lm_eval --load-checkpoint --weight-bit-width 4"),
+        "compat::not-built: `--load-checkpoint` asks for starting from a quantized checkpoint, `--few-shot-eval` asks for few-shot \
+         tasks, none of which is built yet"
     );
 }
 

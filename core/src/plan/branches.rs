@@ -1,0 +1,82 @@
+//! Branches beside the codes: which sites get one, of which rank, and who shares.
+
+use serde::{Deserialize, Serialize};
+
+use crate::algorithm::BranchNeed;
+use crate::error::{Error, Result};
+use crate::scheme::FloatKind;
+use crate::topology::Linear;
+
+/// A low-rank branch of a site: `B·(A·x)` on the input as it is before it is rounded, beside the product of the codes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PlannedBranch {
+    /// Role path.
+    pub site: String,
+    /// Stored name of the module.
+    pub module: String,
+    /// Output and input channels.
+    pub shape: (usize, usize),
+    /// Rows of `A`, columns of `B`.
+    pub rank: usize,
+    /// What `A` and `B` are stored in.
+    pub stored: FloatKind,
+    /// The module that `A` is stored with: this one, or another that reads the same input.
+    pub a: String,
+}
+
+impl PlannedBranch {
+    /// Bits it takes. An `A` that is shared counts once.
+    pub fn bits(&self) -> f64 {
+        let (rows, cols) = self.shape;
+        let of_a = if self.a == self.module { cols } else { 0 };
+        let width = if self.stored == FloatKind::F32 { 32 } else { 16 };
+        (self.rank * (rows + of_a) * width) as f64
+    }
+}
+
+/// The error of a container that has no room for branches.
+pub(super) fn refused(branch: &PlannedBranch) -> Error {
+    let message = format!("`{}`: it holds codes, and no branch of rank {} beside them", branch.site, branch.rank);
+    Error::plan("plan::container", message).hint("leave the pass out, or use `--format qfw`")
+}
+
+/// Adds the branches that a pass puts beside its sites.
+///
+/// # Errors
+/// If a site has one already, or a rank is 0.
+pub(super) fn add(
+    all: &mut Vec<PlannedBranch>,
+    algo: &str,
+    need: &BranchNeed,
+    sites: &[&Linear],
+    stored: &dyn Fn(&str) -> FloatKind,
+) -> Result<()> {
+    if need.rank == 0 {
+        return Err(Error::internal(format!("`{algo}` asks for branches of rank 0")));
+    }
+    for l in sites {
+        if all.iter().any(|b| b.site == l.site.to_string()) {
+            return Err(Error::plan("plan::two-splits", format!("`{}` would get two branches, the second from `{algo}`", l.site))
+                .hint("keep one of the passes, or give each its own sites with `match`"));
+        }
+    }
+    for l in sites {
+        let group: Vec<&&Linear> = sites
+            .iter()
+            .filter(|x| if need.shared { (x.site.block, x.input) == (l.site.block, l.input) } else { x.site == l.site })
+            .collect();
+        // With a rank of either side of the matrix, the branch is the whole of it.
+        let rows: usize = group.iter().map(|x| x.shape.0).sum();
+        let first = group.first().map_or(l.module.as_str(), |x| x.module.as_str());
+        all.push(PlannedBranch {
+            site: l.site.to_string(),
+            module: l.module.clone(),
+            shape: l.shape,
+            rank: need.rank.min(rows).min(l.shape.1),
+            stored: need.stored.unwrap_or_else(|| stored(first)),
+            a: first.to_owned(),
+        });
+    }
+    Ok(())
+}
