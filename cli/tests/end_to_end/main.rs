@@ -9,6 +9,7 @@ mod determinism;
 mod errors;
 mod gptq_awq;
 mod hub;
+mod learned;
 mod options;
 mod pairs;
 mod resume;

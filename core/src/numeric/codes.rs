@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::vectorize::{Kernel, vectorize};
 use crate::error::{Error, Result};
 use crate::scheme::{Coder, Grid, QParams, WithCoder};
 
@@ -131,10 +132,21 @@ fn encode_into<U: Unit>(grid: &Grid, params: &QParams, weight: &[f32], codes: &m
         for (r, (codes, weight)) in codes.chunks_mut(cols).zip(weight.chunks(cols)).enumerate() {
             for_each_tile(params, task * ROWS_PER_TASK + r, |tile, cols| {
                 let (s, z) = (params.scale[tile], params.zero[tile]);
-                grid.with(EncodeTile { codes: &mut codes[cols.clone()], weight: &weight[cols], s, z, lo });
+                vectorize(OverGrid(grid, EncodeTile { codes: &mut codes[cols.clone()], weight: &weight[cols], s, z, lo }));
             });
         }
     });
+}
+
+/// A loop over the numbers of a grid.
+struct OverGrid<'a, V>(&'a Grid, V);
+
+impl<V: WithCoder> Kernel for OverGrid<'_, V> {
+    type Output = V::Output;
+    #[inline(always)]
+    fn run<S: pulp::Simd>(self, _: S) -> V::Output {
+        self.0.with(self.1)
+    }
 }
 
 struct EncodeTile<'a, U> {
@@ -178,7 +190,7 @@ fn decode_into<U: Unit>(grid: &Grid, params: &QParams, codes: &[U], lo: i32, fir
             } else {
                 for_each_tile(params, row, |tile, cols| {
                     let (s, z) = (params.scale[tile], params.zero[tile]);
-                    grid.with(DecodeTile { codes: &codes[cols.clone()], out: &mut out[cols], s, z, lo });
+                    vectorize(OverGrid(grid, DecodeTile { codes: &codes[cols.clone()], out: &mut out[cols], s, z, lo }));
                 });
             }
         }

@@ -39,26 +39,30 @@ impl Matrix {
     /// # Errors
     /// If the shapes do not fit, or the weight is rounded and `x` is not a plain f32 tensor of the CPU.
     pub fn apply(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let panels = match self {
-            Self::Plain(weight) => return linear(x, weight, bias),
-            Self::Traced(traced) => return traced.apply(x, bias),
-            Self::Bf16(panels) => panels,
-        };
-        let ((t, i), (o, i2)) = (x.dims2()?, panels.shape());
-        if i != i2 || !on_host(&[x]) || x.dtype() != DType::F32 {
-            return Err(Error::internal(format!("linear: the rounded weight is {o}x{i2}, the input {:?} {:?}", x.dims(), x.dtype())));
+        match self {
+            Self::Plain(weight) => linear(x, weight, bias),
+            Self::Traced(traced) => traced.apply(x, bias),
+            Self::Bf16(panels) => linear_bf16(x, panels, bias),
         }
-        let mut y = vec![0.0; t * o];
-        with_slice::<f32, _>(x, |x| {
-            panels.product(x, t, Onto::Replace, &mut y);
-            Ok(())
-        })?;
-        let y = match bias {
-            Some(b) => with_slice::<f32, _>(b, |b| Ok(with_bias(y, b)))?,
-            None => y,
-        };
-        tensor(y, (t, o))
     }
+}
+
+/// As [`linear`], of a rounded weight.
+pub(super) fn linear_bf16(x: &Tensor, panels: &Bf16Panels, bias: Option<&Tensor>) -> Result<Tensor> {
+    let ((t, i), (o, i2)) = (x.dims2()?, panels.shape());
+    if i != i2 || !on_host(&[x]) || x.dtype() != DType::F32 {
+        return Err(Error::internal(format!("linear: the rounded weight is {o}x{i2}, the input {:?} {:?}", x.dims(), x.dtype())));
+    }
+    let mut y = vec![0.0; t * o];
+    with_slice::<f32, _>(x, |x| {
+        panels.product(x, t, Onto::Replace, &mut y);
+        Ok(())
+    })?;
+    let y = match bias {
+        Some(b) => with_slice::<f32, _>(b, |b| Ok(with_bias(y, b)))?,
+        None => y,
+    };
+    tensor(y, (t, o))
 }
 
 /// `x` `[T, I]`, `weight` `[O, I]`, `bias` `[O]` → `[T, O]`.

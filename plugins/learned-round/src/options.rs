@@ -37,7 +37,7 @@ pub enum ScaleOptimizer {
     /// By the sign of the gradient.
     #[default]
     Sign,
-    /// By the gradient itself, with momentum.
+    /// By the gradient of the scale itself (of the ends of an affine range), with momentum.
     Sgd,
 }
 
@@ -65,7 +65,7 @@ pub struct Options {
     /// Whether the ranges of tiles are learned too.
     #[serde(alias = "learned-round-scale", alias = "learned_round_scale", alias = "enable-minmax-tuning", alias = "enable_minmax_tuning")]
     pub learn_scale: bool,
-    /// Step size of ranges, as a share of them. Left out: that of the offsets for `sign`, 1e-2 for `sgd`. Soft rounding leaves ranges alone.
+    /// Step size of ranges, for `sign` as a share of them. Left out: that of the offsets for `sign`, 1e-2 for `sgd`. Soft rounding leaves ranges alone.
     #[serde(
         alias = "learned-round-scale-lr",
         alias = "learned_round_scale_lr",

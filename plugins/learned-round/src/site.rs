@@ -156,20 +156,24 @@ impl<'a> Site<'a> {
                 (lo * (ds * ds_lo + dz * dz_lo), hi * (ds * ds_hi + dz * dz_hi))
             })
             .collect();
-        for ((factors, speed), slope) in self.factors.iter_mut().zip(&mut self.speed).zip(slopes) {
-            let update = |factor: &mut f64, speed: &mut f64, slope: f64| {
+        let units: Vec<(f64, f64)> = (0..slopes.len())
+            .map(|tile| if self.rule.symmetric() { (1.0, f64::from(self.base.scale[tile])) } else { self.range(tile) })
+            .collect();
+        for (((factors, speed), slope), unit) in self.factors.iter_mut().zip(&mut self.speed).zip(slopes).zip(units) {
+            let update = |factor: &mut f64, speed: &mut f64, slope: f64, unit: f64| {
                 let by = match o.scale_optimizer {
-                    ScaleOptimizer::Sign if slope == 0.0 => 0.0,
+                    _ if slope == 0.0 => 0.0,
                     ScaleOptimizer::Sign => slope.signum(),
+                    // The step is one of the scale itself, not of its share.
                     ScaleOptimizer::Sgd => {
-                        *speed = o.scale_momentum * *speed + slope;
+                        *speed = o.scale_momentum * *speed + slope / (unit * unit);
                         *speed
                     }
                 };
                 *factor = (*factor - lr * by).clamp(LEAST, MOST);
             };
-            update(&mut factors.0, &mut speed.0, slope.0);
-            update(&mut factors.1, &mut speed.1, slope.1);
+            update(&mut factors.0, &mut speed.0, slope.0, unit.0);
+            update(&mut factors.1, &mut speed.1, slope.1, unit.1);
         }
     }
 

@@ -95,14 +95,45 @@ fn passes(flags: &Flags, draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
+/// The defaults are Brevitas'.
+fn learned_round(flags: &Flags, draft: &mut Draft) {
+    for name in SHARED.into_iter().filter(|name| flags.given(name)) {
+        draft.note(format!("{} has no effect without `gptq`, `gpfq` or `qronos`", flags.shown(name)));
+    }
+    let mut options = Table::new();
+    let mut set = |name: &str, value: toml::Value| options.insert(name.to_owned(), value);
+    set("iters", flags.whole("learned-round-iters").unwrap_or(200).into());
+    set("lr", flags.number("learned-round-lr").unwrap_or(5e-3).into());
+    let scales = flags.on("learned-round-scale", false);
+    set("learn-scale", scales.into());
+    if scales {
+        set("scale-optimizer", "sgd".into());
+        set("scale-lr", flags.number("learned-round-scale-lr").unwrap_or(1e-2).into());
+        set("scale-momentum", flags.number("learned-round-scale-momentum").unwrap_or(0.9).into());
+    } else {
+        for name in ["learned-round-scale-lr", "learned-round-scale-momentum"].into_iter().filter(|name| flags.given(name)) {
+            draft.note(format!("{} has no effect without `--learned-round-scale`", flags.shown(name)));
+        }
+    }
+    if !flags.on("learned-round-fast-update", false) {
+        draft.note("`--learned-round`: no block is run again once it is learned, as with `--learned-round-fast-update`");
+    }
+    draft.pass("learned-round", options);
+}
+
 fn rounding(flags: &Flags, draft: &mut Draft) -> Result<()> {
-    let methods: Vec<&str> = ["gptq", "gpfq", "qronos"].into_iter().filter(|m| flags.on(m, false)).collect();
+    let learned = flags.text("learned-round").map(|_| "learned-round");
+    let methods: Vec<&str> = ["gptq", "gpfq", "qronos"].into_iter().filter(|m| flags.on(m, false)).chain(learned).collect();
     let method = match methods[..] {
         [] => {
             for name in SHARED.into_iter().filter(|name| flags.given(name)) {
                 draft.note(format!("{} has no effect without `gptq`, `gpfq` or `qronos`", flags.shown(name)));
             }
             draft.pass("rtn", Table::new());
+            return Ok(());
+        }
+        ["learned-round"] => {
+            learned_round(flags, draft);
             return Ok(());
         }
         [method] => method,

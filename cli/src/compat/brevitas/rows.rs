@@ -105,7 +105,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("S213", "export-prefix", Text, Of("export-target")),
     Row::new("S214", "checkpoint-name", Text, Used),
     Row::new("S215", "load-checkpoint", Switch, NotYet("starting from a quantized checkpoint")),
-    Row::new("S216", "learned-round", Choice(&["linear_round"]), NotYet("learned rounding")),
+    Row::new("S216", "learned-round", Choice(&["linear_round"]), Used),
     Row::new("S217", "learned-round-fast-update", Switch, Of("learned-round")),
     Row::new("S218", "few-shot-eval", Choice(&["lm_eval", "lighteval"]), NotYet("few-shot tasks")),
     Row::new("S219", "few-shot-override-batch-size", Whole, Of("few-shot-eval")),

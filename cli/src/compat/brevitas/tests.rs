@@ -22,6 +22,41 @@ const CASES: &[(&str, &str, &str)] = &[
         "--bias-corr",
         "harness.propagate = 'both'\npass = [{ algo = 'rtn' }, { algo = 'bias-correction', options = { inputs = 'reference' } }]",
     ),
+    (
+        "S172",
+        "--learned-round linear_round --learned-round-lr 0.01",
+        "pass = [{ algo = 'learned-round', options = { iters = 200, lr = 0.01, learn-scale = false } }]",
+    ),
+    (
+        "S173",
+        "--learned-round linear_round --learned-round-scale --learned-round-scale-lr 0.02",
+        "pass = [{ algo = 'learned-round', options = { iters = 200, lr = 0.005, learn-scale = true, scale-optimizer = 'sgd', scale-lr = 0.02, scale-momentum = 0.9 } }]",
+    ),
+    (
+        "S174",
+        "--learned-round linear_round --learned-round-scale --learned-round-scale-momentum 0.5",
+        "pass = [{ algo = 'learned-round', options = { iters = 200, lr = 0.005, learn-scale = true, scale-optimizer = 'sgd', scale-lr = 0.01, scale-momentum = 0.5 } }]",
+    ),
+    (
+        "S175",
+        "--learned-round linear_round --learned-round-iters 50",
+        "pass = [{ algo = 'learned-round', options = { iters = 50, lr = 0.005, learn-scale = false } }]",
+    ),
+    (
+        "S176",
+        "--learned-round linear_round --learned-round-scale",
+        "pass = [{ algo = 'learned-round', options = { iters = 200, lr = 0.005, learn-scale = true, scale-optimizer = 'sgd', scale-lr = 0.01, scale-momentum = 0.9 } }]",
+    ),
+    (
+        "S216",
+        "--learned-round linear_round",
+        "pass = [{ algo = 'learned-round', options = { iters = 200, lr = 0.005, learn-scale = false } }]",
+    ),
+    (
+        "S217",
+        "--learned-round linear_round --learned-round-fast-update",
+        "pass = [{ algo = 'learned-round', options = { iters = 200, lr = 0.005, learn-scale = false } }]",
+    ),
     ("S192", "--ln-affine-merge", "pass = [{ algo = 'fold-norms' }, { algo = 'rtn' }]"),
     ("S193", "--convert-layernorm-to-rmsnorm", "pass = [{ algo = 'center-residual' }, { algo = 'rtn' }]"),
     (

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::super::bf16::{Bf16Panels, Bf16Unit};
 use super::super::gemm::{Onto, Transpose, gemm};
 use super::super::host::{Real, for_real, tensor, with_slice};
-use super::super::linear::Matrix;
+use super::super::linear::{Matrix, linear_bf16};
 use super::record::Record;
 use super::{step1, step2};
 use crate::error::{Error, Result};
@@ -51,7 +51,7 @@ impl Factor {
     fn backward(&self, g: &Tensor) -> Result<Tensor> {
         match (&self.forward, &self.backward) {
             (Matrix::Plain(weight), _) => backward(g, weight),
-            (_, Some(panels)) => Matrix::Bf16(panels.clone()).apply(g, None),
+            (_, Some(panels)) => linear_bf16(g, panels, None),
             _ => Err(Error::internal("a weight that has no way back")),
         }
     }

@@ -1,0 +1,95 @@
+//! Rounding learned block by block, from the command line.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{apply, apply_args, perplexity, qfw, same_tree, tree};
+
+const COARSE: &str = "--set scheme.weights.format=int3 --set scheme.weights.granularity.group=32";
+const LEARN: &str = "--set learned-round.iters=12 --set learned-round.batch-size=4";
+
+fn run(dir: &Path, model: &str, name: &str, words: &str) -> PathBuf {
+    let out = dir.join(format!("{model}-{name}"));
+    apply(model, &out, &format!("--format qfw {COARSE} {words}"));
+    out
+}
+
+fn record(out: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(out.join("qfw.json")).unwrap()).unwrap()
+}
+
+/// `(initial, reached)` of every site that learned, and how long its curve is.
+fn learned(out: &Path) -> Vec<(f64, f64, usize)> {
+    let record = record(out);
+    let events = record["sites"].as_array().unwrap().iter().flat_map(|s| s["events"].as_array().unwrap().clone());
+    let of = |e: &Value| (e["initial"].as_f64().unwrap(), e["reached"].as_f64().unwrap(), e["curve"].as_array().map_or(0, Vec::len));
+    events.filter(|e| e["learned"].is_object()).map(|e| of(&e["learned"])).collect()
+}
+
+#[test]
+fn learning_does_better_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    for (model, layers) in [("tiny-llama", 7), ("tiny-gpt2", 4)] {
+        let nearest = perplexity(&run(dir.path(), model, "rtn", "--algo rtn"));
+        let words = format!("--algo learned-round {LEARN} --set learned-round.iters=40");
+        let out = run(dir.path(), model, "learned", &words);
+        assert!(perplexity(&out) < nearest, "{model}: {} for {nearest}", perplexity(&out));
+        let learned = learned(&out);
+        assert!(learned.iter().all(|(initial, reached, _)| reached < initial), "{model}: {learned:?}");
+        // One curve for each block, with the first of its layers.
+        let curves: Vec<usize> = learned.iter().map(|l| l.2).collect();
+        assert!(curves.chunks(layers).all(|block| block[0] == 40 && block[1..].iter().all(|n| *n == 0)), "{model}: {curves:?}");
+    }
+    // Without steps it is rounding to nearest.
+    let of = |name: &str, words: &str| perplexity(&run(dir.path(), "tiny-llama", name, words));
+    assert_eq!(of("none", "--algo learned-round --set learned-round.iters=0").to_bits(), of("again", "--algo rtn").to_bits());
+}
+
+/// Neither threads nor streams on disk change a byte; rounded inputs and rotations are part of what is learned on.
+#[test]
+fn learning_is_the_same_at_any_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, more) in [
+        ("plain", "--algo learned-round"),
+        (
+            "inputs",
+            r#"--algo quarot,learned-round --set quarot.rotations=["r1","r4"] --set scheme.inputs.format=int8 --set scheme.inputs.timing=static --set scheme.inputs.granularity=tensor"#,
+        ),
+    ] {
+        let words = |threads: usize| format!("{LEARN} {more} --threads {threads}");
+        let one = run(dir.path(), "tiny-llama", &format!("{name}-1"), &words(1));
+        let three = run(dir.path(), "tiny-llama", &format!("{name}-3"), &format!("{} --budget 80MiB", words(3)));
+        same_tree(&tree(&one), &tree(&three), name);
+        assert!(learned(&one).iter().all(|(initial, reached, _)| reached < initial), "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_learned_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |words: &str, parts: &[&str]| {
+        let run = qfw(&apply_args("tiny-llama", &dir.path().join("no"), &format!("--format qfw {COARSE} {words}")));
+        assert_eq!(run.code, Some(2), "{}", run.stderr);
+        for part in parts {
+            assert!(run.stderr.contains(part), "`{part}` is missing in: {}", run.stderr);
+        }
+    };
+    refused(
+        "--algo svdquant,learned-round",
+        &["plan::unsupported", "`blocks.0.attn.q` gets a branch, and `learned-round` rounds blocks as wholes", "`gptq` or `rtn`"],
+    );
+    refused("--algo learned-round --set learned-round.lr=0", &["`lr`", "it has to be above 0"]);
+    refused("--algo learned-round --set learned-round.seed=3", &["set `calibration.seed`"]);
+    refused(
+        "--algo learned-round --set harness.propagate=reference",
+        &["plan::propagate", "`learned-round` needs the activations of the quantized model"],
+    );
+    apply(
+        "tiny-llama",
+        &dir.path().join("reference"),
+        &format!(
+            "--format qfw {COARSE} {LEARN} --algo learned-round --set learned-round.enable-quanted-input=false --set harness.propagate=reference"
+        ),
+    );
+}
