@@ -23,6 +23,9 @@ use crate::topology::{Part, SiteId};
 /// Rows of a weight's gradient that one task computes.
 const STRIPE: usize = 384;
 
+/// What sees the records of some windows; whether they are the first.
+type SeeRecords<'a> = dyn FnMut(&[Arc<Record>], bool) -> Result<()> + 'a;
+
 /// A block under training.
 pub(super) struct BlockTraining<'a> {
     run: &'a Run<'a>,
@@ -89,12 +92,7 @@ impl<'a> BlockTraining<'a> {
     }
 
     /// Runs `windows`, as many at once as there are threads; `then` sees their records, in order.
-    fn run(
-        &self,
-        windows: &[usize],
-        factors: &[Arc<Factor>],
-        mut then: Option<&mut dyn FnMut(&[Arc<Record>], bool) -> Result<()>>,
-    ) -> Result<f64> {
+    fn run(&self, windows: &[usize], factors: &[Arc<Factor>], mut then: Option<&mut SeeRecords<'_>>) -> Result<f64> {
         let tokens = |w: &usize| self.run.window_tokens(*w) as f64;
         let total: f64 = windows.iter().map(tokens).sum();
         let trains = then.is_some();
