@@ -4,7 +4,7 @@
 //! slices: each is single-threaded and free of shared state, so that a result never depends on a thread count; callers put
 //! parallelism above them (one calibration window, one row range a task). Rotations of whole weights share their rows among threads
 //! themselves, each row computed as if it was alone. Under gradients the kernels run too, and leave behind how they run
-//! backwards ([`gradient`]). On another device, the same verb is composed of candle operations.
+//! backwards (`gradient`). On another device, the same verb is composed of candle operations.
 
 mod accumulator;
 mod activation;
