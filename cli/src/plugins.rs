@@ -52,6 +52,7 @@ mod tests {
             "awq",
             "weight-equalization",
             "learned-round",
+            "adaround",
             "magr",
             "clip",
             "svdquant",

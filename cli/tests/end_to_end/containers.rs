@@ -259,6 +259,7 @@ fn json_has_the_documented_fields() {
     let algorithms = qfw(&["list-plugins", "--json", "--kind", "algorithm"]).json();
     let ids: Vec<&str> = algorithms.as_array().unwrap().iter().map(|p| p["id"].as_str().unwrap()).collect();
     let expected = [
+        "adaround",
         "awq",
         "bias-correction",
         "center-residual",

@@ -11,6 +11,7 @@ mod header;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod native;
+mod packed;
 #[cfg(test)]
 mod reader_tests;
 mod rewritten;
@@ -30,6 +31,7 @@ pub use adapted::Adapted;
 pub use dtype::StoredDtype;
 pub use files::{replace_file, write_small};
 pub use formats::{Container, ContainerRecord, Verdict};
+pub use packed::{groups_of, matrix_of_words, packed_modules, scales_as_stored};
 pub use rewritten::Rewritten;
 pub use safetensors::SafetensorsSource;
 pub use writer::{ContainerWriter, SafetensorsWriter, TensorDecl};

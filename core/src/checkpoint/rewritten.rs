@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{StoredDtype, TensorInfo, TensorSource, check_finite};
 use crate::error::{Error, Result};
-use crate::model::transpose;
+use crate::numeric::transpose;
 use crate::scheme::FloatKind;
 use crate::topology::{ParamDecl, Part, Rewriting, SiteId, Topology};
 

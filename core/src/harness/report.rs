@@ -26,7 +26,7 @@ pub enum Progress {
     },
     /// A step inside the block.
     Step {
-        /// `collect`, `transform`, `round`, `correct`, `propagate` or `write`.
+        /// `collect`, `transform`, `round`, `learn`, `correct`, `propagate` or `write`.
         name: &'static str,
     },
     /// A block is on disk.

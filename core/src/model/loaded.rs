@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{Activations, Architecture, Block, Branch, Dims, Edges, MapWeights, Online, StoredBranch, WeightSource, branch};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
+use crate::numeric::transpose;
 use crate::topology::{OnlineRotation, ParamDecl, Part, Role, SiteId, Topology};
 
 /// Where every family here stores a head of its own.
@@ -74,7 +75,10 @@ impl Model {
         let mut topology = architecture.topology(&dims);
         for o in online {
             let fits = o.fits(&topology, dims.head_dim).and_then(|()| topology.widen(o));
-            fits.map_err(|e| Error::input("checkpoint::malformed", format!("the rotations that config.json lists: {e}")))?;
+            fits.map_err(|e| {
+                Error::input("checkpoint::malformed", format!("the rotations that config.json lists: {e}"))
+                    .hint("does config.json belong to these weights?")
+            })?;
         }
         let weights = StoredWeights::new(tensors, &topology, dtype, device.clone())?;
         let (topology, weights) = (Arc::new(topology), Arc::new(weights));
@@ -298,20 +302,4 @@ impl WeightSource for StoredWeights {
         }
         self.tensor(p, data, &[ids.len(), width])
     }
-}
-
-/// The transpose of a row-major `[rows, cols]` matrix, in tiles that stay in cache.
-pub fn transpose<T: Copy + Default>(x: &[T], rows: usize, cols: usize) -> Vec<T> {
-    const TILE: usize = 32;
-    let mut y = vec![T::default(); x.len()];
-    for r0 in (0..rows).step_by(TILE) {
-        for c0 in (0..cols).step_by(TILE) {
-            for r in r0..rows.min(r0 + TILE) {
-                for c in c0..cols.min(c0 + TILE) {
-                    y[c * rows + r] = x[r * cols + c];
-                }
-            }
-        }
-    }
-    y
 }

@@ -25,7 +25,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 pub use branch::{Branch, StoredBranch};
-pub use loaded::{Model, StoredWeights, transpose};
+pub use loaded::{Model, StoredWeights};
 pub use online::Online;
 pub use quantized::{ActivationQuant, Activations};
 pub use rope::Rope;

@@ -47,6 +47,24 @@ impl Activation {
     }
 }
 
+/// A loop over one of the functions.
+pub(super) trait OverPointwise {
+    fn each<F: Pointwise>(self);
+}
+
+impl Activation {
+    /// Runs `over` with this function: one dispatch for a whole loop.
+    #[inline(always)]
+    pub(super) fn with(self, over: impl OverPointwise) {
+        match self {
+            Self::Silu => over.each::<Silu>(),
+            Self::Gelu => over.each::<Gelu>(),
+            Self::GeluTanh => over.each::<GeluTanh>(),
+            Self::Relu => over.each::<Relu>(),
+        }
+    }
+}
+
 /// The functions themselves, as types, so that the loop over each is compiled on its own.
 pub(super) trait Pointwise {
     fn at<R: Real>(x: R) -> R;
@@ -54,10 +72,10 @@ pub(super) trait Pointwise {
     fn slope<R: Real>(x: R) -> R;
 }
 
-pub(super) struct Silu;
-pub(super) struct Gelu;
-pub(super) struct GeluTanh;
-pub(super) struct Relu;
+struct Silu;
+struct Gelu;
+struct GeluTanh;
+struct Relu;
 
 impl Pointwise for Silu {
     #[inline(always)]
@@ -126,7 +144,7 @@ struct InPlace<'a, R> {
     factor: Option<&'a [R]>,
 }
 
-impl<R: Real> InPlace<'_, R> {
+impl<R: Real> OverPointwise for InPlace<'_, R> {
     #[inline(always)]
     fn each<F: Pointwise>(self) {
         match self.factor {
@@ -140,12 +158,7 @@ impl<R: Real> Kernel for InPlace<'_, R> {
     type Output = ();
     #[inline(always)]
     fn run<S: pulp::Simd>(self, _: S) {
-        match self.f {
-            Activation::Silu => self.each::<Silu>(),
-            Activation::Gelu => self.each::<Gelu>(),
-            Activation::GeluTanh => self.each::<GeluTanh>(),
-            Activation::Relu => self.each::<Relu>(),
-        }
+        self.f.with(self);
     }
 }
 

@@ -3,14 +3,15 @@
 //! Any root does for that, since they differ by a rotation from the right; Cholesky's is the cheapest. `λ = damp · mean(diag H)`, and ten
 //! times as much until the pivots are positive, up to the mean itself. Factored in f64, kept in f32.
 
-use faer::linalg::cholesky::llt::factor::{LltRegularization, cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
-use faer::{Mat, MatMut, MatRef, Par};
+use faer::{MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use super::cholesky::damped_cholesky;
 use super::gram::Diagonal;
+use super::transpose::transpose;
 use super::truncated_svd::{Dense, LinearMap};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// See the module.
 pub struct GramRoot {
@@ -30,32 +31,13 @@ impl GramRoot {
     pub fn of(h: &[f32], n: usize, damp: f64) -> Result<Self> {
         let diagonal = Diagonal::of(h, n)?;
         let mean = diagonal.filled.iter().sum::<f64>() / n as f64;
-        let mut damp = damp;
-        loop {
-            let mut l =
-                Mat::<f64>::from_fn(
-                    n,
-                    n,
-                    |i, j| {
-                        if j > i { 0.0 } else { f64::from(h[i * n + j]) + if i == j { damp * mean } else { 0.0 } }
-                    },
-                );
-            if factor(&mut l) {
-                let mut out = vec![0.0; n * n];
-                for j in 0..n {
-                    for i in j..n {
-                        out[i * n + j] = l[(i, j)] as f32;
-                    }
-                }
-                return Ok(Self { n, l: out, damp });
-            }
-            if damp >= 1.0 {
-                let message = format!("the Gram matrix ({n} columns) is not positive definite even with damping {damp}");
-                return Err(Error::numeric("numeric::not-positive-definite", message)
-                    .hint("calibrate on more samples, or raise the damping of the pass (`damp`)"));
-            }
-            damp = if damp > 0.0 { damp * 10.0 } else { 1e-3 }.min(1.0);
+        let (factor, damp) =
+            damped_cholesky(&diagonal, damp, |i, j, damp| f64::from(h[i * n + j]) + if i == j { damp * mean } else { 0.0 })?;
+        let mut l = vec![0.0; n * n];
+        for (i, row) in l.chunks_exact_mut(n).enumerate() {
+            row[..=i].iter_mut().enumerate().for_each(|(j, x)| *x = factor[(i, j)] as f32);
         }
+        Ok(Self { n, l, damp })
     }
 
     /// `A·L⁻¹` in place, for row-major `a` `[_, n]`: what undoes the weighting of rows.
@@ -68,14 +50,6 @@ impl GramRoot {
             solve_upper_triangular_in_place(upper, MatMut::from_column_major_slice_mut(a, n, rows), Par::Seq);
         });
     }
-}
-
-fn factor(l: &mut Mat<f64>) -> bool {
-    use faer::dyn_stack::{MemBuffer, MemStack};
-    let n = l.nrows();
-    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f64>(n, Par::Seq, faer::Spec::default()));
-    cholesky_in_place(l.as_mut(), LltRegularization::default(), Par::Seq, MemStack::new(&mut memory), faer::Spec::default()).is_ok()
-        && (0..n).all(|i| l[(i, i)].is_finite() && l[(i, i)] > 0.0)
 }
 
 /// `W·L`, never formed.
@@ -116,7 +90,7 @@ impl LinearMap for Weighted<'_> {
             .pieces(ROWS)
             .map(|w| {
                 let rows = w.len() / self.root.n;
-                let columns = crate::model::transpose(w, rows, self.root.n);
+                let columns = transpose(w, rows, self.root.n);
                 self.l().transposed_times(&columns, rows).iter().map(|x| f64::from(*x).powi(2)).sum()
             })
             .collect();

@@ -7,13 +7,13 @@
 //! Guards: a column that never fired (`H_jj = 0`) gets `H_jj = 1`, and the caller zeroes its weights. If a pivot is not positive, the
 //! damping grows tenfold up to `1.0`, and what was used is reported.
 
-use faer::linalg::cholesky::llt::factor::{LltRegularization, cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::{Mat, Par};
 use serde::{Deserialize, Serialize};
 
+use super::cholesky::damped_cholesky;
 use super::gram::Diagonal;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// How to damp and order.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,42 +57,14 @@ pub fn inverse_factor(h: &[f32], n: usize, options: &FactorOptions) -> Result<In
 pub(super) fn damped_inverse(h: &[f32], diagonal: &Diagonal, order: Option<&[u32]>, asked: f64, unit: f64) -> Result<(Mat<f64>, f64)> {
     let n = diagonal.filled.len();
     let column = |i: usize| order.map_or(i, |o| o[i] as usize);
-    let mut damp = asked;
-    loop {
-        let lambda = damp * unit;
-        // Element (i, j) of J·P(H + λI)Pᵀ·J.
-        let mut l = Mat::<f64>::from_fn(n, n, |i, j| {
-            if j > i {
-                return 0.0;
-            }
-            let (a, b) = (column(n - 1 - i), column(n - 1 - j));
-            if a == b {
-                return diagonal.filled[a] + lambda;
-            }
-            f64::from(h[a.max(b) * n + a.min(b)])
-        });
-        if factor(&mut l) {
-            let mut inverse = Mat::<f64>::zeros(n, n);
-            invert_lower_triangular(inverse.as_mut(), l.as_ref(), Par::Seq);
-            return Ok((inverse, damp));
-        }
-        if damp >= 1.0 {
-            let dead = diagonal.dead.len();
-            let message = format!("the Gram matrix ({n} columns, {dead} dead) is not positive definite even with damping {damp}");
-            return Err(Error::numeric("numeric::not-positive-definite", message)
-                .hint("calibrate on more samples, or raise the damping of the pass (`damp`, `alpha`)"));
-        }
-        // From no damping at all the first step is one that can matter.
-        damp = if damp > 0.0 { damp * 10.0 } else { 1e-3 }.min(1.0);
-    }
-}
-
-fn factor(l: &mut Mat<f64>) -> bool {
-    use faer::dyn_stack::{MemBuffer, MemStack};
-    let n = l.nrows();
-    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f64>(n, Par::Seq, faer::Spec::default()));
-    cholesky_in_place(l.as_mut(), LltRegularization::default(), Par::Seq, MemStack::new(&mut memory), faer::Spec::default()).is_ok()
-        && (0..n).all(|i| l[(i, i)].is_finite() && l[(i, i)] > 0.0)
+    // Element (i, j) of J·P(H + λI)Pᵀ·J.
+    let (l, damp) = damped_cholesky(diagonal, asked, |i, j, damp| {
+        let (a, b) = (column(n - 1 - i), column(n - 1 - j));
+        if a == b { diagonal.filled[a] + damp * unit } else { f64::from(h[a.max(b) * n + a.min(b)]) }
+    })?;
+    let mut inverse = Mat::<f64>::zeros(n, n);
+    invert_lower_triangular(inverse.as_mut(), l.as_ref(), Par::Seq);
+    Ok((inverse, damp))
 }
 
 /// `U = J L⁻¹ J`, row-major, from `L⁻¹`.

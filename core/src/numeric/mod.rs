@@ -11,6 +11,7 @@ mod activation;
 mod alignment;
 mod attention;
 mod bf16;
+mod cholesky;
 mod codes;
 mod eigenvalue;
 mod elementwise;
@@ -32,6 +33,7 @@ mod random;
 mod rope;
 mod softmax;
 mod sweep;
+mod transpose;
 mod truncated_svd;
 mod vectorize;
 
@@ -64,6 +66,7 @@ pub use pack::{pack_row, packed_row_bytes, unpack_row};
 pub use random::{uniform_below, uniform_u64};
 pub use rope::rotate;
 pub use sweep::{ColumnSweep, Feedback, SweepParams, Swept};
+pub use transpose::transpose;
 pub use truncated_svd::{Dense, LinearMap, TruncatedSvd, truncated_svd};
 pub(crate) use vectorize::{Kernel, vectorize};
 

@@ -25,8 +25,8 @@ use rayon::prelude::*;
 
 use super::gemm::{Onto, Transpose, gemm};
 use super::random::uniform_u64;
+use super::transpose::transpose;
 use crate::error::{Error, Result};
-use crate::model::transpose;
 
 /// Columns of a block beyond the rank: they take up what lies just below it.
 const OVERSAMPLE: usize = 8;

@@ -62,7 +62,9 @@ impl Budget {
         let graph = if trains { 9 * dims.ffn + 16 * dims.hidden } else { 0 };
         let widest = (3 * dims.ffn + 4 * dims.hidden + kept_tensors + graph) as u64;
         let in_flight = if windows == 0 { 0 } else { threads as u64 * (length * widest * 4 + 64 * length * 4) };
-        let scratch = needs.iter().map(|n| n.scratch_bytes).max().unwrap_or(0) * (threads as u64).min(2);
+        // Sites are solved side by side, blocks are not.
+        let side_by_side = |n: &Needs| if n.training.is_some() { 1 } else { (threads as u64).min(2) };
+        let scratch = needs.iter().map(|n| n.scratch_bytes * side_by_side(n)).max().unwrap_or(0);
         // A tensor is rewritten in f64, with a copy for what is no sum of its own entries, before anything else happens to its block.
         let elements = |p: &ParamDecl| p.shape.iter().product::<usize>() as u64;
         let of_blocks = topology.params.iter().filter(|p| p.site.block.is_some()).map(elements);

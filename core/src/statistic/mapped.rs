@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{CrossGram, Gram, Stat, StatKey, StatKind, Stats, Stream};
 use crate::error::Result;
-use crate::model::transpose;
+use crate::numeric::transpose;
 use crate::numeric::{Onto, Transpose, gemm};
 use crate::topology::{Port, Region, Symmetry};
 

@@ -78,7 +78,7 @@ impl OnlineRotation {
             match self.padded_from {
                 Some(from) if columns != from || size <= from => {
                     let message = format!("`{place}` has {columns} channels, and is to be padded from {from} to {size}");
-                    return Err(Error::plan("topology::padding", message));
+                    return Err(Error::plan("topology::padding", message).hint("inputs are padded from what they are to a size above that"));
                 }
                 None if size == 0 || columns % size != 0 => {
                     let message = format!("`{place}` has {columns} channels, which a rotation of {size} does not divide");

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use qfw_core::algorithm::Rounded;
-use qfw_core::checkpoint::native::{Dequantized, NativeSite, ReadRounded, VirtualWeight};
-use qfw_core::checkpoint::{StoredDtype, TensorSource};
+use qfw_core::checkpoint::native::NativeSite;
+use qfw_core::checkpoint::{TensorSource, groups_of, matrix_of_words, packed_modules, scales_as_stored};
 use qfw_core::numeric::{Codes, Units};
-use qfw_core::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, Timing, Zero};
+use qfw_core::scheme::{Convention, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, Timing, Zero};
 use qfw_core::{Error, Result};
 use serde_json::{Value, json};
 
@@ -55,38 +55,13 @@ fn parse(config: &Value) -> Result<Said> {
 
 pub(crate) fn open(config: &Value, transposed: &BTreeSet<String>, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>> {
     let said = parse(config)?;
-    let mut weights = Vec::new();
-    for name in tensors.names() {
-        let Some(module) = name.strip_suffix(".qweight") else { continue };
-        let site = site(&*tensors, module, said, transposed.contains(module))?;
-        let (rows, cols) = site.shape;
-        let shape = if site.transposed { vec![cols, rows] } else { vec![rows, cols] };
-        // A float weight of the same name would be there twice.
-        let hidden = SUFFIXES.into_iter().chain(["weight"]).map(|s| format!("{module}.{s}")).collect();
-        let info = VirtualWeight { name: format!("{module}.weight"), shape, hidden };
-        let read: ReadRounded = Box::new(move |tensors| Ok((site.clone(), rounded(&site, tensors)?)));
-        weights.push((info, read));
-    }
-    if weights.is_empty() {
-        return Err(bad("config.json says awq, but there is no tensor `*.qweight`".to_owned())
-            .hint("are the weights and the configuration of the same checkpoint?"));
-    }
-    Ok(Arc::new(Dequantized::new(tensors, weights)))
-}
-
-/// The two sides of a tensor of integers of 32 bits.
-fn matrix(tensors: &dyn TensorSource, name: &str) -> Result<(usize, usize)> {
-    let info = tensors.require(name)?;
-    match (&info.dtype, &info.shape[..]) {
-        (StoredDtype::I32, [a, b]) if *a > 0 && *b > 0 => Ok((*a, *b)),
-        (dtype, shape) => Err(bad(format!("`{name}` is {} {shape:?}, not I32 of two axes", dtype.name()))),
-    }
+    packed_modules(tensors, "awq", &SUFFIXES, |tensors, module| site(tensors, module, said, transposed.contains(module)), rounded)
 }
 
 /// What a module is, from the shapes of its tensors, checked against what the configuration says.
 fn site(tensors: &dyn TensorSource, module: &str, said: Said, transposed: bool) -> Result<NativeSite> {
     let name = |suffix: &str| format!("{module}.{suffix}");
-    let (cols, words) = matrix(tensors, &name("qweight"))?;
+    let (cols, words) = matrix_of_words(tensors, &name("qweight"))?;
     let rows = words.checked_mul(8).ok_or_else(|| bad(format!("`{}` has {words} columns", name("qweight"))))?;
     let scales = tensors.require(&name("scales"))?;
     let group = match (said.group, scales.shape.first()) {
@@ -109,20 +84,11 @@ fn site(tensors: &dyn TensorSource, module: &str, said: Said, transposed: bool) 
     expect(&scales.shape, "scales", &[groups, rows])?;
     let symmetric = !said.zeros && tensors.info(&name("qzeros")).is_none();
     if !symmetric {
-        let (a, b) = matrix(tensors, &name("qzeros"))?;
+        let (a, b) = matrix_of_words(tensors, &name("qzeros"))?;
         expect(&[a, b], "qzeros", &[groups, words])?;
     }
-    let scale = ScaleForm::Float(match scales.dtype {
-        StoredDtype::F16 => FloatKind::F16,
-        StoredDtype::BF16 => FloatKind::Bf16,
-        StoredDtype::F32 => FloatKind::F32,
-        ref other => return Err(bad(format!("`{}` is of type {}, not F16, BF16 or F32", name("scales"), other.name()))),
-    });
-    // One group is a whole row, whatever its number.
-    let granularity = match u32::try_from(group) {
-        Ok(g) if group < cols => Granularity::group(g),
-        _ => Granularity::channel(),
-    };
+    let scale = scales_as_stored(tensors, &name("scales"))?;
+    let granularity = groups_of(group, cols);
     let spec = spec(symmetric, granularity, scale);
     Ok(NativeSite { site: module.to_owned(), module: module.to_owned(), shape: (rows, cols), transposed, spec })
 }

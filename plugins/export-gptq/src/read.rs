@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use qfw_core::algorithm::Rounded;
-use qfw_core::checkpoint::native::{Dequantized, NativeSite, ReadRounded, VirtualWeight};
-use qfw_core::checkpoint::{StoredDtype, TensorSource};
+use qfw_core::checkpoint::native::NativeSite;
+use qfw_core::checkpoint::{StoredDtype, TensorSource, groups_of, matrix_of_words, packed_modules, scales_as_stored};
 use qfw_core::numeric::{Codes, Units, unpack_row};
 use qfw_core::scheme::{
-    Convention, FloatKind, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, TileLayout, Timing, Zero,
+    Convention, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, TileLayout, Timing, Zero,
 };
 use qfw_core::{Error, Result};
 use serde_json::{Value, json};
@@ -25,33 +25,8 @@ pub(crate) fn bad(what: String) -> Error {
 pub(crate) fn open(config: &Value, transposed: &BTreeSet<String>, tensors: Arc<dyn TensorSource>) -> Result<Arc<dyn TensorSource>> {
     let stored = Stored::parse(config)?;
     let version = stored.version;
-    let mut weights = Vec::new();
-    for name in tensors.names() {
-        let Some(module) = name.strip_suffix(".qweight") else { continue };
-        let said = stored.of(module);
-        let site = site(&*tensors, module, said, transposed.contains(module))?;
-        let (rows, cols) = site.shape;
-        let shape = if site.transposed { vec![cols, rows] } else { vec![rows, cols] };
-        // A float weight of the same name would be there twice.
-        let hidden = SUFFIXES.into_iter().chain(["weight"]).map(|s| format!("{module}.{s}")).collect();
-        let info = VirtualWeight { name: format!("{module}.weight"), shape, hidden };
-        let read: ReadRounded = Box::new(move |tensors| Ok((site.clone(), rounded(&site, version, tensors)?)));
-        weights.push((info, read));
-    }
-    if weights.is_empty() {
-        return Err(bad("config.json says gptq, but there is no tensor `*.qweight`".to_owned())
-            .hint("are the weights and the configuration of the same checkpoint?"));
-    }
-    Ok(Arc::new(Dequantized::new(tensors, weights)))
-}
-
-/// The two sides of a tensor of integers of 32 bits.
-fn matrix(tensors: &dyn TensorSource, name: &str) -> Result<(usize, usize)> {
-    let info = tensors.require(name)?;
-    match (&info.dtype, &info.shape[..]) {
-        (StoredDtype::I32, [a, b]) if *a > 0 && *b > 0 => Ok((*a, *b)),
-        (dtype, shape) => Err(bad(format!("`{name}` is {} {shape:?}, not I32 of two axes", dtype.name()))),
-    }
+    let site = |tensors: &dyn TensorSource, module: &str| site(tensors, module, stored.of(module), transposed.contains(module));
+    packed_modules(tensors, "gptq", &SUFFIXES, site, move |site, tensors| rounded(site, version, tensors))
 }
 
 fn expect(tensors: &dyn TensorSource, name: &str, shape: &[usize], why: &str) -> Result<()> {
@@ -63,7 +38,7 @@ fn expect(tensors: &dyn TensorSource, name: &str, shape: &[usize], why: &str) ->
 fn site(tensors: &dyn TensorSource, module: &str, said: Said, transposed: bool) -> Result<NativeSite> {
     let name = |suffix: &str| format!("{module}.{suffix}");
     let bits = usize::from(said.bits);
-    let (words, rows) = matrix(tensors, &name("qweight"))?;
+    let (words, rows) = matrix_of_words(tensors, &name("qweight"))?;
     // Whole words of codes, unless the index says that the last are padding.
     let all = words.checked_mul(32).map(|n| n / bits).ok_or_else(|| bad(format!("`{}` has {words} rows", name("qweight"))))?;
     let cols = match tensors.info(&name("g_idx")) {
@@ -89,19 +64,10 @@ fn site(tensors: &dyn TensorSource, module: &str, said: Said, transposed: bool) 
     let groups = cols.div_ceil(group);
     let why = format!("{cols} inputs in groups of {group}, {rows} outputs");
     expect(tensors, &name("scales"), &[groups, rows], &why)?;
-    matrix(tensors, &name("qzeros"))?;
+    matrix_of_words(tensors, &name("qzeros"))?;
     expect(tensors, &name("qzeros"), &[groups, (rows * bits).div_ceil(32)], &format!("{why}, {bits} bits"))?;
-    let scale = ScaleForm::Float(match scales.dtype {
-        StoredDtype::F16 => FloatKind::F16,
-        StoredDtype::BF16 => FloatKind::Bf16,
-        StoredDtype::F32 => FloatKind::F32,
-        ref other => return Err(bad(format!("`{}` is of type {}, not F16, BF16 or F32", name("scales"), other.name()))),
-    });
-    // One group is a whole row, whatever its number.
-    let granularity = match u32::try_from(group) {
-        Ok(g) if group < cols => Granularity::group(g),
-        _ => Granularity::channel(),
-    };
+    let scale = scales_as_stored(tensors, &name("scales"))?;
+    let granularity = groups_of(group, cols);
     Ok(NativeSite {
         site: module.to_owned(),
         module: module.to_owned(),

@@ -39,8 +39,8 @@ impl PtqAlgorithm for LearnedRound {
     fn needs(&self, cx: &PlanContext<'_>) -> Result<Needs> {
         let stream = if self.options.enable_quanted_input { Stream::Quantized } else { Stream::Reference };
         let widest = cx.sites.iter().map(|s| (s.shape.0 * s.shape.1) as u64).sum::<u64>() / (cx.topology.blocks.max(1) as u64);
-        // Weights, their neighbours, what is learned, the best of it, gradients and the weights that run: f32 each.
-        Ok(Needs { training: Some(stream), scratch_bytes: widest * 4 * 8, ..Needs::default() })
+        // What is learned, the start and the best of it, gradients, and the weights that run, as they are and laid out both ways: f32 each.
+        Ok(Needs { training: Some(stream), scratch_bytes: widest * 4 * 7, ..Needs::default() })
     }
 
     fn stage(&self) -> Stage<'_> {
@@ -82,7 +82,7 @@ impl LearnedRound {
 /// The record, for registries built by hand.
 pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     id: "learned-round",
-    aliases: &["auto-round", "adaround"],
+    aliases: &["auto-round"],
     phase: Phase::Round,
     summary: "learns which way weights are rounded from the error of each block's output",
     version: env!("CARGO_PKG_VERSION"),
@@ -92,4 +92,19 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     build: |options| built(Options::read(options)?, |options| LearnedRound { options }),
 };
 
+/// Soft rounding under the name it is known by.
+pub const ADAROUND: AlgorithmRecord = AlgorithmRecord {
+    id: "adaround",
+    aliases: &[],
+    summary: "learns which way weights are rounded by soft rounding that hardens: `learned-round` with `method = sigmoid`",
+    schema: || {
+        let mut schema = schemars::schema_for!(Options).to_value();
+        schema["properties"]["method"]["default"] = "sigmoid".into();
+        schema
+    },
+    build: |options| built(Options::adaround(options)?, |options| LearnedRound { options }),
+    ..RECORD
+};
+
 inventory::submit! { RECORD }
+inventory::submit! { ADAROUND }

@@ -39,7 +39,7 @@ impl Learner for Offsets<'_> {
         let lr = self.options.lr_at(done) as f32;
         for ((site, offsets), g) in self.sites.iter_mut().zip(gradients) {
             let params = site.params();
-            let before = self.options.learn_scale.then(|| moved(site, offsets));
+            let before = self.options.learns_scale().then(|| moved(site, offsets));
             offsets.par_iter_mut().zip(g).with_min_len(1 << 14).for_each(|(v, g)| {
                 let by = if *g == 0.0 { 0.0 } else { lr.copysign(*g) };
                 *v = (*v - by).clamp(-0.5, 0.5);

@@ -1,7 +1,7 @@
 //! Options of `learned-round`.
 
-use qfw_core::Result;
 use qfw_core::algorithm::{Answer, Elsewhere, invalid_option, read_options};
+use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,11 +31,10 @@ pub enum Schedule {
 }
 
 /// How ranges are moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScaleOptimizer {
     /// By the sign of the gradient.
-    #[default]
     Sign,
     /// By the gradient of the scale itself (of the ends of an affine range), with momentum.
     Sgd,
@@ -62,10 +61,10 @@ pub struct Options {
     /// How the step size goes on.
     #[serde(alias = "lr-scheduler")]
     pub schedule: Schedule,
-    /// Whether the ranges of tiles are learned too.
+    /// Whether the ranges of tiles are learned too. Left out: yes. Soft rounding leaves ranges alone.
     #[serde(alias = "learned-round-scale", alias = "learned_round_scale", alias = "enable-minmax-tuning", alias = "enable_minmax_tuning")]
-    pub learn_scale: bool,
-    /// Step size of ranges, for `sign` as a share of them. Left out: that of the offsets for `sign`, 1e-2 for `sgd`. Soft rounding leaves ranges alone.
+    pub learn_scale: Option<bool>,
+    /// Step size of ranges, for `sign` as a share of them. Left out: that of the offsets for `sign`, 1e-2 for `sgd`.
     #[serde(
         alias = "learned-round-scale-lr",
         alias = "learned_round_scale_lr",
@@ -74,22 +73,22 @@ pub struct Options {
         alias = "scale_lr"
     )]
     pub scale_lr: Option<f64>,
-    /// How ranges are moved.
+    /// How ranges are moved. Left out: `sign`.
     #[serde(alias = "scale_optimizer")]
-    pub scale_optimizer: ScaleOptimizer,
-    /// Momentum of `sgd` on ranges.
+    pub scale_optimizer: Option<ScaleOptimizer>,
+    /// Momentum of `sgd` on ranges. Left out: 0.9.
     #[serde(alias = "learned-round-scale-momentum", alias = "learned_round_scale_momentum", alias = "scale_momentum")]
     #[schemars(range(min = 0.0, max = 0.999))]
-    pub scale_momentum: f64,
+    pub scale_momentum: Option<f64>,
     /// Whether a block reads what the rounded blocks before it put out, or what the original ones did.
     #[serde(alias = "enable_quanted_input")]
     pub enable_quanted_input: bool,
-    /// Weight of what drives `sigmoid` to its ends.
+    /// Weight of what drives `sigmoid` to its ends. Left out: 0.01.
     #[serde(alias = "reg_weight")]
-    pub regularization: f64,
-    /// The share of the steps before that begins.
+    pub regularization: Option<f64>,
+    /// The share of the steps before that begins. Left out: 0.2.
     #[schemars(range(min = 0.0, max = 1.0))]
-    pub warmup: f64,
+    pub warmup: Option<f64>,
 }
 
 impl Default for Options {
@@ -100,13 +99,13 @@ impl Default for Options {
             batch_size: 8,
             lr: None,
             schedule: Schedule::Linear,
-            learn_scale: true,
+            learn_scale: None,
             scale_lr: None,
-            scale_optimizer: ScaleOptimizer::Sign,
-            scale_momentum: 0.9,
+            scale_optimizer: None,
+            scale_momentum: None,
             enable_quanted_input: true,
-            regularization: 0.01,
-            warmup: 0.2,
+            regularization: None,
+            warmup: None,
         }
     }
 }
@@ -140,16 +139,76 @@ impl Options {
                 return bad(name, &lr.unwrap_or_default(), "it has to be above 0");
             }
         }
-        if !(0.0..1.0).contains(&read.scale_momentum) {
-            return bad("scale-momentum", &read.scale_momentum, "it has to lie between 0 and 1, without 1");
+        if !(0.0..1.0).contains(&read.momentum()) {
+            return bad("scale-momentum", &read.momentum(), "it has to lie between 0 and 1, without 1");
         }
-        if !(0.0..=1.0).contains(&read.warmup) {
-            return bad("warmup", &read.warmup, "it has to lie between 0 and 1");
+        if !(0.0..=1.0).contains(&read.warmup()) {
+            return bad("warmup", &read.warmup(), "it has to lie between 0 and 1");
         }
-        if !(read.regularization.is_finite() && read.regularization >= 0.0) {
-            return bad("regularization", &read.regularization, "it has to be a number, and not below 0");
+        if !(read.lambda().is_finite() && read.lambda() >= 0.0) {
+            return bad("regularization", &read.lambda(), "it has to be a number, and not below 0");
+        }
+        read.check_effect()?;
+        Ok(read)
+    }
+
+    /// Refuses what would change nothing.
+    fn check_effect(&self) -> Result<()> {
+        let soft = self.method == Method::Sigmoid;
+        let fixed = soft || !self.learns_scale();
+        let given = [
+            ("learn-scale", soft && self.learn_scale == Some(true), "`method` = `sigmoid` leaves ranges alone"),
+            ("scale-lr", fixed && self.scale_lr.is_some(), "no ranges are learned"),
+            ("scale-optimizer", fixed && self.scale_optimizer.is_some(), "no ranges are learned"),
+            ("scale-momentum", fixed && self.scale_momentum.is_some(), "no ranges are learned"),
+            ("scale-momentum", self.optimizer() == ScaleOptimizer::Sign && self.scale_momentum.is_some(), "steps by the sign have none"),
+            ("regularization", !soft && self.regularization.is_some(), "`method` = `linear-round` has none"),
+            ("warmup", !soft && self.warmup.is_some(), "`method` = `linear-round` has none"),
+        ];
+        match given.into_iter().find(|(_, idle, _)| *idle) {
+            Some((name, _, why)) => {
+                Err(Error::input("config::option_unused", format!("option `{name}` of `learned-round` would change nothing: {why}"))
+                    .hint("leave it out, or set the `method`, `learn-scale` or `scale-optimizer` that it is for"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Options of `adaround`, which is soft rounding under its own name.
+    ///
+    /// # Errors
+    /// As [`Options::read`], and another method.
+    pub fn adaround(options: &Value) -> Result<Self> {
+        let mut options = options.clone();
+        if let Some(options) = options.as_object_mut() {
+            options.entry("method").or_insert_with(|| "sigmoid".into());
+        }
+        let read = Self::read(&options)?;
+        if read.method != Method::Sigmoid {
+            return Err(invalid_option("adaround", "method", &"linear-round", "AdaRound is `sigmoid`; the other one is `learned-round`"));
         }
         Ok(read)
+    }
+
+    pub(crate) fn learns_scale(&self) -> bool {
+        self.method == Method::LinearRound && self.learn_scale.unwrap_or(true)
+    }
+
+    pub(crate) fn optimizer(&self) -> ScaleOptimizer {
+        self.scale_optimizer.unwrap_or(ScaleOptimizer::Sign)
+    }
+
+    pub(crate) fn momentum(&self) -> f64 {
+        self.scale_momentum.unwrap_or(0.9)
+    }
+
+    /// The weight of the regularizer.
+    pub(crate) fn lambda(&self) -> f64 {
+        self.regularization.unwrap_or(0.01)
+    }
+
+    pub(crate) fn warmup(&self) -> f64 {
+        self.warmup.unwrap_or(0.2)
     }
 
     /// The step size when `done` of all steps are behind.
@@ -160,7 +219,7 @@ impl Options {
 
     /// The step size of ranges, as a share of them.
     pub(crate) fn scale_lr_at(&self, done: f64) -> f64 {
-        let lr = self.scale_lr.or(match self.scale_optimizer {
+        let lr = self.scale_lr.or(match self.optimizer() {
             ScaleOptimizer::Sgd => Some(1e-2),
             // The step of `sigmoid` has another unit.
             ScaleOptimizer::Sign => self.lr.filter(|_| self.method == Method::LinearRound),

@@ -92,14 +92,14 @@ impl Learner for Sigmoid<'_> {
         let o = self.options;
         let lr = o.lr_at(done) as f32;
         let bias = (1.0 - MOMENTS.0.powi(self.steps), 1.0 - MOMENTS.1.powi(self.steps));
-        let settle = (done >= o.warmup).then(|| {
-            let share = (done - o.warmup) / (1.0 - o.warmup).max(f64::EPSILON);
+        let settle = (done >= o.warmup()).then(|| {
+            let share = (done - o.warmup()) / (1.0 - o.warmup()).max(f64::EPSILON);
             SHARPNESS.0 + (SHARPNESS.1 - SHARPNESS.0) * share
         });
         for (s, g) in self.sites.iter_mut().zip(gradients) {
             // The residual stream has as many channels as the layers that write it have rows; its mean becomes a sum.
             let channels = s.site.params().layout.rows as f32;
-            let lambda = o.regularization as f32;
+            let lambda = o.lambda() as f32;
             s.p.par_iter_mut().zip(&mut s.moments).zip(g).zip(&s.gap).with_min_len(1 << 14).for_each(|(((p, m), g), gap)| {
                 let (h, slope) = soft(*p);
                 let mut d = channels * g * gap * slope;

@@ -161,12 +161,12 @@ impl<'a> Site<'a> {
             .collect();
         for (((factors, speed), slope), unit) in self.factors.iter_mut().zip(&mut self.speed).zip(slopes).zip(units) {
             let update = |factor: &mut f64, speed: &mut f64, slope: f64, unit: f64| {
-                let by = match o.scale_optimizer {
+                let by = match o.optimizer() {
                     _ if slope == 0.0 => 0.0,
                     ScaleOptimizer::Sign => slope.signum(),
                     // The step is one of the scale itself, not of its share.
                     ScaleOptimizer::Sgd => {
-                        *speed = o.scale_momentum * *speed + slope / (unit * unit);
+                        *speed = o.momentum() * *speed + slope / (unit * unit);
                         *speed
                     }
                 };

@@ -9,10 +9,10 @@ use std::sync::Mutex;
 
 use layer::{Layer, spec, values};
 use qfw_core::Result;
-use qfw_core::algorithm::{BlockContext, Event, Rounded, Stage, Training};
+use qfw_core::algorithm::{AlgorithmRecord, BlockContext, Event, Rounded, Stage, Training};
 use qfw_core::scheme::{Granularity, QuantSpec};
 use qfw_core::topology::Role;
-use qfw_learned_round::RECORD;
+use qfw_learned_round::{ADAROUND, RECORD};
 use serde_json::{Value, json};
 
 /// Tokens of a window.
@@ -80,9 +80,13 @@ struct Went {
 }
 
 fn learn(layer: &Layer, spec: &QuantSpec, options: &Value) -> Went {
+    learn_by(&RECORD, layer, spec, options)
+}
+
+fn learn_by(record: &AlgorithmRecord, layer: &Layer, spec: &QuantSpec, options: &Value) -> Went {
     let training = Outputs { layer, asked: Mutex::default(), batches: Mutex::default() };
     let mut all = layer.with(Role::MlpDown, spec, None, |cx| {
-        let (algorithm, _) = (RECORD.build)(options).unwrap();
+        let (algorithm, _) = (record.build)(options).unwrap();
         let Stage::RoundBlock(round) = algorithm.stage() else { panic!("it rounds blocks") };
         round.round(&BlockContext { sites: &[*cx], training: &training, block: 3, seed: 5 }).unwrap()
     });
@@ -211,10 +215,12 @@ fn batches_are_drawn_by_seed_and_block_alone() {
 #[test]
 fn options_have_the_names_of_the_sources() {
     let read = |options: Value| qfw_learned_round::Options::read(&options);
-    let ours = read(json!({ "iters": 50, "lr": 0.01, "learn-scale": true, "scale-lr": 0.02, "scale-momentum": 0.5 })).unwrap();
+    let ours =
+        read(json!({ "iters": 50, "lr": 0.01, "learn-scale": true, "scale-lr": 0.02, "scale-optimizer": "sgd", "scale-momentum": 0.5 }))
+            .unwrap();
     let theirs = json!({
         "learned-round": "linear_round", "learned-round-iters": 50, "learned-round-lr": 0.01, "learned-round-scale": true,
-        "learned-round-scale-lr": 0.02, "learned-round-scale-momentum": 0.5, "learned-round-fast-update": true,
+        "learned-round-scale-lr": 0.02, "scale-optimizer": "sgd", "learned-round-scale-momentum": 0.5, "learned-round-fast-update": true,
     });
     assert_eq!(read(theirs).unwrap(), ours);
     let refused = |options: Value| read(options).unwrap_err().to_string();
@@ -222,4 +228,32 @@ fn options_have_the_names_of_the_sources() {
     assert!(refused(json!({ "lr": 0.0 })).contains("`lr`"));
     assert!(refused(json!({ "scale-momentum": 1.0 })).contains("`scale-momentum`"));
     assert!(refused(json!({ "itres": 3 })).contains("itres"));
+}
+
+#[test]
+fn what_would_change_nothing_is_refused() {
+    let refused = |options: Value| qfw_learned_round::Options::read(&options).unwrap_err().to_string();
+    for (options, name) in [
+        (json!({ "method": "sigmoid", "learn-scale": true }), "learn-scale"),
+        (json!({ "method": "sigmoid", "scale-lr": 0.1 }), "scale-lr"),
+        (json!({ "learn-scale": false, "scale-optimizer": "sgd" }), "scale-optimizer"),
+        (json!({ "scale-momentum": 0.5 }), "scale-momentum"),
+        (json!({ "regularization": 0.1 }), "regularization"),
+        (json!({ "warmup": 0.1 }), "warmup"),
+    ] {
+        let message = refused(options);
+        assert!(message.contains(&format!("option `{name}` of `learned-round` would change nothing")), "{message}");
+    }
+}
+
+#[test]
+fn adaround_is_soft_rounding() {
+    let (layer, spec) = (layer(), spec("int4", Granularity::group(16), true));
+    let soft = learn(&layer, &spec, &json!({ "iters": 20, "method": "sigmoid" }));
+    let offsets = learn(&layer, &spec, &json!({ "iters": 20 }));
+    let named = learn_by(&ADAROUND, &layer, &spec, &json!({ "iters": 20 }));
+    assert_eq!((&named.curve, &named.rounded.codes), (&soft.curve, &soft.rounded.codes));
+    assert_ne!(named.curve, offsets.curve);
+    let Err(refused) = (ADAROUND.build)(&json!({ "method": "linear-round" })) else { panic!("it is not AdaRound") };
+    assert!(refused.to_string().contains("option `method` of `adaround`"), "{refused}");
 }

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::super::activation::{Activation, Gelu, GeluTanh, Pointwise, Relu, Silu};
+use super::super::activation::{Activation, OverPointwise, Pointwise};
 use super::super::host::{Real, for_real, tensor, with_slice};
 use super::super::vectorize::{Kernel, vectorize};
 use crate::error::Result;
@@ -15,7 +15,7 @@ struct Back<'a, R> {
     g: &'a [R],
 }
 
-impl<R: Real> Back<'_, R> {
+impl<R: Real> OverPointwise for Back<'_, R> {
     #[inline(always)]
     fn each<F: Pointwise>(self) {
         match self.factor {
@@ -33,12 +33,7 @@ impl<R: Real> Kernel for Back<'_, R> {
     type Output = ();
     #[inline(always)]
     fn run<S: pulp::Simd>(self, _: S) {
-        match self.f {
-            Activation::Silu => self.each::<Silu>(),
-            Activation::Gelu => self.each::<Gelu>(),
-            Activation::GeluTanh => self.each::<GeluTanh>(),
-            Activation::Relu => self.each::<Relu>(),
-        }
+        self.f.with(self);
     }
 }
 
