@@ -34,6 +34,8 @@ use qfw_spinquant as _;
 use qfw_svdquant as _;
 #[cfg(feature = "weight-equalization")]
 use qfw_weight_equalization as _;
+#[cfg(feature = "zeroquant")]
+use qfw_zeroquant as _;
 
 #[cfg(test)]
 mod tests {
@@ -57,6 +59,7 @@ mod tests {
             "clip",
             "svdquant",
             "bias-correction",
+            "zeroquant",
         ] {
             assert!(registry.algorithm(id).is_ok(), "{id}");
         }

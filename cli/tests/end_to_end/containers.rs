@@ -275,6 +275,7 @@ fn json_has_the_documented_fields() {
         "spinquant",
         "svdquant",
         "weight-equalization",
+        "zeroquant",
     ];
     assert_eq!(ids, expected);
 }

@@ -46,6 +46,32 @@ fn learning_does_better_and_says_so() {
     assert_eq!(of("none", "--algo learned-round --set learned-round.iters=0").to_bits(), of("again", "--algo rtn").to_bits());
 }
 
+/// Blocks of the student see what the original ones before them put out, and what is rounded of activations is part of the student.
+#[test]
+fn distillation_does_better_than_its_scheme_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    for (model, layers) in [("tiny-llama", 7), ("tiny-gpt2", 4)] {
+        let of = |name: &str, words: &str| run(dir.path(), model, name, words);
+        let plain = perplexity(&of("zeroquant", "--algo zeroquant"));
+        assert_eq!(plain.to_bits(), perplexity(&of("rtn", "--algo rtn")).to_bits(), "{model}");
+        let out = of("lkd", "--algo zeroquant --set zeroquant.lkd.iters=60 --set zeroquant.lkd.batch-size=4 --set zeroquant.lkd.lr=1e-3");
+        assert!(perplexity(&out) < plain, "{model}: {} for {plain}", perplexity(&out));
+        let learned = learned(&out);
+        assert!(learned.iter().all(|(initial, reached, _)| reached < initial), "{model}: {learned:?}");
+        assert!(learned.chunks(layers).all(|block| block[0].2 == 60), "{model}: {learned:?}");
+    }
+    let words = |threads: usize| format!("--preset zeroquant-mixed --set zeroquant.lkd.iters=6 --threads {threads}");
+    let of = |name: &str, words: &str| {
+        let out = dir.path().join(name);
+        apply("tiny-llama", &out, &format!("--format qfw {words}"));
+        out
+    };
+    let (one, three) = (of("mixed-1", &words(1)), of("mixed-3", &words(3)));
+    same_tree(&tree(&one), &tree(&three), "mixed");
+    let sites = record(&one)["plan"]["sites"].to_string();
+    assert!(sites.contains("int4") && sites.contains("int8"), "{sites}");
+}
+
 /// Neither threads nor streams on disk change a byte; rounded inputs and rotations are part of what is learned on.
 #[test]
 fn learning_is_the_same_at_any_number_of_threads() {

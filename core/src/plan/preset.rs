@@ -12,7 +12,7 @@ pub struct Preset {
 }
 
 /// All presets, by name.
-const PRESETS: [Preset; 16] = [
+const PRESETS: [Preset; 18] = [
     Preset { name: "fp8", text: include_str!("presets/fp8.toml") },
     Preset { name: "fp8-block", text: include_str!("presets/fp8-block.toml") },
     Preset { name: "fp8-dynamic", text: include_str!("presets/fp8-dynamic.toml") },
@@ -29,6 +29,8 @@ const PRESETS: [Preset; 16] = [
     Preset { name: "w8a16", text: include_str!("presets/w8a16.toml") },
     Preset { name: "w8a8", text: include_str!("presets/w8a8.toml") },
     Preset { name: "w8a8-static", text: include_str!("presets/w8a8-static.toml") },
+    Preset { name: "zeroquant", text: include_str!("presets/zeroquant.toml") },
+    Preset { name: "zeroquant-mixed", text: include_str!("presets/zeroquant-mixed.toml") },
 ];
 
 impl Preset {

@@ -7,9 +7,7 @@ use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::NativeSite;
 use qfw_core::checkpoint::{StoredDtype, TensorSource, groups_of, matrix_of_words, packed_modules, scales_as_stored};
 use qfw_core::numeric::{Codes, Units, unpack_row};
-use qfw_core::scheme::{
-    Convention, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, TileLayout, Timing, Zero,
-};
+use qfw_core::scheme::{Convention, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, TileLayout, Timing, Zero};
 use qfw_core::{Error, Result};
 use serde_json::{Value, json};
 

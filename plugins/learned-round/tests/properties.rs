@@ -4,96 +4,17 @@
 
 #[path = "../../../tests/fixtures/layer.rs"]
 mod layer;
-
-use std::sync::Mutex;
+#[path = "../../../tests/fixtures/trained_layer.rs"]
+mod trained_layer;
 
 use layer::{Layer, spec, values};
-use qfw_core::Result;
-use qfw_core::algorithm::{AlgorithmRecord, BlockContext, Event, Rounded, Stage, Training};
 use qfw_core::scheme::{Granularity, QuantSpec};
-use qfw_core::topology::Role;
 use qfw_learned_round::{ADAROUND, RECORD};
 use serde_json::{Value, json};
-
-/// Tokens of a window.
-const TOKENS: usize = 16;
-
-/// `mean (X̃Ŵᵀ − XWᵀ)²`, and the losses over all windows that were asked for.
-struct Outputs<'a> {
-    layer: &'a Layer,
-    asked: Mutex<Vec<f64>>,
-    batches: Mutex<Vec<Vec<usize>>>,
-}
-
-impl Outputs<'_> {
-    /// `X̃Ŵᵀ − XWᵀ` of a window, and its `X̃`.
-    fn gaps<'a>(&'a self, window: usize, weight: &[f32]) -> (Vec<f64>, &'a [f64]) {
-        let n = self.layer.cols;
-        let range = window * TOKENS * n..(window + 1) * TOKENS * n;
-        let (seen, meant) = (&self.layer.quantized[range.clone()], &self.layer.reference[range]);
-        let dot = |x: &[f64], w: &[f32]| x.iter().zip(w).map(|(x, w)| x * f64::from(*w)).sum::<f64>();
-        let gap = |(x, y): (&[f64], &[f64])| -> Vec<f64> {
-            weight.chunks(n).zip(self.layer.original().chunks(n)).map(|(q, w)| dot(x, q) - dot(y, w)).collect()
-        };
-        (seen.chunks(n).zip(meant.chunks(n)).flat_map(gap).collect(), seen)
-    }
-}
-
-impl Training for Outputs<'_> {
-    fn windows(&self) -> usize {
-        self.layer.quantized.len() / self.layer.cols / TOKENS
-    }
-
-    fn loss(&self, windows: &[usize], weights: Vec<Vec<f32>>) -> Result<f64> {
-        let sum: f64 = windows.iter().flat_map(|w| self.gaps(*w, &weights[0]).0).map(|g| g * g).sum();
-        let loss = sum / (windows.len() * TOKENS * self.layer.rows) as f64;
-        self.asked.lock().unwrap().push(loss);
-        Ok(loss)
-    }
-
-    fn gradients(&self, windows: &[usize], weights: Vec<Vec<f32>>) -> Result<(f64, Vec<Vec<f32>>)> {
-        self.batches.lock().unwrap().push(windows.to_vec());
-        let (rows, cols) = (self.layer.rows, self.layer.cols);
-        let per = (windows.len() * TOKENS * rows) as f64;
-        let (mut loss, mut g) = (0.0, vec![0.0; rows * cols]);
-        for w in windows {
-            let (gaps, x) = self.gaps(*w, &weights[0]);
-            for (gaps, x) in gaps.chunks(rows).zip(x.chunks(cols)) {
-                for (g, gap) in g.chunks_mut(cols).zip(gaps) {
-                    loss += gap * gap / per;
-                    g.iter_mut().zip(x).for_each(|(g, x)| *g += 2.0 * gap * x / per);
-                }
-            }
-        }
-        Ok((loss, vec![g.into_iter().map(|g| g as f32).collect()]))
-    }
-}
-
-struct Went {
-    rounded: Rounded,
-    initial: f64,
-    reached: f64,
-    steps: usize,
-    curve: Vec<f64>,
-    asked: Vec<f64>,
-    batches: Vec<Vec<usize>>,
-}
+use trained_layer::{TOKENS, Went, learn_by};
 
 fn learn(layer: &Layer, spec: &QuantSpec, options: &Value) -> Went {
     learn_by(&RECORD, layer, spec, options)
-}
-
-fn learn_by(record: &AlgorithmRecord, layer: &Layer, spec: &QuantSpec, options: &Value) -> Went {
-    let training = Outputs { layer, asked: Mutex::default(), batches: Mutex::default() };
-    let mut all = layer.with(Role::MlpDown, spec, None, |cx| {
-        let (algorithm, _) = (record.build)(options).unwrap();
-        let Stage::RoundBlock(round) = algorithm.stage() else { panic!("it rounds blocks") };
-        round.round(&BlockContext { sites: &[*cx], training: &training, block: 3, seed: 5 }).unwrap()
-    });
-    let rounded = all.remove(0);
-    let Event::Learned { initial, reached, steps, curve } = rounded.events[0].clone() else { panic!("{:?}", rounded.events) };
-    let (asked, batches) = (training.asked.into_inner().unwrap(), training.batches.into_inner().unwrap());
-    Went { rounded, initial, reached, steps, curve, asked, batches }
 }
 
 fn layer() -> Layer {

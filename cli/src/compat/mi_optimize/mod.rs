@@ -29,7 +29,7 @@ const METHODS: &[Method] = &[
     Method { name: "rtn", rounds: true, built: true },
     Method { name: "smoothquant", rounds: false, built: true },
     Method { name: "spqr", rounds: true, built: false },
-    // Without distillation, which `lkd` asks for, it is its scheme and nothing else.
+    // It rounds, but only where nothing else does.
     Method { name: "zeroquant", rounds: false, built: true },
 ];
 
@@ -75,7 +75,12 @@ fn assemble(flags: &Flags, methods: &[&Method]) -> Result<Translation> {
 
     // AWQ and SmoothQuant look at the float model; GPTQ goes through a block layer by layer.
     let on_floats = (uses("awq") || uses("smoothquant")) && !uses("gptq");
-    let propagate = if flags.on("block-sequential", !on_floats) { "quantized" } else { "reference" };
+    let distils = uses("zeroquant") && flags.on("lkd", false);
+    let propagate = match (flags.on("block-sequential", !on_floats && !distils), distils) {
+        (false, _) => "reference",
+        (true, true) => "both",
+        (true, false) => "quantized",
+    };
     draft.set("harness.propagate", propagate);
     draft.set("harness.sequence", if flags.on("layer-sequential", uses("gptq")) { "layer" } else { "block" });
 
@@ -208,8 +213,20 @@ fn passes(flags: &Flags, methods: &[&Method], grouped: bool, draft: &mut Draft) 
             draft.pass(method.name, options);
         }
     }
-    if !methods.iter().any(|m| m.rounds) {
+    let distils = flags.on("lkd", false);
+    if methods.iter().any(|m| m.rounds) {
+        if distils {
+            draft.note(format!("{} has no effect beside a method that rounds", flags.shown("lkd")));
+        }
+    } else if methods.iter().any(|m| m.name == "zeroquant") {
+        let mut options = Table::new();
+        options.insert("lkd".to_owned(), distils.into());
+        draft.pass("zeroquant", options);
+    } else {
         draft.pass("rtn", Table::new());
+        if distils {
+            draft.note(format!("{} has no effect without `zeroquant`", flags.shown("lkd")));
+        }
     }
     for (key, method) in [("blocksize", "gptq"), ("percdamp", "gptq"), ("actorder", "gptq"), ("alpha", "smoothquant")] {
         if flags.given(key) && !methods.iter().any(|m| m.name == method) {

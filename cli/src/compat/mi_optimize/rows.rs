@@ -1,6 +1,6 @@
 //! The keys of a configuration file, of whichever method.
 
-use super::super::row::Meaning::{NoEffect, NotYet, Used};
+use super::super::row::Meaning::{NoEffect, Used};
 use super::super::row::Row;
 use super::super::row::Takes::{Choice, List, Number, Switch, Text, Whole};
 
@@ -38,6 +38,6 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("S115", "w-unsign", Switch, Used),
     Row::new("S116", "a-unsign", Switch, Used),
     Row::new("S117", "quantization-type", Choice(&["static", "dynamic"]), Used),
-    Row::new("S121", "lkd", Switch, NotYet("layer-by-layer distillation")),
+    Row::new("S121", "lkd", Switch, Used),
     Row::new("S214", "save", Text, Used),
 ];

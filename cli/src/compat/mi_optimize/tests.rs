@@ -69,6 +69,8 @@ const CASES: &[(&str, &str, &str)] = &[
     ("S119", "algo=zeroquant layer_sequential=true", "harness.sequence = 'layer'"),
     ("S120", "algo=awq+gptq", "pass = [{ algo = 'awq' }, { algo = 'gptq' }]"),
     ("S120", "algo=smoothquant+gptq", "pass = [{ algo = 'smoothquant' }, { algo = 'gptq' }]\nscheme.weights.symmetric = false"),
+    ("S121", "algo=zeroquant lkd=true", "pass = [{ algo = 'zeroquant', options = { lkd = true } }]\nharness.propagate = 'reference'"),
+    ("S121", "algo=zeroquant", "pass = [{ algo = 'zeroquant', options = { lkd = false } }]"),
     ("S136", "--model org/name", "model.path = 'org/name'"),
     ("S214", "--save out", "output.path = 'out'"),
 ];
@@ -105,7 +107,6 @@ fn what_is_not_built_or_cannot_be_is_refused() {
     for (words, expected) in [
         ("algo=quip", "compat::not-built: `algo` asks for `quip`, which is not built yet"),
         ("--algo quip+spqr", "compat::not-built: `--algo` asks for `quip`, `--algo` asks for `spqr`, none of which is built yet"),
-        ("lkd=true", "compat::not-built: `lkd` asks for layer-by-layer distillation, which is not built yet"),
         ("calibrate_name=cmmlu_hm", "compat::not-built: `calibrate_name` asks for the data set `cmmlu_hm`, which is not built yet"),
         (
             "algo=gptqq",
