@@ -75,6 +75,8 @@ pub(crate) struct RunDisplay {
 
 #[derive(Default)]
 struct State {
+    /// When work on blocks began.
+    began: Option<Instant>,
     first: u32,
     done: u32,
 }
@@ -98,7 +100,9 @@ impl RunDisplay {
         if here == 0 {
             return "ETA unknown".to_owned();
         }
-        let per_block = self.start.elapsed().as_secs_f64() / f64::from(here);
+        // What came before the first block says nothing of those that are left.
+        let began = state.began.unwrap_or(self.start);
+        let per_block = began.elapsed().as_secs_f64() / f64::from(here);
         format!("ETA {}", duration(per_block * f64::from(total - state.done)))
     }
 
@@ -109,7 +113,25 @@ impl RunDisplay {
                 (state.first, state.done) = (*done, *done);
                 note(&format!("resuming: {done} of {total} blocks are done"));
             }
+            (Progress::Rotations { done, total, loss }, bar) => {
+                let left = duration(self.start.elapsed().as_secs_f64() / *done as f64 * total.saturating_sub(*done) as f64);
+                match bar {
+                    Some(bar) => {
+                        bar.set_length(*total as u64);
+                        bar.set_position(*done as u64);
+                        bar.set_message(format!("rotations  loss {loss:.4}  ETA {left}"));
+                    }
+                    None if done.is_multiple_of(total.div_ceil(10).max(1)) => {
+                        note(&format!("rotations {done}/{total}  loss {loss:.4}  ETA {left}"));
+                    }
+                    None => {}
+                }
+            }
+            (Progress::Block { .. }, None) => {
+                state.began.get_or_insert_with(Instant::now);
+            }
             (Progress::Block { total, .. }, Some(bar)) => {
+                state.began.get_or_insert_with(Instant::now);
                 bar.set_length(u64::from(*total));
                 bar.set_position(u64::from(state.done));
             }

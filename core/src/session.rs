@@ -17,9 +17,10 @@ use crate::plan::raw::{RawBos, RawCalibration, RawDtype, RawModel, RawRun, RawTi
 use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, needs_untied_head, resolve};
 use crate::registry::Registry;
 use crate::scheme::FloatKind;
-use crate::topology::{OnlineRotation, Part, Role, SiteId};
+use crate::topology::{OnlineRotation, Part, Rewrite, Rewriting, Role, SiteId};
 
 /// A checkpoint and the model in it.
+#[derive(Clone)]
 pub struct Opened {
     /// The files.
     pub checkpoint: Checkpoint,
@@ -109,6 +110,15 @@ pub struct Session {
     pub resolved: Resolved,
     /// Its memory.
     pub budget: Budget,
+    prelude: Option<Prelude>,
+}
+
+/// What rotations are learned on.
+struct Prelude {
+    /// The model as it was opened.
+    source: Opened,
+    /// The same with every change to all of it but those rotations.
+    plain: Opened,
 }
 
 impl Session {
@@ -171,8 +181,16 @@ impl Session {
             resolved = plan(&raw, registry, &opened, calibration, sorted)?;
         }
         resolved.notes.splice(0..0, opening.into_iter().chain(notes));
+        let mut learning = None;
         if !resolved.plan.rewrites.is_empty() {
-            opened = rewritten(opened, registry, &resolved)?;
+            let (kept, learned): (Vec<Rewrite>, Vec<Rewrite>) =
+                resolved.plan.rewrites.iter().cloned().partition(|step| !matches!(step, Rewrite::Rotate { learned: true, .. }));
+            if !learned.is_empty() {
+                let rewriting = Rewriting::new(&opened.model.topology, &kept)?;
+                let plain = rewritten(opened.clone(), registry, &resolved, rewriting)?;
+                learning = Some(Prelude { source: opened.clone(), plain });
+            }
+            opened = rewritten(opened, registry, &resolved, resolved.rewriting.clone())?;
         }
         let budget = Budget::of(
             &resolved.plan,
@@ -186,7 +204,7 @@ impl Session {
             return Err(Error::plan("plan::budget", format!("the run needs {budget}, more than the budget of {}", raw.harness.budget))
                 .hint("raise `--budget`, use fewer threads, shorter windows, or `harness.sequence = \"layer\"`"));
         }
-        Ok(Self { raw, opened, windows, resolved, budget })
+        Ok(Self { raw, opened, windows, resolved, budget, prelude: learning })
     }
 
     /// Runs the plan.
@@ -194,7 +212,12 @@ impl Session {
     /// # Errors
     /// As [`Run::execute`].
     pub fn execute(&self, registry: &Registry, out: &Path, mode: Mode, control: &Control<'_>) -> Result<Summary> {
-        self.run(registry)?.execute(out, mode, control)
+        let Some(Prelude { source, plain }) = &self.prelude else { return self.run(registry, &self.opened)?.execute(out, mode, control) };
+        self.run(registry, plain)?.execute_learning(out, mode, control, |turns| {
+            let rewriting = Rewriting::learned(&source.model.topology, &self.resolved.plan.rewrites, turns)?;
+            let Opened { checkpoint, model } = rewritten(source.clone(), registry, &self.resolved, rewriting)?;
+            Ok((checkpoint, model))
+        })
     }
 
     /// Runs block 0 and extrapolates; writes nothing but what does not fit in memory, to `dir`.
@@ -202,11 +225,11 @@ impl Session {
     /// # Errors
     /// As [`Run::measure`].
     pub fn measure(&self, registry: &Registry, dir: &Path, control: &Control<'_>) -> Result<Measured> {
-        self.run(registry)?.measure(dir, control)
+        self.run(registry, &self.opened)?.measure(dir, control)
     }
 
-    fn run<'a>(&'a self, registry: &'a Registry) -> Result<Run<'a>> {
-        let Opened { checkpoint, model } = &self.opened;
+    fn run<'a>(&'a self, registry: &'a Registry, opened: &'a Opened) -> Result<Run<'a>> {
+        let Opened { checkpoint, model } = opened;
         Run::new(registry, checkpoint, model, &self.resolved, &self.windows.ids, Device::Cpu, self.budget.spill)
     }
 }
@@ -236,13 +259,13 @@ fn with_facts<T>(opened: &Opened, plan: impl FnOnce(&ModelFacts<'_>) -> Result<T
 }
 
 /// The model as the plan rewrites it: tensors change as they are read, and some activations are rotated on the way.
-fn rewritten(opened: Opened, registry: &Registry, resolved: &Resolved) -> Result<Opened> {
+fn rewritten(opened: Opened, registry: &Registry, resolved: &Resolved, rewriting: Rewriting) -> Result<Opened> {
     let Opened { mut checkpoint, model } = opened;
     let codes = resolved.plan.native_sites().into_iter().map(|s| format!("{}.weight", s.module)).collect();
     let rotations = resolved.plan.online();
     let mut after = (*model.topology).clone();
     rotations.iter().try_for_each(|o| after.widen(o))?;
-    let tensors = Rewritten::new(checkpoint.tensors, &model.topology, &after, resolved.rewriting.clone(), &codes)?;
+    let tensors = Rewritten::new(checkpoint.tensors, &model.topology, &after, rewriting, &codes)?;
     checkpoint.tensors = Arc::new(tensors);
     let tensors = Arc::clone(&checkpoint.tensors);
     Opened::rotating(checkpoint, tensors, model.architecture(), &rotations, registry)

@@ -189,12 +189,12 @@ fn what_would_change_the_function_is_refused() {
     };
     let r1 = steps(topology, &model.dims, &json!({ "rotations": ["r1"] }));
     assert_eq!(message(&r1).0, "the residual stream cannot be rotated: its norms have weights");
-    let Rewrite::Rotate { region, rotation } = &r1[0] else { panic!("R1 is fused") };
-    let moved = Rewrite::Rotate { region: region.clone(), rotation: Rotation { keeps_mean: false, ..rotation.clone() } };
+    let Rewrite::Rotate { region, rotation, .. } = &r1[0] else { panic!("R1 is fused") };
+    let moved = Rewrite::Rotate { region: region.clone(), rotation: Rotation { keeps_mean: false, ..rotation.clone() }, learned: false };
     let (text, hint) = message(&[Rewrite::FoldNorms, moved]);
     assert_eq!(text, "`residual`: a rotation that moves the mean of the channels");
     assert_eq!(hint, "the model has LayerNorm, which subtracts the mean: choose R with R·1 = 1");
-    let hidden = Rewrite::Rotate { region: "blocks.0.mlp.hidden".to_owned(), rotation: rotation.clone() };
+    let hidden = Rewrite::Rotate { region: "blocks.0.mlp.hidden".to_owned(), rotation: rotation.clone(), learned: false };
     assert_eq!(message(&[hidden]).0, "`blocks.0.mlp.hidden` does not allow a rotation: it would change what the model computes");
     let r4 = steps(topology, &model.dims, &json!({ "rotations": ["r4"] }));
     let twice: Vec<Rewrite> = r4.iter().chain(&r4).cloned().collect();

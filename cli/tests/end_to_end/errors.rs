@@ -57,7 +57,7 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
         "config::unknown-preset",
         &[
             "unknown preset `w4a17` (did you mean `w4a16`?)",
-            "hint: known presets: fp8, fp8-block, fp8-dynamic, mxfp4, nvfp4, ternary, w2a16, w3a16, w4a16, w4a16kv8, w4a4, w4a4kv4, w4a8, w8a16, w8a8, w8a8-static, zeroquant, zeroquant-mixed; `--config FILE`",
+            "hint: known presets: fp8, fp8-block, fp8-dynamic, mxfp4, nvfp4, ternary, w2a16, w3a16, w4a16, w4a16kv8, w4a4, w4a4kv4, w4a8, w8a16, w8a8, w8a8-static, zeroquant-mixed, zeroquant-w8a8; `--config FILE`",
         ],
     );
     refused(

@@ -10,6 +10,7 @@ mod errors;
 mod gptq_awq;
 mod hub;
 mod learned;
+mod learned_rotations;
 mod options;
 mod pairs;
 mod resume;

@@ -13,6 +13,7 @@ mod needs;
 mod options;
 mod region;
 mod replay;
+mod rotations;
 mod split;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub use needs::{Needs, PlanContext};
 pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, built, invalid_option, name_or_switch, read_options};
 pub use region::{Producer, Reader, RegionContext, Solved};
 pub use replay::Replay;
+pub use rotations::{LearnRotations, Objective, RotationsContext, Start};
 pub use split::{BranchNeed, Branches, Split, SplitContext};
 
 use crate::error::Result;

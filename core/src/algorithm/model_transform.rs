@@ -1,5 +1,6 @@
 //! What a transform of the whole model sees before the first block is read.
 
+use super::LearnRotations;
 use crate::error::Result;
 use crate::topology::{Linear, Rewrite, Topology};
 
@@ -13,6 +14,11 @@ pub trait ModelTransform: Send + Sync {
     /// # Errors
     /// If the model does not allow what the options ask for.
     fn rewrites(&self, cx: &ModelContext<'_>) -> Result<Vec<Rewrite>>;
+
+    /// What learns the rotations that [`Self::rewrites`] says are learned, if any are.
+    fn learns(&self) -> Option<&dyn LearnRotations> {
+        None
+    }
 }
 
 /// A model, before it is read.

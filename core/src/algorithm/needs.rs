@@ -23,6 +23,8 @@ pub struct Needs {
     /// the original model are kept, as what it aims at, unless the configuration says otherwise; the original block's outputs on the same
     /// inputs are the aim then.
     pub training: Option<Stream>,
+    /// Windows that it runs through the whole model at once, with gradients, before the first block is rounded.
+    pub network: usize,
     /// The branches that a pass of the split phase puts beside its sites; no other phase has any.
     pub branch: Option<BranchNeed>,
     /// Solver scratch in bytes for the widest site, for the memory plan.

@@ -141,6 +141,7 @@ pub fn check_finite(name: &str, values: &[f32]) -> Result<()> {
 }
 
 /// A checkpoint on disk: configuration, tensors, and the files beside them.
+#[derive(Clone)]
 pub struct Checkpoint {
     /// Where it is.
     pub path: PathBuf,

@@ -141,7 +141,7 @@ pub(super) fn finish(
         let config = with_quantization(&run.checkpoint().config, quantization)?;
         last.push((dir, index, config));
     }
-    replace_file(&out.join(RECORD), &record(run, sites)?)?;
+    replace_file(&out.join(RECORD), &record(run, journal, sites)?)?;
     replace_file(&out.join("README.md"), card(run, sites).as_bytes())?;
     replace_file(&out.join("qfw-run.jsonl"), run_log(start).as_bytes())?;
     if plan.output.keep_native {
@@ -215,9 +215,12 @@ fn with_quantization(config: &Value, quantization: Option<Value>) -> Result<Stri
 }
 
 /// The deterministic record of the run.
-fn record(run: &Run<'_>, sites: &Vec<SiteReport>) -> Result<Vec<u8>> {
+fn record(run: &Run<'_>, journal: &Journal, sites: &Vec<SiteReport>) -> Result<Vec<u8>> {
     let plan = run.plan();
-    let value = json!({ "qfw": plan.qfw, "signature": plan.signature(), "plan": plan, "sites": sites });
+    let mut value = json!({ "qfw": plan.qfw, "signature": plan.signature(), "plan": plan, "sites": sites });
+    if let Some(entry) = journal.prelude() {
+        value["rotations"] = serde_json::to_value(&entry.learned).map_err(|e| Error::internal(e.to_string()))?;
+    }
     let mut text = serde_json::to_vec_pretty(&value).map_err(|e| Error::internal(e.to_string()))?;
     text.push(b'\n');
     Ok(text)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::prelude::PreludeEntry;
 use super::report::SiteReport;
 use crate::checkpoint::replace_file;
 use crate::error::{Error, Result};
@@ -33,6 +34,9 @@ pub(super) struct BlockEntry {
 struct Stored {
     signature: String,
     plan: Plan,
+    /// What was learned before the first block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prelude: Option<PreludeEntry>,
     blocks: Vec<BlockEntry>,
 }
 
@@ -71,10 +75,10 @@ impl Journal {
         let lock = lock(out)?;
         let dir = out.join(DIR);
         let path = dir.join(FILE);
-        let fresh = Stored { signature: plan.signature(), plan: plan.clone(), blocks: Vec::new() };
+        let fresh = Stored { signature: plan.signature(), plan: plan.clone(), prelude: None, blocks: Vec::new() };
         let stored = if resume && path.exists() { Self::reread(&path, plan)? } else { fresh };
         let journal = Self { dir, stored, _lock: lock };
-        if journal.stored.blocks.is_empty() {
+        if journal.stored.blocks.is_empty() && journal.stored.prelude.is_none() {
             journal.clear_work()?;
         }
         journal.write()?;
@@ -115,6 +119,17 @@ impl Journal {
     /// The work directory.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// What was learned before the first block.
+    pub(super) fn prelude(&self) -> Option<&PreludeEntry> {
+        self.stored.prelude.as_ref()
+    }
+
+    /// Records what was learned before the first block. Its file is on disk already.
+    pub(super) fn finish_prelude(&mut self, entry: PreludeEntry) -> Result<()> {
+        self.stored.prelude = Some(entry);
+        self.write()
     }
 
     /// Finished blocks.

@@ -1,6 +1,7 @@
 //! The block loop: streams, sweeps, journal, progress.
 //!
 //! ```text
+//! learn what is learned of the whole model    the prelude, where a pass wants it
 //! for each block b:
 //!   load b                                   from disk, f32
 //!   collect what the passes need             every window, in parallel over windows
@@ -18,6 +19,7 @@ mod export;
 mod head;
 mod journal;
 mod measure;
+mod prelude;
 mod replay;
 mod report;
 mod run;
@@ -26,6 +28,7 @@ mod split;
 mod stream;
 mod sweep;
 mod together;
+mod traced_block;
 mod training;
 mod transform;
 

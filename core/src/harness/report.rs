@@ -17,6 +17,15 @@ pub enum Progress {
         /// All blocks.
         total: u32,
     },
+    /// A step of learning the rotations of the model was taken.
+    Rotations {
+        /// Steps so far.
+        done: usize,
+        /// All steps.
+        total: usize,
+        /// The objective before the step, on its windows.
+        loss: f64,
+    },
     /// Work on a block began.
     Block {
         /// The block.

@@ -14,6 +14,7 @@ use super::embedding::Embedding;
 use super::export;
 use super::head;
 use super::journal::{BlockEntry, Journal, different, hash_file};
+use super::prelude;
 use super::report::{Progress, SiteReport, Summary};
 use super::stream::Stream;
 use super::sweep::{for_each_window, interrupted, propagate};
@@ -24,11 +25,11 @@ use crate::error::{Error, Result};
 use crate::model::{ActivationQuant, Activations, MapWeights, Model, Nothing};
 use crate::numeric::Bf16Unit;
 use crate::observer::Observer;
-use crate::plan::{Plan, Propagate, Resolved};
+use crate::plan::{Plan, PlannedActivation, Propagate, Resolved};
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec, Timing};
 use crate::statistic::{Gram, RangeCollector, RangeSite, StatKind, Stats, Stream as StreamKind};
-use crate::topology::{Linear, Region};
+use crate::topology::{Linear, Region, Turn};
 
 /// What to do with what is in the output directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,19 +127,52 @@ impl<'a> Run<'a> {
     /// Whatever stops it; what was finished stays, and [`Mode::Resume`] goes on from there.
     pub fn execute(&self, out: &Path, mode: Mode, control: &Control<'_>) -> Result<Summary> {
         let start = Instant::now();
+        match self.begin(out, mode)? {
+            Begun::Done(summary) => Ok(summary),
+            Begun::Work(mut journal) => self.finish(out, &mut journal, start, control),
+        }
+    }
+
+    /// Learns the rotations that the plan wants learned, on this run's model, and runs the plan on the one that `rotated` makes of them.
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub fn execute_learning(
+        &self,
+        out: &Path,
+        mode: Mode,
+        control: &Control<'_>,
+        rotated: impl FnOnce(&BTreeMap<String, Arc<Turn>>) -> Result<(Checkpoint, Model)>,
+    ) -> Result<Summary> {
+        let start = Instant::now();
+        match self.begin(out, mode)? {
+            Begun::Done(summary) => Ok(summary),
+            Begun::Work(mut journal) => {
+                let (checkpoint, model) = rotated(&prelude::rotations(self, &mut journal, control)?)?;
+                let Self { registry, resolved, windows, ref device, spill, .. } = *self;
+                let run = Run::new(registry, &checkpoint, &model, resolved, windows, device.clone(), spill)?;
+                run.finish(out, &mut journal, start, control)
+            }
+        }
+    }
+
+    fn begin(&self, out: &Path, mode: Mode) -> Result<Begun> {
         if let Some(sites) = export::prepare(out, mode, self.plan(), self.registry)? {
-            return Ok(Summary {
+            return Ok(Begun::Done(Summary {
                 sites,
                 seconds: 0.0,
                 site_seconds: BTreeMap::new(),
                 bytes: export::weight_bytes(out)?,
                 already_done: true,
-            });
+            }));
         }
-        let mut journal = Journal::open(out, self.plan(), mode == Mode::Resume)?;
-        self.blocks(&mut journal, control)?;
+        Ok(Begun::Work(Journal::open(out, self.plan(), mode == Mode::Resume)?))
+    }
+
+    fn finish(&self, out: &Path, journal: &mut Journal, start: Instant, control: &Control<'_>) -> Result<Summary> {
+        self.blocks(journal, control)?;
         let sites = journal.blocks().iter().flat_map(|b| b.sites.iter().cloned()).collect();
-        export::finish(out, &journal, self, start, &sites, control)?;
+        export::finish(out, journal, self, start, &sites, control)?;
         let site_seconds = self.site_seconds.lock().map(|s| s.clone()).unwrap_or_default();
         Ok(Summary { sites, seconds: start.elapsed().as_secs_f64(), site_seconds, bytes: export::weight_bytes(out)?, already_done: false })
     }
@@ -307,6 +341,17 @@ impl<'a> Run<'a> {
     /// How the input of a linear is rounded, if it is.
     pub(super) fn input_of(&self, linear: &Linear) -> Option<&QuantSpec> {
         self.plan().input_of(linear)
+    }
+
+    /// The rounding of all activations, with ranges of each call's own: none have been calibrated yet.
+    pub(super) fn dynamic_activations(&self) -> Result<Activations> {
+        let of = |a: &PlannedActivation| ActivationQuant::new(a.place, QuantSpec { timing: Timing::Dynamic, ..a.spec.clone() }, None);
+        Ok(Activations::new(self.plan().activations.iter().map(of).collect::<Result<Vec<_>>>()?))
+    }
+
+    /// The ids of a calibration window.
+    pub(super) fn window(&self, window: usize) -> &[u32] {
+        &self.windows[window]
     }
 
     /// Calibration windows.
@@ -483,6 +528,13 @@ impl<'a> Run<'a> {
     pub(super) fn stream(&self) -> StreamKind {
         if self.plan().harness.propagate == Propagate::Reference { StreamKind::Reference } else { StreamKind::Quantized }
     }
+}
+
+/// A run that has its output directory.
+enum Begun {
+    /// It was finished before.
+    Done(Summary),
+    Work(Journal),
 }
 
 /// Puts finished blocks on disk while the next one is under work; holds the journal meanwhile.

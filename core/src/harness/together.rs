@@ -41,7 +41,7 @@ pub(super) fn round_together(
             run,
             b,
             Weights { original, current: &result.weights, activations: &result.activations },
-            group.iter().map(|job| job.linear.site).collect(),
+            &group.iter().map(|job| job.linear.site).collect::<Vec<_>>(),
             (streams.kept(stream)?, streams.get(StreamKind::Reference).map_or_else(|| streams.kept(stream), Ok)?),
             &streams.dir,
             control,

@@ -55,11 +55,16 @@ impl Budget {
         let replay = if needs.iter().any(|n| n.replay) { 2 } else { 0 };
         // Training keeps what the block is to put out.
         let trains = needs.iter().any(|n| n.training.is_some());
-        let streams = (kept + replay + u64::from(trains)) * windows * length * dims.hidden as u64 * 4;
+        let stream = length * dims.hidden as u64 * 4;
+        let streams = (kept + replay + u64::from(trains)) * windows * stream;
+        // The prelude keeps what lies between all blocks, of its batch, and otherwise two streams of all windows; before anything else does.
+        let batch = needs.iter().map(|n| n.network as u64).max().unwrap_or(0);
+        let prelude = if batch > 0 { ((dims.blocks as u64 + 2) * batch).max(2 * windows) * stream } else { 0 };
+        let streams = streams.max(prelude);
         // A pair of windows keeps what the first has at the ports of the block.
         let kept_tensors = if paired { dims.ffn + 3 * dims.hidden } else { 0 };
         // Forwards and backwards, with every product's input and the gradient of its result.
-        let graph = if trains { 9 * dims.ffn + 16 * dims.hidden } else { 0 };
+        let graph = if trains || batch > 0 { 9 * dims.ffn + 16 * dims.hidden } else { 0 };
         let widest = (3 * dims.ffn + 4 * dims.hidden + kept_tensors + graph) as u64;
         let in_flight = if windows == 0 { 0 } else { threads as u64 * (length * widest * 4 + 64 * length * 4) };
         // Sites are solved side by side, blocks are not.
@@ -69,12 +74,15 @@ impl Budget {
         let elements = |p: &ParamDecl| p.shape.iter().product::<usize>() as u64;
         let of_blocks = topology.params.iter().filter(|p| p.site.block.is_some()).map(elements);
         let rewriting = if plan.rewrites.is_empty() { 0 } else { 20 * of_blocks.max().unwrap_or(0) };
+        // The head, its gradients' panels, logits of some tokens, and a block turned, rounded, laid out both ways, with gradients.
+        let vocab = dims.vocab as u64;
+        let network = 4 * (2 * vocab * dims.hidden as u64 + threads as u64 * 3 * 64 * vocab) + 4 * largest_block;
         let mut budget = Self {
             base: (60 << 20) + plan.sites.iter().filter(|s| s.is_embedding()).filter_map(embedding).sum::<u64>(),
             blocks: 2 * largest_block + if plan.harness.products == Products::Bf16 { largest_block / 2 } else { 0 },
             streams,
             statistics: at_once * partial.max(1),
-            scratch: scratch.max(rewriting),
+            scratch: scratch.max(rewriting).max(if batch > 0 { network } else { 0 }),
             windows: in_flight,
             spill: false,
         };

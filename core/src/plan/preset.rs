@@ -29,8 +29,8 @@ const PRESETS: [Preset; 18] = [
     Preset { name: "w8a16", text: include_str!("presets/w8a16.toml") },
     Preset { name: "w8a8", text: include_str!("presets/w8a8.toml") },
     Preset { name: "w8a8-static", text: include_str!("presets/w8a8-static.toml") },
-    Preset { name: "zeroquant", text: include_str!("presets/zeroquant.toml") },
     Preset { name: "zeroquant-mixed", text: include_str!("presets/zeroquant-mixed.toml") },
+    Preset { name: "zeroquant-w8a8", text: include_str!("presets/zeroquant-w8a8.toml") },
 ];
 
 impl Preset {

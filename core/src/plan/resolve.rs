@@ -91,6 +91,10 @@ pub fn resolve(
         let touched = |l: &Linear| nothing || rounded(l) || input_of(&activations, l).is_some();
         let mut chosen = match algorithm.stage() {
             Stage::ModelTransform(transform) => {
+                if let Some(learner) = transform.learns() {
+                    let weights = specs.iter().any(Option::is_some);
+                    rewrites::worth_learning(record.id, learner.objective(), weights, !activations.is_empty())?;
+                }
                 rewrites.extend(rewrites::of_pass(raw, raw_pass, transform, narrow, &touched)?);
                 linears.iter().zip(&specs).filter_map(|(l, spec)| Some((*l, spec.as_ref()?))).collect()
             }

@@ -3,7 +3,7 @@
 use super::passes::pass_linears;
 use super::raw::{RawPass, RawRun};
 use super::resolve::ModelFacts;
-use crate::algorithm::{ModelContext, ModelTransform, Stage};
+use crate::algorithm::{ModelContext, ModelTransform, Objective, Stage};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::topology::{Linear, OnlineRotation, Rewrite, Role, Space, Topology};
@@ -35,6 +35,20 @@ pub(super) fn of_pass(
         return Err(Error::config("config::invalid", message).hint("leave them out; they choose layers for what is done layer by layer"));
     }
     Ok(found)
+}
+
+/// Refuses to learn rotations where all of them are equally good.
+pub(super) fn worth_learning(algo: &str, objective: Objective, weights: bool, activations: bool) -> Result<()> {
+    let (rounds, what) = match objective {
+        Objective::Network { weights: true } => (weights || activations, "nothing is rounded"),
+        Objective::Network { weights: false } => (activations, "no activations are rounded, and weights are left out"),
+        Objective::Reconstruction => (weights, "no weights are rounded"),
+    };
+    if rounds {
+        return Ok(());
+    }
+    Err(Error::plan("plan::nothing-to-learn", format!("`{algo}` has nothing to learn rotations for: {what}"))
+        .hint("round weights or inputs (`scheme.weights`, `scheme.inputs`), or leave `optimize` out"))
 }
 
 /// The steps in the order in which they are done, with those that others need: norms are folded before the residual stream is rotated.

@@ -36,6 +36,9 @@ pub enum Rewrite {
         region: String,
         /// By what; of one head, where the region has heads.
         rotation: Rotation,
+        /// Whether that is only where learning starts.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        learned: bool,
     },
     /// Activations are rotated while the model runs, and what reads them undoes it.
     Online(OnlineRotation),
@@ -46,7 +49,8 @@ impl fmt::Display for Rewrite {
         match self {
             Self::FoldNorms => f.write_str("norms folded into their readers"),
             Self::CenterResidual => f.write_str("residual stream centred"),
-            Self::Rotate { region, rotation } => write!(f, "{region} rotated by {rotation}"),
+            Self::Rotate { region, rotation, learned: false } => write!(f, "{region} rotated by {rotation}"),
+            Self::Rotate { region, rotation, learned: true } => write!(f, "{region} rotated by what is learned from {rotation}"),
             Self::Online(OnlineRotation { place, rotation, padded_from: None }) => write!(f, "{place} rotated online by {rotation}"),
             Self::Online(OnlineRotation { place, rotation, padded_from: Some(n) }) => {
                 write!(f, "{place} padded from {n} and rotated online by {rotation}")
@@ -167,6 +171,14 @@ impl Rewriting {
     /// # Errors
     /// If a step would change the function of the model, or cannot be done.
     pub fn new(topology: &Topology, steps: &[Rewrite]) -> Result<Self> {
+        Self::learned(topology, steps, &BTreeMap::new())
+    }
+
+    /// As [`Self::new`], with rotations of regions that have been learned.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn learned(topology: &Topology, steps: &[Rewrite], turns: &BTreeMap<String, Arc<Turn>>) -> Result<Self> {
         let shapes = topology.params.iter().map(|p| ((p.site, p.part), p.shape.clone())).collect();
         let mut this = Self { changes: BTreeMap::new(), shapes };
         let (mut folded, mut places) = (false, BTreeSet::new());
@@ -181,7 +193,12 @@ impl Rewriting {
                     folded = true;
                 }
                 Rewrite::CenterResidual => this.center(topology)?,
-                Rewrite::Rotate { region, rotation } => {
+                Rewrite::Rotate { region: id, rotation, learned } => {
+                    let turn = match turns.get(id).filter(|turn| *learned && turn.size() == rotation.size) {
+                        Some(turn) => Arc::clone(turn),
+                        None => Arc::new(rotation.turn()?),
+                    };
+                    let region = id;
                     let found = topology.regions.iter().find(|r| r.id == *region);
                     let region = found.ok_or_else(|| Error::internal(format!("`{region}` is no region of this model")))?;
                     allowed(region, rotation)?;
@@ -192,7 +209,7 @@ impl Rewriting {
                         )
                         .hint("fold the norms into their readers first"));
                     }
-                    this.rotate(region, rotation)?;
+                    this.rotate(region, &turn);
                 }
                 Rewrite::Online(online) => {
                     if !places.insert(online.place) {
@@ -249,12 +266,10 @@ impl Rewriting {
         Ok(())
     }
 
-    fn rotate(&mut self, region: &Region, rotation: &Rotation) -> Result<()> {
-        let turn = Arc::new(rotation.turn()?);
+    fn rotate(&mut self, region: &Region, turn: &Arc<Turn>) {
         for Slot { site, part, axis, range } in region.producers.iter().chain(&region.consumers).chain(&region.companions) {
-            self.push(*site, *part, Change::Turn(*axis, range.clone(), Arc::clone(&turn)));
+            self.push(*site, *part, Change::Turn(*axis, range.clone(), Arc::clone(turn)));
         }
-        Ok(())
     }
 
     fn online(&mut self, topology: &Topology, online: &OnlineRotation) -> Result<()> {

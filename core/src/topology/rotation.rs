@@ -17,7 +17,7 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::numeric::{Hadamard, Onto, Transpose, fixing_ones, gemm, random_orthogonal, uniform_u64};
 
 /// What kind of orthogonal matrix.
@@ -98,6 +98,34 @@ enum Form {
     },
     /// Row-major.
     Dense(Vec<f64>),
+}
+
+impl Turn {
+    /// The operator of a matrix `R`, row-major `[size, size]`.
+    ///
+    /// # Errors
+    /// If it has another size, or is not orthogonal.
+    pub fn dense(size: usize, matrix: Vec<f64>) -> Result<Self> {
+        if matrix.len() != size * size {
+            return Err(Error::internal(format!("a rotation of {size} with {} numbers", matrix.len())));
+        }
+        let mut product = vec![0.0; size * size];
+        gemm((size, size, size), Onto::Replace, &mut product, size, &matrix, Transpose::No, size, &matrix, Transpose::Yes, size);
+        let gap = product.iter().enumerate().map(|(i, x)| (x - if i / size == i % size { 1.0 } else { 0.0 }).abs());
+        let gap = gap.fold(0.0, |a: f64, b| if b > a || b.is_nan() { b } else { a });
+        if gap.is_nan() || gap > 1e-9 {
+            return Err(Error::numeric("topology::not-orthogonal", format!("a matrix of {size} is {gap:.1e} away from a rotation")));
+        }
+        Ok(Self { size, form: Form::Dense(matrix) })
+    }
+
+    /// Its matrix, row-major.
+    pub fn matrix(&self) -> Vec<f64> {
+        let mut rows = vec![0.0; self.size * self.size];
+        (0..self.size).for_each(|i| rows[i * self.size + i] = 1.0);
+        self.rows(&mut rows);
+        rows
+    }
 }
 
 /// Rows of a product one task computes: a constant, so that results do not depend on the number of threads.

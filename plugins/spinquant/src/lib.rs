@@ -11,18 +11,23 @@
 //! R1 and R2 are fused, and any engine loads the result. R3 and R4 cannot be: a rotation does not commute with rotary positions, nor with
 //! the non-linearity. In a model with LayerNorm `R1·1 = 1`, so that the mean over the channels stays where LayerNorm finds it.
 //!
+//! With `optimize`, R1 and R2 are learned from where they are drawn, on the loss of the quantized model or on what rounding does to weights.
+//!
 //! `expand` (Franco et al. 2025, arXiv:2503.17513) gives layers zeros to read up to the next size that has a Hadamard matrix.
 //!
 //! `layerwise` (of brevitas) fuses nothing: in front of every layer whose weights or inputs are rounded stands a rotation of its own.
 
+mod learn;
 mod options;
 
-use qfw_core::algorithm::{AlgorithmRecord, ModelContext, ModelTransform, Needs, Phase, PlanContext, PtqAlgorithm, Stage, built};
+use qfw_core::algorithm::{
+    AlgorithmRecord, LearnRotations, ModelContext, ModelTransform, Needs, Phase, PlanContext, PtqAlgorithm, Stage, built,
+};
 use qfw_core::numeric::{Hadamard, next_sizes, uniform_u64};
 use qfw_core::topology::{Linear, OnlineRotation, Place, PortName, Region, Rewrite, Rotation, RotationKind, Space, Tie};
 use qfw_core::{Error, Result};
 
-pub use options::{Matrix, Mode, Options, Which};
+pub use options::{Learn, Matrix, Mode, Optimizer, Options, Switch, Variant, Which};
 
 struct SpinQuant {
     options: Options,
@@ -30,7 +35,12 @@ struct SpinQuant {
 
 impl PtqAlgorithm for SpinQuant {
     fn needs(&self, _: &PlanContext<'_>) -> Result<Needs> {
-        Ok(Needs::default())
+        let network = self.options.learn().filter(|l| l.variant == Variant::Network).map_or(0, |l| l.batch_size);
+        Ok(Needs { network, ..Needs::default() })
+    }
+
+    fn reads_activations(&self) -> bool {
+        self.options.learn().is_some_and(|l| l.variant == Variant::Network)
     }
 
     fn stage(&self) -> Stage<'_> {
@@ -75,6 +85,10 @@ impl ModelTransform for SpinQuant {
         }
         Ok(steps)
     }
+
+    fn learns(&self) -> Option<&dyn LearnRotations> {
+        self.options.learn().map(|learn| learn as &dyn LearnRotations)
+    }
 }
 
 impl SpinQuant {
@@ -94,7 +108,11 @@ impl SpinQuant {
         if kind != RotationKind::Orthogonal {
             known(hadamard(size), &region.id).map_err(|e| e.hint("set `matrix = \"orthogonal\"`"))?;
         }
-        Ok(Rewrite::Rotate { region: region.id.clone(), rotation: Rotation { kind, size, seed, keeps_mean } })
+        Ok(Rewrite::Rotate {
+            region: region.id.clone(),
+            rotation: Rotation { kind, size, seed, keeps_mean },
+            learned: self.options.learn().is_some(),
+        })
     }
 
     /// A Hadamard rotation in front of a layer, unless there is one.
@@ -171,7 +189,7 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     id: "spinquant",
     aliases: &["quarot", "rotation"],
     phase: Phase::Transform,
-    summary: "rotates channels so that nothing stands out: QuaRot and SpinQuant, with drawn rotations",
+    summary: "rotates channels so that nothing stands out: QuaRot and SpinQuant, with rotations drawn or learned",
     version: env!("CARGO_PKG_VERSION"),
     source: env!("CARGO_PKG_NAME"),
     weight_only: true,

@@ -43,6 +43,116 @@ pub struct Options {
     pub expansion_step: usize,
     /// The seed of random rotations; that of the run if there is none.
     pub seed: Option<u64>,
+    /// Learn the fused rotations, from where they are drawn: `true`, or a table of how.
+    #[serde(alias = "optimize-rotations", alias = "optimize_rotations", alias = "train")]
+    pub optimize: Switch,
+    /// Short for the `variant` of `optimize`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<Variant>,
+}
+
+/// Off, on, or on with options.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Switch {
+    /// Off, or on with the defaults.
+    Is(bool),
+    /// On.
+    With(Learn),
+}
+
+/// What learned rotations are to make small.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// The loss of the quantized model on the calibration data.
+    #[default]
+    #[serde(alias = "network-loss", alias = "network_loss")]
+    Network,
+    /// What rounding does to the weights; reads no data.
+    #[serde(alias = "weight_recon")]
+    WeightRecon,
+}
+
+/// What steps are taken along the gradient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// Adam over planes of rotation.
+    #[default]
+    Adam,
+    /// Steps along the gradient, with momentum, of at most about one radian: SpinQuant's own.
+    #[serde(alias = "cayley_sgd", alias = "cayley", alias = "sgd")]
+    CayleySgd,
+}
+
+/// How rotations are learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Learn {
+    /// What they are to make small.
+    pub variant: Variant,
+    /// What steps are taken.
+    pub optimizer: Optimizer,
+    /// Steps.
+    #[serde(alias = "max-steps", alias = "max_steps", alias = "iters")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub steps: usize,
+    /// Calibration windows of a step, drawn without replacement.
+    #[serde(alias = "batch_size", alias = "per-device-train-batch-size", alias = "per_device_train_batch_size")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub batch_size: usize,
+    /// Calibration windows that take part, the first ones. Left out: all.
+    #[serde(alias = "nsamples", alias = "nsamples-rot-calibration", alias = "nsamples_rot_calibration")]
+    pub samples: Option<usize>,
+    /// Step size at first; it goes down to nothing in a straight line. Left out: 1e-3 for `adam`, 1.5 for `cayley-sgd`.
+    #[serde(alias = "learning-rate", alias = "learning_rate")]
+    pub lr: Option<f64>,
+    /// Momentum of `cayley-sgd`.
+    #[schemars(range(min = 0.0, max = 0.999))]
+    pub momentum: f64,
+    /// Whether weights are rounded, to nearest, while `network` learns, or activations only.
+    pub weights: bool,
+}
+
+impl Default for Learn {
+    fn default() -> Self {
+        Self {
+            variant: Variant::Network,
+            optimizer: Optimizer::Adam,
+            steps: 100,
+            batch_size: 8,
+            samples: None,
+            lr: None,
+            momentum: 0.9,
+            weights: true,
+        }
+    }
+}
+
+impl Learn {
+    /// The step size when `done` of all steps are behind.
+    pub(crate) fn lr_at(&self, done: f64) -> f64 {
+        let lr = self.lr.unwrap_or(if self.optimizer == Optimizer::Adam { 1e-3 } else { 1.5 });
+        lr * (1.0 - done)
+    }
+
+    fn check(&self) -> Result<()> {
+        let bad = |name: &str, value: f64, hint: &str| Err(invalid_option("spinquant", &format!("optimize.{name}"), value, hint));
+        if self.batch_size == 0 {
+            return bad("batch-size", 0.0, "a step needs a window to learn from");
+        }
+        if self.samples == Some(0) {
+            return bad("samples", 0.0, "rotations need a window to learn from");
+        }
+        if let Some(lr) = self.lr.filter(|lr| !(lr.is_finite() && *lr > 0.0)) {
+            return bad("lr", lr, "it has to be above 0");
+        }
+        if !(0.0..1.0).contains(&self.momentum) {
+            return bad("momentum", self.momentum, "it has to lie between 0 and 1, without 1");
+        }
+        Ok(())
+    }
 }
 
 /// Where rotations go.
@@ -113,24 +223,34 @@ impl Default for Options {
             expand: Vec::new(),
             expansion_step: 1,
             seed: None,
+            optimize: Switch::Is(false),
+            variant: None,
         }
     }
 }
 
-const ELSEWHERE: &[Elsewhere] = &[Elsewhere {
-    names: &["optimize", "optimize-rotations", "optimize_rotations"],
-    answer: Answer::Refused("rotations are drawn, not learned", "leave it out; another `seed` is another rotation"),
-}];
+const KNOWN: &str = "mode (fused, layerwise), rotations (r1, r2, r3, r4), matrix (hadamard, randomized-hadamard, orthogonal), orphan-sink, \
+                     sdpa-regions, online-block, expand, expansion-step, seed, optimize, variant (network, weight-recon)";
+
+const KNOWN_OF_LEARNING: &str =
+    "variant (network, weight-recon), optimizer (adam, cayley-sgd), steps, batch-size, samples, lr, momentum, weights";
+
+/// The trainer's, which other systems pass through.
+const ELSEWHERE: &[Elsewhere] = &[
+    Elsewhere { names: &["weight-decay"], answer: Answer::Refused("rotations have no length that could decay", "leave it out") },
+    Elsewhere { names: &["seed"], answer: Answer::Refused("random numbers have one seed", "set `calibration.seed`") },
+];
 
 impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
-        let mut o: Self = read_options(
-            "spinquant",
-            options,
-            "mode (fused, layerwise), rotations (r1, r2, r3, r4), matrix (hadamard, randomized-hadamard, orthogonal), orphan-sink, \
-             sdpa-regions, online-block, expand, expansion-step, seed",
-            ELSEWHERE,
-        )?;
+        if let Some(table) = ["optimize", "optimize-rotations", "optimize_rotations", "train"]
+            .iter()
+            .find_map(|name| options.get(name))
+            .filter(|t| t.is_object())
+        {
+            read_options::<Learn>("spinquant", table, KNOWN_OF_LEARNING, ELSEWHERE)?.check()?;
+        }
+        let mut o: Self = read_options("spinquant", options, KNOWN, &[])?;
         if o.sdpa_regions {
             o.rotations.extend([Which::R2, Which::R3]);
         }
@@ -143,11 +263,35 @@ impl Options {
         if nothing && o.mode == Mode::Fused {
             return Err(invalid_option("spinquant", "rotations", "[]", "name at least one of r1, r2, r3, r4"));
         }
+        o.settle_learning()?;
         if o.mode == Mode::Layerwise && (o.orphan_sink || !o.expand.is_empty() || options.get("rotations").is_some()) {
             let hint = "every layer's input is rotated by itself: leave `rotations`, `orphan-sink` and `expand` out";
             return Err(invalid_option("spinquant", "mode", "layerwise", hint));
         }
         Ok(o)
+    }
+
+    /// Takes `variant` into `optimize`, and refuses what cannot be learned.
+    fn settle_learning(&mut self) -> Result<()> {
+        let mut learn = self.learn().cloned().or_else(|| (self.optimize == Switch::Is(true)).then(Learn::default));
+        if let Some(variant) = self.variant.take() {
+            if self.optimize == Switch::Is(false) && variant == Variant::Network {
+                return Err(invalid_option("spinquant", "variant", "network", "set `optimize = true` to learn rotations"));
+            }
+            learn = Some(Learn { variant, ..learn.unwrap_or_default() });
+        }
+        let Some(learn) = learn else { return Ok(()) };
+        let fused = self.rotations.iter().any(|w| matches!(w, Which::R1 | Which::R2));
+        if self.mode == Mode::Layerwise || !fused {
+            return Err(invalid_option("spinquant", "optimize", true, "only fused rotations, `r1` and `r2`, are learned"));
+        }
+        self.optimize = Switch::With(learn);
+        Ok(())
+    }
+
+    /// How rotations are learned, if they are.
+    pub(crate) fn learn(&self) -> Option<&Learn> {
+        if let Switch::With(learn) = &self.optimize { Some(learn) } else { None }
     }
 }
 
@@ -164,6 +308,11 @@ mod tests {
         assert_eq!(read(json!({ "rotations": ["R4", "r1"] })).rotations, [Which::R1, Which::R4]);
         assert_eq!(read(json!({ "rotations": ["r1"], "rotation-sdpa-regions": true })).rotations, [Which::R1, Which::R2, Which::R3]);
         assert_eq!(read(json!({})).rotations, [Which::R1, Which::R2]);
+        assert_eq!(read(json!({})).learn(), None);
+        let learned = read(json!({ "optimize-rotations": { "learning_rate": 0.5, "max_steps": 7, "per_device_train_batch_size": 2 } }));
+        let expected = Learn { lr: Some(0.5), steps: 7, batch_size: 2, ..Learn::default() };
+        assert_eq!(learned.learn(), Some(&expected));
+        assert_eq!(read(json!({ "variant": "weight_recon" })).learn().map(|l| l.variant), Some(Variant::WeightRecon));
     }
 
     #[test]
@@ -173,7 +322,11 @@ mod tests {
         assert_eq!(message(json!({ "mode": "layerwise", "rotations": ["r1"] })), "option `mode` of `spinquant` is layerwise");
         assert_eq!(message(json!({ "expand": ["mlp.down"], "expansion-step": 0 })), "option `expansion-step` of `spinquant` is 0");
         assert!(message(json!({ "rotation": "eager" })).contains("unknown variant `eager`"));
-        assert!(message(json!({ "optimize-rotations": true })).contains("rotations are drawn, not learned"));
+        assert_eq!(message(json!({ "optimize": { "lr": 0.0 } })), "option `optimize.lr` of `spinquant` is 0");
+        assert!(message(json!({ "train": { "weight_decay": 0.1 } })).contains("rotations have no length that could decay"));
+        assert_eq!(message(json!({ "mode": "layerwise", "optimize": true })), "option `optimize` of `spinquant` is true");
+        assert_eq!(message(json!({ "rotations": ["r4"], "optimize": true })), "option `optimize` of `spinquant` is true");
+        assert_eq!(message(json!({ "variant": "network" })), "option `variant` of `spinquant` is network");
         assert!(message(json!({ "angle": 1 })).contains("unknown field `angle`"));
     }
 }

@@ -1,7 +1,7 @@
 //! ZeroQuant (Yao et al. 2022, arXiv:2206.01861): groups of weights, tokens of activations, and block by block the quantized model as the
 //! student of the original one.
 //!
-//! Which groups, tokens and widths is the scheme's business (presets `zeroquant` and `zeroquant-mixed`); what is left of the method is
+//! Which groups, tokens and widths is the scheme's business (presets `zeroquant-w8a8` and `zeroquant-mixed`); what is left of the method is
 //! rounding to nearest and its layer-by-layer knowledge distillation, LKD:
 //!
 //! ```text

@@ -19,7 +19,6 @@ const EXPORTS: &[&str] = &[
     "sharded_torchmlir_group_weight",
     "sharded_packed_torchmlir_group_weight",
 ];
-const TRAINED: &str = "trained rotations";
 const ORIGINALS: &str = "original weights are kept where a method needs them";
 const TORCH: &str = "it switches a compiler of PyTorch on";
 
@@ -90,7 +89,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("S198", "eager-quant-sdpa-class", Text, Of("quant-sdpa")),
     Row::new("S199", "weight-equalization", Switch, Used),
     Row::new("S200", "rotation", Choice(&["fx", "layerwise", "fused_no_fx"]), Used),
-    Row::new("S201", "optimize-rotations", Switch, NotYet(TRAINED)),
+    Row::new("S201", "optimize-rotations", Switch, Of("rotation")),
     Row::new("S202", "rotation-mode", Choice(&["had", "ort"]), Of("rotation")),
     Row::new("S203", "rotation-orphan-sink", Switch, Of("rotation")),
     Row::new("S204", "rotation-sdpa-regions", Switch, Of("rotation")),
@@ -118,10 +117,10 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("S226", "awq-scale", Switch, Used),
     Row::new("S227", "awq-clip", Switch, Used),
     Row::new("S228", "brevitas-jit", Text, NoEffect(TORCH)),
-    Row::new("S229", "learning-rate", Number, NotYet(TRAINED)),
-    Row::new("S229", "weight-decay", Number, NotYet(TRAINED)),
-    Row::new("S229", "per-device-train-batch-size", Whole, NotYet(TRAINED)),
-    Row::new("S229", "max-steps", Whole, NotYet(TRAINED)),
+    Row::new("S229", "learning-rate", Number, Of("optimize-rotations")),
+    Row::new("S229", "weight-decay", Number, Of("optimize-rotations")),
+    Row::new("S229", "per-device-train-batch-size", Whole, Of("optimize-rotations")),
+    Row::new("S229", "max-steps", Whole, Of("optimize-rotations")),
     Row::new("S233", "weight-narrow-range", Switch, Used),
     Row::new("S234", "weight-quant-rescaling-init", Number, Used),
 ];

@@ -84,6 +84,21 @@ const CASES: &[(&str, &str, &str)] = &[
         "--rotation fused_no_fx --replace-rmsnorm --rotation-sdpa-regions",
         "pass = [{ algo = 'spinquant', options = { rotations = ['r1', 'r2', 'r3'] } }, { algo = 'rtn' }]",
     ),
+    (
+        "S201",
+        "--rotation fused_no_fx --replace-rmsnorm --optimize-rotations",
+        "pass = [{ algo = 'spinquant', options = { matrix = 'randomized-hadamard', optimize = { optimizer = 'cayley-sgd' } } }, { algo = 'rtn' }]",
+    ),
+    (
+        "S229",
+        "--rotation fused_no_fx --replace-rmsnorm --optimize-rotations --rotation-mode ort --learning-rate 0.5 --max-steps 20 --per-device-train-batch-size 2 --weight-decay 0",
+        "pass = [{ algo = 'spinquant', options = { matrix = 'orthogonal', optimize = { optimizer = 'cayley-sgd', lr = 0.5, steps = 20, batch-size = 2 } } }, { algo = 'rtn' }]",
+    ),
+    (
+        "S140",
+        "--rotation fused_no_fx --replace-rmsnorm --optimize-rotations --nsamples-rot-calibration 100",
+        "pass = [{ algo = 'spinquant', options = { optimize = { optimizer = 'cayley-sgd', samples = 100 } } }, { algo = 'rtn' }]",
+    ),
     ("S199", "--weight-equalization --gptq", "pass = [{ algo = 'weight-equalization' }, { algo = 'gptq' }]"),
     (
         "S205",

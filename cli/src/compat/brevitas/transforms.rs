@@ -41,7 +41,13 @@ fn rotation(flags: &Flags, draft: &mut Draft) -> Result<()> {
     }
     let mut options = Table::new();
     let mut set = |name: &str, value: Value| options.insert(name.to_owned(), value);
+    let learns = flags.on("optimize-rotations", false);
     if mode == "layerwise" {
+        if learns {
+            return Err(flags
+                .wrong("optimize-rotations", "only rotations that are fused into weights are trained")
+                .hint("set `--rotation` to `fx` or `fused_no_fx`"));
+        }
         set("mode", "layerwise".into());
         for name in ["rotation-mode", "rotation-orphan-sink", "rotation-sdpa-regions", "rotation-layers-to-expand"] {
             if flags.given(name) {
@@ -53,6 +59,13 @@ fn rotation(flags: &Flags, draft: &mut Draft) -> Result<()> {
         let attention = flags.on("rotation-sdpa-regions", false);
         set("rotations", if attention { vec!["r1", "r2", "r3"] } else { vec!["r1"] }.into());
         set("matrix", if flags.text("rotation-mode") == Some("ort") { "orthogonal" } else { "hadamard" }.into());
+        if learns {
+            // Where training starts from a Hadamard matrix, Brevitas takes one behind random signs.
+            if flags.text("rotation-mode") != Some("ort") {
+                set("matrix", "randomized-hadamard".into());
+            }
+            set("optimize", trained(flags)?.into());
+        }
         let orphans = flags.on("rotation-orphan-sink", false);
         set("orphan-sink", orphans.into());
         let wider = flags.list("rotation-layers-to-expand").unwrap_or_default();
@@ -69,6 +82,21 @@ fn rotation(flags: &Flags, draft: &mut Draft) -> Result<()> {
     }
     draft.pass("spinquant", options);
     Ok(())
+}
+
+/// The trainer's arguments; what is left out is as in its own default.
+fn trained(flags: &Flags) -> Result<Table> {
+    if flags.number("weight-decay").is_some_and(|decay| decay != 0.0) {
+        return Err(flags.wrong("weight-decay", "rotations have no length that could decay").hint("leave it out"));
+    }
+    let mut how = Table::new();
+    let mut set = |name: &str, value: Option<Value>| value.map(|value| how.insert(name.to_owned(), value));
+    set("optimizer", Some("cayley-sgd".into()));
+    set("lr", flags.number("learning-rate").map(Value::from));
+    set("batch-size", flags.whole("per-device-train-batch-size").map(Value::from));
+    set("steps", flags.whole("max-steps").map(Value::from));
+    set("samples", flags.whole("nsamples-rot-calibration").map(Value::from));
+    Ok(how)
 }
 
 fn equalization(flags: &Flags, draft: &mut Draft) {

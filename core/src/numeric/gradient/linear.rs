@@ -47,8 +47,22 @@ impl Factor {
         Ok(Self { forward, backward })
     }
 
+    /// Output channels.
+    pub(super) fn rows(&self) -> Result<usize> {
+        match &self.forward {
+            Matrix::Plain(weight) => Ok(weight.dim(0)?),
+            Matrix::Bf16(panels) => Ok(panels.shape().0),
+            Matrix::Traced(_) => Err(Error::internal("a weight under training inside another")),
+        }
+    }
+
+    /// `X Wᵀ`
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward.apply(x, None)
+    }
+
     /// `G W`
-    fn backward(&self, g: &Tensor) -> Result<Tensor> {
+    pub(super) fn backward(&self, g: &Tensor) -> Result<Tensor> {
         match (&self.forward, &self.backward) {
             (Matrix::Plain(weight), _) => backward(g, weight),
             (_, Some(panels)) => linear_bf16(g, panels, None),

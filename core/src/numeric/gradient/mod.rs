@@ -9,6 +9,7 @@
 
 mod activation;
 mod attention;
+mod cross_entropy;
 mod linear;
 mod norm;
 mod record;
@@ -20,10 +21,11 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, La
 
 pub(super) use activation::{activate_backward, activate_gated_backward};
 pub(super) use attention::attention_backward;
+pub use cross_entropy::next_token_loss;
 pub(super) use linear::backward;
 pub use linear::{Factor, Traced};
 pub(super) use norm::{layer_norm_backward, rms_norm_backward};
-pub use record::{Record, weight_gradient};
+pub use record::{Record, bias_gradient, weight_gradient};
 use tape::Backward;
 pub use tape::backward as walk_back;
 
@@ -148,6 +150,25 @@ pub(super) fn step3(
     let result = a.apply_op3(b, c, Step::new(value, Arc::clone(&backward))?)?;
     tape::put(&result, &[a, b, c], backward);
     Ok(result)
+}
+
+/// `Σ x·with`.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn inner_product(x: &Tensor, with: &Tensor) -> Result<Tensor> {
+    let sum = for_real!(x, R => with_slice::<R, _>(&x.detach(), |x| with_slice::<R, _>(with, |w| {
+        Ok(x.iter().zip(w).map(|(x, w)| x.wide() * w.wide()).sum::<f64>())
+    })))?;
+    let value = Tensor::new(sum, &Device::Cpu)?;
+    if !x.track_op() {
+        return Ok(value);
+    }
+    let with = with.clone();
+    step1(x, &value.to_dtype(x.dtype())?, move |g| {
+        let by = g.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        for_real!(with, R => with_slice::<R, _>(&with, |v| tensor(v.iter().map(|v| *v * R::of(by)).collect::<Vec<R>>(), with.shape().clone())))
+    })
 }
 
 /// `Σ (x − target)² / n`, of as many numbers as there are, times `weight`.

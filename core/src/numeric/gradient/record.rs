@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor, Var};
 use super::super::bf16::{Bf16Unit, across_bf16};
 use super::super::gemm::{Onto, Transpose, gemm};
 use super::super::host::{Real, with_slice};
+use super::step2;
 use crate::error::{Error, Result};
 
 /// The products of one window, by slot: one for each weight that is trained.
@@ -45,11 +46,36 @@ impl Record {
         Ok(())
     }
 
+    /// `x`, whose gradient `then` sees on the way back.
+    ///
+    /// # Errors
+    /// None on the CPU.
+    pub fn watch(&self, x: &Tensor, then: impl Fn(&Tensor) -> Result<()> + Send + Sync + 'static) -> Result<Tensor> {
+        step2((self.root(), self.root()), &x.detach(), move |g| {
+            then(g)?;
+            Ok([None, None])
+        })
+    }
+
     fn pair(&self, slot: usize) -> Result<(Tensor, Tensor)> {
         let pairs = self.pairs.lock().map_err(|_| Error::internal("a thread panicked during a backward pass"))?;
         let pair = pairs.get(slot).cloned().flatten();
         pair.ok_or_else(|| Error::internal(format!("weight {slot} takes part in nothing that the loss depends on")))
     }
+}
+
+/// Adds the gradient of the bias beside the weight in `slot`, summed over `windows` in their order, to `out`.
+///
+/// # Errors
+/// If the weight took no part in one of them.
+pub fn bias_gradient<R: Real>(windows: &[Arc<Record>], slot: usize, out: &mut [R]) -> Result<()> {
+    for record in windows {
+        with_slice::<R, _>(&record.pair(slot)?.1, |g| {
+            g.chunks_exact(out.len().max(1)).for_each(|row| out.iter_mut().zip(row).for_each(|(o, g)| *o += *g));
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Rows `rows` of the gradient of the weight in `slot`, row-major, summed over `windows` in their order; onto what `out` holds, unless they

@@ -83,8 +83,8 @@ fn presets_are_complete_runs_but_for_the_model() {
             "w8a16",
             "w8a8",
             "w8a8-static",
-            "zeroquant",
-            "zeroquant-mixed"
+            "zeroquant-mixed",
+            "zeroquant-w8a8"
         ]
     );
     for preset in presets() {
@@ -96,7 +96,7 @@ fn presets_are_complete_runs_but_for_the_model() {
     assert_eq!(
         error.hint_text(),
         Some(
-            "known presets: fp8, fp8-block, fp8-dynamic, mxfp4, nvfp4, ternary, w2a16, w3a16, w4a16, w4a16kv8, w4a4, w4a4kv4, w4a8, w8a16, w8a8, w8a8-static, zeroquant, zeroquant-mixed; `--config FILE` takes one of your own"
+            "known presets: fp8, fp8-block, fp8-dynamic, mxfp4, nvfp4, ternary, w2a16, w3a16, w4a16, w4a16kv8, w4a4, w4a4kv4, w4a8, w8a16, w8a8, w8a8-static, zeroquant-mixed, zeroquant-w8a8; `--config FILE` takes one of your own"
         )
     );
 }
