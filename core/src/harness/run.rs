@@ -166,7 +166,7 @@ impl<'a> Run<'a> {
                 already_done: true,
             }));
         }
-        Ok(Begun::Work(Journal::open(out, self.plan(), mode == Mode::Resume)?))
+        Ok(Begun::Work(Box::new(Journal::open(out, self.plan(), mode == Mode::Resume)?)))
     }
 
     fn finish(&self, out: &Path, journal: &mut Journal, start: Instant, control: &Control<'_>) -> Result<Summary> {
@@ -534,7 +534,7 @@ impl<'a> Run<'a> {
 enum Begun {
     /// It was finished before.
     Done(Summary),
-    Work(Journal),
+    Work(Box<Journal>),
 }
 
 /// Puts finished blocks on disk while the next one is under work; holds the journal meanwhile.

@@ -94,6 +94,7 @@ pub fn resolve(
                 if let Some(learner) = transform.learns() {
                     let weights = specs.iter().any(Option::is_some);
                     rewrites::worth_learning(record.id, learner.objective(), weights, !activations.is_empty())?;
+                    notes.push(format!("`{}` learns rotations before the first block, in time that `--measure` does not see", record.id));
                 }
                 rewrites.extend(rewrites::of_pass(raw, raw_pass, transform, narrow, &touched)?);
                 linears.iter().zip(&specs).filter_map(|(l, spec)| Some((*l, spec.as_ref()?))).collect()

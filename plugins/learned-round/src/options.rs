@@ -185,7 +185,7 @@ impl Options {
         }
         let read = Self::read(&options)?;
         if read.method != Method::Sigmoid {
-            return Err(invalid_option("adaround", "method", &"linear-round", "AdaRound is `sigmoid`; the other one is `learned-round`"));
+            return Err(invalid_option("adaround", "method", "linear-round", "AdaRound is `sigmoid`; the other one is `learned-round`"));
         }
         Ok(read)
     }

@@ -137,7 +137,7 @@ fn learn(run: &Run<'_>, starts: &[Start], journal: &Journal, control: &Control<'
 }
 
 /// Makes a matrix that is nearly orthogonal exactly so, by Newton's iteration for the orthogonal factor: `X ← X·(3 − XᵀX)/2`.
-fn orthogonalize(x: &mut Vec<f64>, start: &Start) -> Result<()> {
+fn orthogonalize(x: &mut [f64], start: &Start) -> Result<()> {
     let n = start.size;
     for _ in 0..8 {
         let mut square = vec![0.0; n * n];
@@ -153,7 +153,7 @@ fn orthogonalize(x: &mut Vec<f64>, start: &Start) -> Result<()> {
             break;
         }
         square.iter_mut().enumerate().for_each(|(i, s)| *s = if i / n == i % n { 1.5 - 0.5 * *s } else { -0.5 * *s });
-        let old = x.clone();
+        let old = x.to_vec();
         gemm((n, n, n), Onto::Replace, x, n, &old, Transpose::No, n, &square, Transpose::No, n);
     }
     let moved = x.chunks_exact(n).map(|row| (row.iter().sum::<f64>() - 1.0).abs()).fold(0.0, f64::max);

@@ -15,7 +15,7 @@ use crate::numeric::{Onto, Transpose, gemm};
 use crate::topology::{Axis, Part, Region, SiteId};
 
 /// Rows of a product one task computes.
-const STRIPE: usize = 64;
+const STRIPE: usize = 256;
 
 /// What turns which parameters of the blocks.
 pub(super) struct Turned {

@@ -97,7 +97,7 @@ impl<R: Real> Kernel for Likelihoods<'_, R> {
             // The largest probability is `1/Σ exp(z − max z)`: what the loss needs of the sum.
             let largest = row.iter().fold(R::of(0.0), |m, p| if *p > m { *p } else { m });
             loss += (most - chosen).wide() - largest.wide().ln();
-            row[*id as usize] = row[*id as usize] - R::of(1.0);
+            row[*id as usize] -= R::of(1.0);
         }
         loss
     }

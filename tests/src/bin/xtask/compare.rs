@@ -14,7 +14,7 @@ use qfw_tests::workspace;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::program::{Evaluation, build, paired};
+use crate::program::{Evaluation, build, children, paired};
 
 /// What to compare.
 #[derive(Clone, Debug, clap::Args)]
@@ -155,19 +155,6 @@ fn ours(args: &Args, recipe: &str, qfw: &Path, dir: &Path, out: &Path) -> Result
 fn logged_peak(out: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(out.join("qfw-run.jsonl")).ok()?;
     text.lines().find_map(|line| serde_json::from_str::<Value>(line).ok()?["peak_rss_bytes"].as_u64())
-}
-
-/// CPU seconds of all finished children, and the peak memory of the largest.
-#[allow(unsafe_code, reason = "a system call that std does not offer")]
-fn children() -> (f64, u64) {
-    // SAFETY: `rusage` is plain data for which zeros are valid, and the call writes nothing but it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
-        usage
-    };
-    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
-    (seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss as u64 * 1024)
 }
 
 /// What an evaluation gave.

@@ -21,6 +21,19 @@ pub(crate) fn build() -> Result<PathBuf> {
     }
 }
 
+/// CPU seconds of all finished children, and the peak memory of the largest.
+#[allow(unsafe_code, reason = "a system call that std does not offer")]
+pub(crate) fn children() -> (f64, u64) {
+    // SAFETY: `rusage` is plain data for which zeros are valid, and the call writes nothing but it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    (seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss as u64 * 1024)
+}
+
 /// What perplexity is measured on.
 #[derive(Clone, Debug)]
 pub(crate) struct Evaluation {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Row;
-use crate::program::Evaluation;
+use crate::program::{Evaluation, children};
 
 /// What a row is run with.
 pub(super) struct Job<'a> {
@@ -35,6 +35,9 @@ pub(super) struct Measured {
     pub(super) perplexity_stderr: f64,
     /// Nats per token.
     pub(super) windows_nll: Vec<f64>,
+    /// Of all threads, for the whole `qfw apply`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cpu_seconds: Option<f64>,
 }
 
 /// What a row gave on the mean over seeds.
@@ -89,7 +92,7 @@ impl Job<'_> {
     /// Quantizes and measures.
     pub(super) fn run(&self, row: &Row, seed: u64) -> Result<Measured> {
         let Some(recipe) = &row.recipe else {
-            return measured(None, &self.evaluation.of(self.qfw, self.model)?);
+            return measured(None, &self.evaluation.of(self.qfw, self.model)?, None);
         };
         let dir = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), "write in", e))?;
         let (config, out) = (dir.path().join("run.toml"), dir.path().join("out"));
@@ -100,7 +103,9 @@ impl Job<'_> {
         command.arg("--set").arg(format!("calibration.seq-len={}", self.evaluation.seq_len));
         command.arg("--set").arg(format!("calibration.seed={seed}"));
         command.arg("--set").arg(format!("harness.products={}", self.evaluation.products));
+        let before = children().0;
         let output = command.output().map_err(|e| Error::io(self.qfw, "run", e))?;
+        let seconds = children().0 - before;
         if !output.status.success() {
             return Err(Error::input("table::apply", format!("row `{}`: `qfw apply` failed: {}", row.id, output.status))
                 .hint(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
@@ -109,11 +114,11 @@ impl Job<'_> {
         let text = std::fs::read_to_string(&record).map_err(|e| Error::io(&record, "read", e))?;
         let plan = serde_json::from_str::<Value>(&text).and_then(|v| serde_json::from_value::<Plan>(v["plan"].clone()));
         let plan = plan.map_err(|e| Error::internal(format!("the record of row `{}` holds no plan: {e}", row.id)))?;
-        measured(Some(&plan), &self.evaluation.of(self.qfw, &out)?)
+        measured(Some(&plan), &self.evaluation.of(self.qfw, &out)?, Some(seconds))
     }
 }
 
-fn measured(plan: Option<&Plan>, eval: &Value) -> Result<Measured> {
+fn measured(plan: Option<&Plan>, eval: &Value, cpu_seconds: Option<f64>) -> Result<Measured> {
     let number = |key: &str| eval[key].as_f64().ok_or_else(|| Error::internal(format!("`qfw eval --json` has no `{key}`")));
     let windows_nll: Option<Vec<f64>> = eval["windows_nll"].as_array().and_then(|a| a.iter().map(Value::as_f64).collect());
     let weights = plan.and_then(|p| p.sites.iter().find_map(|s| s.weights.as_ref()));
@@ -124,6 +129,7 @@ fn measured(plan: Option<&Plan>, eval: &Value) -> Result<Measured> {
         perplexity: number("perplexity")?,
         perplexity_stderr: number("perplexity_stderr")?,
         windows_nll: windows_nll.ok_or_else(|| Error::internal("`qfw eval --json` has no `windows_nll`"))?,
+        cpu_seconds,
     })
 }
 
@@ -164,6 +170,7 @@ mod tests {
             perplexity,
             perplexity_stderr: 1.0,
             windows_nll: windows_nll.to_vec(),
+            cpu_seconds: None,
         };
         let mean = Mean::of(&[of(4.0, &[1.0, 2.0]), of(9.0, &[3.0, 5.0])]).unwrap();
         assert_eq!(mean.all.windows_nll, [2.0, 3.5]);

@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stderr, reason = "a developer watches the rows go by")]
 
+mod learned;
 mod measure;
 mod methods;
 mod render;
@@ -21,7 +22,7 @@ use crate::program::{Evaluation, build};
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which table: schemes, methods or transforms
+    /// Which table: learned, methods, schemes or transforms
     table: String,
     /// Directory with config.json and *.safetensors
     model: PathBuf,
@@ -93,7 +94,8 @@ struct Ordering {
 /// A table by its name.
 type Named = (&'static str, fn() -> Table);
 
-const TABLES: [Named; 3] = [("schemes", schemes::table), ("methods", methods::table), ("transforms", transforms::table)];
+const TABLES: [Named; 4] =
+    [("learned", learned::table), ("schemes", schemes::table), ("methods", methods::table), ("transforms", transforms::table)];
 
 /// Runs the rows that are not done yet and writes the table, anew after each seed.
 pub(crate) fn run(args: &Args) -> Result<()> {

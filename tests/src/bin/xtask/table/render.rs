@@ -15,13 +15,15 @@ pub(super) fn markdown(table: &Table, args: &Args, rows: &[(&Row, Mean)]) -> Str
     // Tables leave out the columns that say the same in all of their rows.
     let with_inputs = rows.iter().any(|(_, m)| m.all.inputs.is_some());
     let with_seeds = rows.iter().any(|(_, m)| m.each.len() > 1);
+    let with_seconds = rows.iter().any(|(_, m)| m.all.cpu_seconds.is_some());
     let mut section = "";
     for (row, m) in rows {
         if row.section != section {
             section = row.section;
             let inputs = if with_inputs { " inputs |" } else { "" };
             let seeds = if with_seeds { " of each seed |" } else { "" };
-            let columns = format!("| row | weights | bits per weight |{inputs} perplexity |{seeds} Δ to float, nats per token |");
+            let seconds = if with_seconds { " CPU s |" } else { "" };
+            let columns = format!("| row | weights | bits per weight |{inputs} perplexity |{seeds} Δ to float, nats per token |{seconds}");
             let rule = "|---".repeat(columns.matches('|').count() - 1);
             let _ = write!(text, "\n## {section}\n\n{columns}\n{rule}|\n");
         }
@@ -38,7 +40,12 @@ pub(super) fn markdown(table: &Table, args: &Args, rows: &[(&Row, Mean)]) -> Str
             _ => String::new(),
         };
         let (ppl, error) = (number(all.perplexity), number(all.perplexity_stderr));
-        let _ = writeln!(text, "| {} | {} | {bits} |{inputs} {ppl} ± {error} |{seeds} {delta} |", row.id, all.weights);
+        let seconds = match all.cpu_seconds {
+            Some(seconds) => format!(" {seconds:.0} |"),
+            None if with_seconds => " |".to_owned(),
+            None => String::new(),
+        };
+        let _ = writeln!(text, "| {} | {} | {bits} |{inputs} {ppl} ± {error} |{seeds} {delta} |{seconds}", row.id, all.weights);
     }
     orderings(&mut text, table, rows);
     text
@@ -137,6 +144,7 @@ mod tests {
             perplexity: 2e8,
             perplexity_stderr: 1.0,
             windows_nll: windows_nll.to_vec(),
+            cpu_seconds: None,
         }
     }
 
