@@ -26,6 +26,11 @@ impl GgmlType {
         TYPES.iter().find(|t| t.id == id)
     }
 
+    /// The format of this name, such as `Q8_0`.
+    pub fn by_name(name: &str) -> Option<&'static Self> {
+        TYPES.iter().find(|t| t.name == name)
+    }
+
     /// Bytes of a row of `elements`, which has to be whole blocks; `None` when it is not or when it overflows.
     pub fn row_bytes(&self, elements: usize) -> Option<usize> {
         elements.is_multiple_of(self.block).then(|| (elements / self.block).checked_mul(self.bytes))?
