@@ -15,8 +15,8 @@ use super::journal::{self, Journal};
 use super::report::{Progress, SiteReport, peak_rss};
 use super::run::{Control, Mode, Run, same_plan};
 use super::sweep::interrupted;
-use crate::checkpoint::native::NativeReader;
 use crate::checkpoint::gguf::{self, GgufWriter};
+use crate::checkpoint::native::NativeReader;
 use crate::checkpoint::{Container, FileForm, SafetensorsWriter, open_tensors, rename_file, replace_file};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -143,7 +143,10 @@ pub(super) fn finish(
                 } else {
                     Some(container.quantization_config(plan)?)
                 };
-                last.push((dir.join("config.json"), Last::Config { index, text: with_quantization(&run.checkpoint().config, quantization)? }));
+                last.push((
+                    dir.join("config.json"),
+                    Last::Config { index, text: with_quantization(&run.checkpoint().config, quantization)? },
+                ));
             }
             FileForm::Gguf(pairs) => last.push((dir.join(GGUF), Last::Gguf(write_gguf(container, &native, &dir, pairs, &provenance)?))),
         }
@@ -180,10 +183,7 @@ pub(super) fn finish(
 /// What makes a container loadable, and so comes last.
 enum Last {
     /// `config.json`, after the index of several shards.
-    Config {
-        index: Option<String>,
-        text: String,
-    },
+    Config { index: Option<String>, text: String },
     /// The file under its temporary name.
     Gguf(PathBuf),
 }

@@ -38,8 +38,8 @@ fn check(plan: &Plan) -> Result<()> {
         }
     }
     if let Some(p) = plan.passes.iter().find(|p| p.group_index) {
-        let site = p.sites.first().map_or("blocks", String::as_str);
-        return refuse(site, "its groups do not run in storage order, as blocks do", "use `act-order = \"static\"`, or `--format gptq` or `qfw`");
+        let what = format!("pass `{}` makes groups that do not run in storage order, and blocks do", p.algo);
+        return Err(Error::plan("plan::container", what).hint("set `act-order = \"static\"`, or use `--format gptq` or `qfw`"));
     }
     if let Some(a) = plan.activations.first() {
         let why = format!("it holds weights, and nothing that rounds {} ({})", a.part, a.spec);
@@ -83,13 +83,19 @@ fn integers(site: &str, spec: &QuantSpec) -> Result<Block> {
         (5, None) => Block::Q5_1,
         (8, Some(_)) => Block::Q8_0,
         (8, None) => {
-            return refuse(site, "its blocks of 8 bits have no minimum, and so no zero points", "set `symmetric = true`, or use uint4 or uint5");
+            return refuse(
+                site,
+                "its blocks of 8 bits have no minimum, and so no zero points",
+                "set `symmetric = true`, or use uint4 or uint5",
+            );
         }
         (bits, _) => return refuse(site, &format!("it has blocks of 4, 5 and 8 bits, not of {bits}"), NEAREST),
     };
     let middle = 1 << (spec.bits - 1);
     match zero {
-        Some(z) if lo - z < -middle || hi - z >= middle => refuse(site, &format!("it holds integers around their middle, not {spec}"), NEAREST),
+        Some(z) if lo - z < -middle || hi - z >= middle => {
+            refuse(site, &format!("it holds integers around their middle, not {spec}"), NEAREST)
+        }
         _ => Ok(block),
     }
 }
@@ -116,7 +122,8 @@ fn two_level(plan: &Plan, s: &PlannedSite) -> Result<()> {
         return refuse(&s.site, "the factor that nvfp4 has for the whole tensor has no place in an embedding", hint);
     }
     if plan.model_type == "gpt2" || plan.model_type == "qwen2" {
-        let why = format!("llama.cpp leaves out the factor that nvfp4 has for the whole tensor in feed-forward layers of {}", plan.model_type);
+        let why =
+            format!("llama.cpp leaves out the factor that nvfp4 has for the whole tensor in feed-forward layers of {}", plan.model_type);
         return refuse(&s.site, &why, hint);
     }
     Ok(())
@@ -127,9 +134,8 @@ fn changes(plan: &Plan) -> Option<String> {
     let quantized = || plan.sites.iter().filter_map(|s| Some((s, s.weights.as_ref()?)));
     // Numbers of bf16 are numbers of f16 too, down to 2^-17, and scales are above that in all but dead channels.
     let single = quantized().find(|(_, w)| w.scale == ScaleForm::Float(FloatKind::F32));
-    let scales = single.map(|(s, _)| {
-        format!("it holds scales as f16, and those of `{}` are f32: each moves by up to 1/2048 of itself", s.site)
-    });
+    let scales =
+        single.map(|(s, _)| format!("it holds scales as f16, and those of `{}` are f32: each moves by up to 1/2048 of itself", s.site));
     let affine = quantized().find(|(_, w)| matches!(w.grid.zero(), Zero::Integer | Zero::Float));
     let minima = affine.map(|(s, _)| {
         format!("it holds what the smallest code of a group stands for as f16, in place of zero points: in `{}` that moves by up to 1/2048 of itself", s.site)

@@ -121,7 +121,10 @@ fn computes_alike(id: &str, d: &Dims) -> Result<()> {
     }
     if let Some(window) = d.windows.iter().flatten().find(|w| **w < d.max_positions) {
         let what = format!("`{id}` of llama.cpp has no sliding windows, and this model sees {window} of {} positions", d.max_positions);
-        return Err(unsupported(&what, "set `sliding_window` in config.json to null, if texts are to be shorter than that; or use `--format qfw`"));
+        return Err(unsupported(
+            &what,
+            "set `sliding_window` in config.json to null, if texts are to be shorter than that; or use `--format qfw`",
+        ));
     }
     let usual = (d.head_dim as f64).powf(-0.5);
     if d.score_scale.iter().any(|s| (s / usual - 1.0).abs() > 1e-6) {
@@ -171,7 +174,8 @@ fn rotary(config: &Value, d: &Dims) -> Result<Rotary> {
             Ok((keys, Some(llama3(d.head_dim, theta, factor, trained, low, high))))
         }
         "yarn" => {
-            let plain = nested.get("truncate").is_none_or(|t| t == true) && within("mscale").is_none() && within("mscale_all_dim").is_none();
+            let plain =
+                nested.get("truncate").is_none_or(|t| t == true) && within("mscale").is_none() && within("mscale_all_dim").is_none();
             if !plain {
                 let what = "llama.cpp's YaRN has no `truncate = false`, `mscale` or `mscale_all_dim`";
                 return Err(unsupported(what, "use `--format compressed-tensors` or `qfw`"));
@@ -189,7 +193,10 @@ fn rotary(config: &Value, d: &Dims) -> Result<Rotary> {
             }
             Ok((keys, None))
         }
-        kind => Err(unsupported(&format!("llama.cpp has no rope scaling `{kind}` in these architectures"), "use `--format compressed-tensors` or `qfw`")),
+        kind => Err(unsupported(
+            &format!("llama.cpp has no rope scaling `{kind}` in these architectures"),
+            "use `--format compressed-tensors` or `qfw`",
+        )),
     }
 }
 

@@ -97,7 +97,14 @@ pub(crate) fn keys(checkpoint: &Checkpoint, vocab: usize) -> Result<Vec<(String,
     let (first, last) = around(&files.tokenizer["post_processor"]);
     let mut special = BTreeMap::new();
     for (role, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
-        if let Some(id) = tokens.special(&files, &checkpoint.config, role) {
+        // What is put around every text is what it is called, if nothing is.
+        let added = match role {
+            "bos" => first.as_ref(),
+            "eos" => last.as_ref(),
+            _ => None,
+        };
+        let added = || added.and_then(|token| tokens.ids.get(token).copied());
+        if let Some(id) = tokens.special(&files, &checkpoint.config, role).or_else(added) {
             push(&format!("ggml.{key}_token_id"), Key::Uint(id as u64));
             special.insert(role, tokens.texts[id].as_str());
         }

@@ -84,8 +84,8 @@ static TYPES: &[GgmlType] = &[
     read(30, "BF16", 1, 2, decode::bfloat16),
     sized(34, "TQ1_0", 256, 54),
     sized(35, "TQ2_0", 256, 66),
-    sized(39, "MXFP4", 32, 17),
-    sized(40, "NVFP4", 64, 36),
+    read(39, "MXFP4", 32, 17, decode::mxfp4),
+    read(40, "NVFP4", 64, 36, decode::nvfp4),
     sized(41, "Q1_0", 128, 18),
     sized(42, "Q2_0", 64, 18),
 ];

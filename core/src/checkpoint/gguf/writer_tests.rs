@@ -37,11 +37,8 @@ fn pairs() -> Vec<(String, Value)> {
 #[test]
 fn what_is_written_is_read_back() {
     let file = written(b"");
-    let tensors = [
-        decl("one", StoredDtype::F32, &[3]),
-        decl("two", StoredDtype::Ggml("Q8_0"), &[2, 64]),
-        decl("three", StoredDtype::BF16, &[2, 3]),
-    ];
+    let tensors =
+        [decl("one", StoredDtype::F32, &[3]), decl("two", StoredDtype::Ggml("Q8_0"), &[2, 64]), decl("three", StoredDtype::BF16, &[2, 3])];
     let mut writer = GgufWriter::create(&file.path, &pairs(), &tensors).unwrap();
     let blocks: Vec<u8> = (0..4 * 34).map(|i| if i % 34 == 1 { 0x3c } else { (i % 100) as u8 * u8::from(i % 34 > 1) }).collect();
     // In another order than declared, and in parts.
