@@ -103,7 +103,8 @@ fn text_is_generated_from_the_file_alone() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     apply("tiny-llama", &out, "--algo rtn --set scheme.weights.granularity.group=32 --format qfw,gguf");
-    let text = |model: &Path| qfw(&args("generate --max-tokens 12 --prompt", &["The old house", &model.display().to_string()])).ok().stdout;
+    let text =
+        |model: &Path| qfw(&args("generate --max-new-tokens 12 --prompt", &["The old house", &model.display().to_string()])).ok().stdout;
     assert_eq!(text(&out.join("qfw")), text(&out.join("gguf/model.gguf")));
 }
 
@@ -119,7 +120,7 @@ fn what_changes_or_grows_is_said() {
         ran.stdout + &ran.stderr
     };
     let text = notes("--set scheme.weights.granularity.group=128");
-    let larger = "`gguf` is larger than the plan says: each scale is stored once for every 32 inputs: 4.5 bits a weight in `blocks.0.attn.q`, not 4.13";
+    let larger = "`gguf` is larger than the plan says: each scale is stored once for every 32 inputs: 4.5 bits a weight in `blocks.0.attn.q`, not 4.12";
     assert!(text.contains(larger), "{text}");
     let text = notes("--set scheme.weights.granularity.group=32 --set scheme.weights.symmetric=false --set model.dtype=float32");
     let changes = "`gguf` changes the result: it holds scales as f16, and those of `blocks.0.attn.q` are f32: each moves by up to 1/2048 of \
@@ -148,7 +149,7 @@ fn what_it_cannot_hold_is_refused_with_the_nearest_that_works() {
         ("format=int6", "it has blocks of 4, 5 and 8 bits, not of 6", nearest),
         ("format=uint7", "it has blocks of 4, 5 and 8 bits, not of 7", nearest),
         ("format=nf4", "none of its blocks holds nf4", nearest),
-        ("format=fp8", "none of its blocks holds fp8", nearest),
+        ("format=fp8", "none of its blocks holds float-ocp-e4m3", nearest),
         (
             "format=int8 symmetric=false",
             "its blocks of 8 bits have no minimum, and so no zero points",
@@ -183,7 +184,7 @@ fn what_it_cannot_hold_is_refused_with_the_nearest_that_works() {
     refused(
         "tiny-llama",
         r#"--algo quarot,rtn --set quarot.rotations=["r4"]"#,
-        "`blocks.0.mlp.down-in`: it is rotated while the model runs, which no reader of this format does",
+        "`blocks.0.down.in`: it is rotated while the model runs, which no reader of this format does",
         "leave `r3`, `r4`",
     );
     refused(
@@ -192,7 +193,12 @@ fn what_it_cannot_hold_is_refused_with_the_nearest_that_works() {
         "`blocks.0.attn.qkv`: llama.cpp leaves out the factor that nvfp4 has for the whole tensor in feed-forward layers of gpt2",
         "use mxfp4",
     );
-    refused("tiny-llama", "--algo svdquant,rtn", "`blocks.0.attn.q` has a branch", "");
+    refused(
+        "tiny-llama",
+        "--algo svdquant,rtn",
+        "`blocks.0.attn.q`: it holds codes, and no branch of rank",
+        "leave the pass out, or use `--format qfw`",
+    );
 }
 
 /// What a file needs beside the weights is checked before the run as well.

@@ -130,6 +130,9 @@ fn computes_alike(id: &str, d: &Dims) -> Result<()> {
     if d.score_scale.iter().any(|s| (s / usual - 1.0).abs() > 1e-6) {
         return Err(unsupported(&format!("`{id}` of llama.cpp divides attention scores by √{} in every block", d.head_dim), float));
     }
+    if d.rope.is_some() && !d.head_dim.is_multiple_of(2) {
+        return Err(unsupported(&format!("`{id}` of llama.cpp rotates pairs of channels, and heads have {} here", d.head_dim), float));
+    }
     if id.starts_with("qwen") && (d.o_bias || d.mlp_bias) {
         return Err(unsupported(&format!("`{id}` of llama.cpp has no bias in its output and feed-forward layers"), float));
     }

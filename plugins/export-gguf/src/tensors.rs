@@ -73,6 +73,11 @@ pub(crate) fn all(native: &NativeReader) -> Result<Vec<Tensor>> {
     if let Some(factors) = family.factors {
         push("rope_freqs.weight".to_owned(), StoredDtype::F32, vec![factors.len()], Layout::Plain, Origin::Numbers(factors));
     }
+    // Loading the model has checked this, but not everyone who calls loads it.
+    if let Some(t) = out.iter().find(|t| matches!(t.layout, Layout::Queries | Layout::Keys) && t.decl.shape[0] % head_dim != 0) {
+        let what = format!("`{}` has {} rows, which are no heads of {head_dim}", t.decl.name, t.decl.shape[0]);
+        return Err(Error::input("container::shape", what).hint("does config.json belong to these weights?"));
+    }
     out.sort_by_cached_key(|t| (position(&t.decl.name), t.decl.name.clone()));
     Ok(out)
 }

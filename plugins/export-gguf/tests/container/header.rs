@@ -4,7 +4,7 @@ use qfw_core::checkpoint::StoredDtype;
 use qfw_core::checkpoint::gguf::{self, GgufFile, List, Value as Key};
 use serde_json::{Value, json};
 
-use super::common::{GPT2, LLAMA, Model, floats, gpt2, llama, tokenizer};
+use super::models::{GPT2, LLAMA, Model, floats, gpt2, llama, tokenizer};
 
 fn model(config: Value) -> Model {
     let floats = if config["model_type"] == "gpt2" { floats(&StoredDtype::F16, &GPT2) } else { floats(&StoredDtype::F16, &LLAMA) };

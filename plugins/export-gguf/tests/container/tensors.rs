@@ -8,7 +8,7 @@ use qfw_core::candle::{DType, Device};
 use qfw_core::checkpoint::{StoredDtype, gguf};
 use qfw_core::scheme::{FloatGrid, FloatKind, FloatVariant, Granularity, Grid, PowerRounding, QuantSpec, ScaleForm, Zero};
 
-use super::common::{GPT2, LLAMA, Model, coded, floats, gpt2, llama, spec, values};
+use super::models::{GPT2, LLAMA, Model, coded, floats, gpt2, llama, spec, values};
 
 /// What candle makes of a tensor: its type, shape and values.
 fn by_candle(path: &Path, name: &str) -> (GgmlDType, Vec<usize>, Vec<f32>) {
