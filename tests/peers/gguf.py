@@ -24,6 +24,7 @@ import gguf
 import numpy as np
 from llama_cpp import Llama
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 ASSETS = Path(__file__).parents[2] / "cli" / "assets"
 TEXT = ASSETS / "text" / "evaluation.txt"
@@ -33,6 +34,18 @@ UNTIED = "model.tie-policy=untie scheme.head.format=int8 scheme.embed.format=int
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 
 # recipe, model, settings
+# `tiny-llama` as another family: configuration, and for each added tensor of a block its length
+FAMILIES = {
+    "qwen2": ({"model_type": "qwen2"}, {"q_proj.bias": 128, "k_proj.bias": 64, "v_proj.bias": 64}),
+    "qwen3": ({"model_type": "qwen3"}, {"q_norm.weight": 32, "k_norm.weight": 32}),
+    "mistral": ({"model_type": "mistral", "sliding_window": None}, {}),
+    "llama with biases": ({"attention_bias": True}, {"q_proj.bias": 128, "k_proj.bias": 64, "v_proj.bias": 64, "o_proj.bias": 128}),
+    "llama 3": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}, {}),
+    "linear": ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, {}),
+    "yarn": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}, {}),
+    "yarn, attention": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.3}}, {}),
+}
+
 RECIPES = [
     ("8 bits", "tiny-llama", f"scheme.weights.format=int8 scheme.{GROUP}32"),
     ("4 bits", "tiny-llama", f"scheme.weights.format=int4 scheme.{GROUP}32"),
@@ -46,6 +59,7 @@ RECIPES = [
     ("embedding and head too", "tiny-llama", f"scheme.weights.format=int4 scheme.{GROUP}32 {UNTIED}"),
     ("GPT-2, 8 bits", "tiny-gpt2", f"scheme.weights.format=int8 scheme.{GROUP}32"),
     ("GPT-2, 4 bits affine", "tiny-gpt2", f"scheme.weights.format=uint4 {AFFINE} scheme.{GROUP}32"),
+    *((f"as {family}, 4 bits", family, f"scheme.weights.format=int4 scheme.{GROUP}32") for family in FAMILIES),
     ("4 bits", "MODEL", f"scheme.weights.format=int4 scheme.{GROUP}32"),
     ("8 bits", "MODEL", f"scheme.weights.format=int8 scheme.{GROUP}32"),
 ]
@@ -53,6 +67,22 @@ RECIPES = [
 
 def run(*command):
     return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+
+
+def derived(family, path):
+    """Writes `tiny-llama` as another family, with numbers drawn at random for what that adds."""
+    path.mkdir()
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (path / file).write_bytes((ASSETS / "tiny-llama" / file).read_bytes())
+    changes, added = FAMILIES[family]
+    config = {**json.loads((ASSETS / "tiny-llama" / "config.json").read_text()), **changes}
+    (path / "config.json").write_text(json.dumps(config))
+    state, random = load_file(ASSETS / "tiny-llama" / "model.safetensors"), np.random.default_rng(0)
+    for block in range(config["num_hidden_layers"]):
+        for name, length in added.items():
+            state[f"model.layers.{block}.self_attn.{name}"] = (random.normal(0, 0.3, length) + ("norm" in name)).astype(np.float16)
+    save_file(state, path / "model.safetensors")
+    return path
 
 
 def native(path):
@@ -86,13 +116,13 @@ def expected(path):
     """The same as llama.cpp's converter would store it: by its names, with the rows of its rotary embedding."""
     config, state = native(path)
     gpt2 = config["model_type"] == "gpt2"
-    arch = gguf.MODEL_ARCH.GPT2 if gpt2 else gguf.MODEL_ARCH.LLAMA
+    arch = gguf.MODEL_ARCH["LLAMA" if config["model_type"] == "mistral" else config["model_type"].upper()]
     names = gguf.get_tensor_name_map(arch, config.get("n_layer") or config["num_hidden_layers"])
     out = {}
     for name, weight in state.items():
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
-        if heads:
-            weight = weight.reshape(config[heads], 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+        if heads and arch == gguf.MODEL_ARCH.LLAMA:
+            weight = weight.reshape(config[heads], 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
         if gpt2 and weight.ndim == 2 and name.split(".")[-2].startswith("c_"):
             weight = weight.T
         out[names.get_name(name, (".weight", ".bias"))] = weight
@@ -156,15 +186,15 @@ def main():
         if model == "MODEL" and own is None:
             continue
         length, count = (512, 4) if model == "MODEL" else (128, 24)
-        path = own if model == "MODEL" else ASSETS / model
         out, other = work / f"{i}", work / f"{i}.f32.gguf"
+        path = derived(model, work / f"{i}.source") if model in FAMILIES else own if model == "MODEL" else ASSETS / model
         sets = [word for setting in settings.split() for word in ("--set", setting)]
         run(qfw, "apply", path, "--algo", "rtn", "--format", "qfw,gguf", "-o", out, *sets)
         file = out / "gguf" / "model.gguf"
         ours = json.loads(run(qfw, "eval", "--seq-len", length, "--max-windows", count, "--json", "--data", TEXT, out / "qfw"))
         weights, types = decoded(file)
         right = expected(out / "qfw")
-        assert weights.keys() == right.keys(), weights.keys() ^ right.keys()
+        assert weights.keys() - {"rope_freqs.weight"} == right.keys(), weights.keys() ^ right.keys()
         values = max(float(np.abs(weights[k] - right[k]).max() / np.abs(right[k]).max()) for k in right)
         twin(file, weights, other)
         losses, cosines = [], []
@@ -172,7 +202,7 @@ def main():
             losses.append((loss(ids, a), loss(ids, b)))
             cosines.append(((a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)).mean())
         theirs = np.exp(np.mean(losses, 0)) / ours["perplexity"] - 1
-        shown = Path(own).name if model == "MODEL" else model
+        shown = Path(own).name if model == "MODEL" else "tiny-llama" if model in FAMILIES else model
         print(f"| {shown}: {name} | {types} | {values:.0e} | {theirs[1]:+.1e} | {theirs[0]:+.1e} | {np.mean(cosines):.5f} |", flush=True)
 
 

@@ -136,6 +136,51 @@ fn what_is_kept_is_kept() {
     }
 }
 
+/// What the families add to LLaMA's tensors: biases, whose order is that of the rows, and norms of heads.
+#[test]
+fn every_family_is_read_back() {
+    const Q: (&str, &[usize]) = ("model.layers.0.self_attn.q_proj.bias", &[64]);
+    const BIASES: [(&str, &[usize]); 3] =
+        [Q, ("model.layers.0.self_attn.k_proj.bias", &[32]), ("model.layers.0.self_attn.v_proj.bias", &[32])];
+    const MORE: [(&str, &[usize]); 4] = [
+        ("model.layers.0.self_attn.o_proj.bias", &[64]),
+        ("model.layers.0.mlp.gate_proj.bias", &[128]),
+        ("model.layers.0.mlp.up_proj.bias", &[128]),
+        ("model.layers.0.mlp.down_proj.bias", &[64]),
+    ];
+    const NORMS: [(&str, &[usize]); 2] =
+        [("model.layers.0.self_attn.q_norm.weight", &[16]), ("model.layers.0.self_attn.k_norm.weight", &[16])];
+    for (family, more, interleaved) in [
+        ("llama", [&BIASES[..], &MORE].concat(), true),
+        ("mistral", vec![("lm_head.weight", &[8, 64][..])], true),
+        ("qwen2", BIASES.to_vec(), false),
+        ("qwen3", NORMS.to_vec(), false),
+    ] {
+        let mut config = llama();
+        for (key, value) in [("model_type", family.into()), ("attention_bias", (family == "llama").into())] {
+            config[key] = value;
+        }
+        (config["mlp_bias"], config["head_dim"], config["sliding_window"]) = ((family == "llama").into(), 16.into(), 256.into());
+        config["tie_word_embeddings"] = (family != "mistral").into();
+        let model = Model::new(config, floats(&StoredDtype::F16, &[&LLAMA[..], &more].concat()), Vec::new());
+        let path = model.write();
+        let found = gguf::open(&path).unwrap();
+        assert_eq!(found.config["model_type"], if family == "mistral" { "llama" } else { family });
+        assert_eq!(found.tensors.names(), model.checkpoint.tensors.names(), "{family}");
+        for name in found.tensors.names() {
+            let mut expected = Vec::new();
+            model.checkpoint.tensors.read_f32(&name, 0..found.tensors.info(&name).unwrap().shape[0], &mut expected).unwrap();
+            assert_eq!(by_us(&path, &name), expected, "{family}: {name}");
+        }
+        let stored = |expected: Vec<f32>, columns: usize| if interleaved { permuted(&expected, 4, columns) } else { expected };
+        let q = by_us(&path, "model.layers.0.self_attn.q_proj.weight");
+        assert_eq!(by_candle(&path, "blk.0.attn_q.weight").2, stored(q, 64), "{family}");
+        if more.contains(&Q) {
+            assert_eq!(by_candle(&path, "blk.0.attn_q.bias").2, stored(by_us(&path, Q.0), 1), "{family}");
+        }
+    }
+}
+
 /// GPT-2 stores its linears as `[in, out]`, a file as `[out, in]`; its masks are left out and its positions are f32.
 #[test]
 fn gpt_2_is_turned() {
