@@ -12,6 +12,8 @@ use qfw_clip as _;
 use qfw_export_awq as _;
 #[cfg(feature = "export-compressed-tensors")]
 use qfw_export_compressed_tensors as _;
+#[cfg(feature = "export-gguf")]
+use qfw_export_gguf as _;
 #[cfg(feature = "export-gptq")]
 use qfw_export_gptq as _;
 #[cfg(feature = "gpfq")]
@@ -63,7 +65,7 @@ mod tests {
         ] {
             assert!(registry.algorithm(id).is_ok(), "{id}");
         }
-        for id in ["qfw", "compressed-tensors", "compressed-tensors-int8", "compressed-tensors-online", "gptq", "gptq-v2", "awq"] {
+        for id in ["qfw", "compressed-tensors", "compressed-tensors-int8", "compressed-tensors-online", "gptq", "gptq-v2", "awq", "gguf"] {
             assert!(registry.container(id).is_ok(), "{id}");
         }
     }

@@ -192,6 +192,11 @@ impl Session {
             }
             opened = rewritten(opened, registry, &resolved, resolved.rewriting.clone())?;
         }
+        for format in &resolved.plan.output.formats {
+            // For its refusals: what they are about is no part of the plan.
+            let form = registry.container(format)?.container.file_form(&resolved.plan, &opened.checkpoint);
+            form.map_err(|e| e.within(format!("output format `{format}`")))?;
+        }
         let budget = Budget::of(
             &resolved.plan,
             &opened.model.topology,

@@ -41,6 +41,10 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
     }
     match quantization.get("quant_method").and_then(|m| m.as_str()) {
         Some(method) => say(&format!("quantized     {method} {}", quantization["format"].as_str().unwrap_or(""))),
+        // The types of a GGUF file are listed above.
+        None if checkpoint.tensors.names().iter().filter_map(|n| checkpoint.tensors.info(n)).any(|i| i.dtype.is_blocks()) => {
+            say("quantized     gguf");
+        }
         None => say("quantized     no"),
     }
     if let Some(plan) = record.and_then(|r| serde_json::from_value::<qfw_core::plan::Plan>(r["plan"].clone()).ok()) {

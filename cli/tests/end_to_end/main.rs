@@ -7,6 +7,7 @@ mod compat;
 mod containers;
 mod determinism;
 mod errors;
+mod gguf;
 mod gptq_awq;
 mod hub;
 mod learned;

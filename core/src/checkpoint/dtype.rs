@@ -56,6 +56,11 @@ impl StoredDtype {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::Ggml(_))
     }
 
+    /// Whether it is a block format, whose numbers are codes with scales among them.
+    pub fn is_blocks(&self) -> bool {
+        matches!(self, Self::Ggml(_))
+    }
+
     /// The type of that name in a safetensors header.
     pub fn parse(name: &str) -> Self {
         Self::NAMES.iter().find(|(n, ..)| *n == name).map_or_else(|| Self::Other(name.to_owned()), |(_, d, _)| d.clone())

@@ -19,7 +19,15 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(&temporary).map_err(|e| Error::io(&temporary, "create", e))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| Error::io(&temporary, "write", e))?;
     drop(file);
-    std::fs::rename(&temporary, path).map_err(|e| Error::io(path, "rename into place", e))?;
+    rename_file(&temporary, path)
+}
+
+/// Renames a file that is synced over `path`, durably.
+///
+/// # Errors
+/// If it cannot be renamed.
+pub fn rename_file(from: &Path, path: &Path) -> Result<()> {
+    std::fs::rename(from, path).map_err(|e| Error::io(path, "rename into place", e))?;
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
@@ -43,8 +51,7 @@ pub fn write_small(path: &Path, tensors: Vec<(TensorDecl, Vec<u8>)>) -> Result<(
         writer.write(&decl.name, bytes)?;
     }
     writer.finish()?;
-    std::fs::rename(dir.join(format!("{temporary}.safetensors")), path).map_err(|e| Error::io(path, "rename into place", e))?;
-    sync_dir(dir)
+    rename_file(&dir.join(format!("{temporary}.safetensors")), path)
 }
 
 /// Adds name, size and evenly spaced samples of a file. Models that were tuned further from the same one differ in nearly every value,

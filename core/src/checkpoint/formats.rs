@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::native::NativeReader;
-use super::{ContainerWriter, TensorDecl, TensorSource};
+use super::{Checkpoint, ContainerWriter, TensorDecl, TensorSource, gguf};
 use crate::error::{Error, Result};
 use crate::model::{ActivationQuant, StoredBranch};
 use crate::plan::Plan;
@@ -17,10 +17,21 @@ use crate::topology::{OnlineRotation, Topology};
 pub enum Verdict {
     /// Holds it as it is.
     Exact,
+    /// Holds it as it is, in more bits than the plan says; the text says why.
+    Larger(String),
     /// Holds something else; the text says what changes.
     Changes(String),
     /// Cannot hold it; the error names the site, the reason and the nearest that works.
     Refused(Error),
+}
+
+/// The files that a container's tensors lie in.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FileForm {
+    /// Shards of safetensors, with `config.json` beside them.
+    Safetensors,
+    /// One GGUF file, which holds configuration and tokenizer too: its keys in their order. There is no `config.json`.
+    Gguf(Vec<(String, gguf::Value)>),
 }
 
 /// A container format. It declares and fills tensors; files, shards, side files and `config.json` are core's.
@@ -31,6 +42,16 @@ pub trait Container: Send + Sync {
     /// Whether it has room for low-rank branches beside the codes.
     fn holds_branches(&self) -> bool {
         false
+    }
+
+    /// The files that the tensors go in. What else of the checkpoint has to be held is checked here, before the run: its configuration
+    /// and its tokenizer, where the files have them inside.
+    ///
+    /// # Errors
+    /// If the configuration or the tokenizer cannot be held.
+    fn file_form(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<FileForm> {
+        let _ = (plan, checkpoint);
+        Ok(FileForm::Safetensors)
     }
 
     /// Every tensor of the finished container, in the order to be stored.

@@ -29,8 +29,8 @@ use serde_json::Value;
 
 pub use adapted::Adapted;
 pub use dtype::StoredDtype;
-pub use files::{replace_file, write_small};
-pub use formats::{Container, ContainerRecord, Verdict};
+pub use files::{rename_file, replace_file, write_small};
+pub use formats::{Container, ContainerRecord, FileForm, Verdict};
 pub use packed::{groups_of, matrix_of_words, packed_modules, scales_as_stored};
 pub use rewritten::Rewritten;
 pub use safetensors::SafetensorsSource;

@@ -184,6 +184,8 @@ pub struct NativeReader {
     pub sites: Vec<NativeSite>,
     /// The rounded activations, in order of execution.
     pub activations: Vec<PlannedActivation>,
+    /// The configuration of the model, for containers that store tensors by it; null if nobody gave one.
+    pub config: Value,
     shards: BTreeMap<String, PathBuf>,
     changed: BTreeMap<String, PathBuf>,
 }
@@ -198,7 +200,14 @@ impl NativeReader {
         shards: BTreeMap<String, PathBuf>,
         changed: BTreeMap<String, PathBuf>,
     ) -> Self {
-        Self { source, sites, activations, shards, changed }
+        Self { source, sites, activations, config: Value::Null, shards, changed }
+    }
+
+    /// The same with the configuration of the model.
+    #[must_use]
+    pub fn with_config(mut self, config: Value) -> Self {
+        self.config = config;
+        self
     }
 
     /// The parameters of activations, where they are static.
@@ -233,15 +242,20 @@ impl NativeReader {
         self.source.names().iter().filter(|n| !replaced.contains(*n)).filter_map(|n| self.source.info(n)).collect()
     }
 
+    /// Where one of them can be read, in parts if need be.
+    ///
+    /// # Errors
+    /// If the shard that holds it cannot be opened.
+    pub fn plain_source(&self, name: &str) -> Result<Arc<dyn TensorSource>> {
+        self.changed.get(name).map_or_else(|| Ok(Arc::clone(&self.source)), |shard| open_tensors(shard))
+    }
+
     /// Copies one of them.
     ///
     /// # Errors
     /// If reading or writing fails.
     pub fn copy_plain(&self, name: &str, out: &mut dyn ContainerWriter) -> Result<()> {
-        if let Some(shard) = self.changed.get(name) {
-            return out.write(name, &open_tensors(shard)?.read_bytes(name)?);
-        }
-        out.write(name, &self.source.read_bytes(name)?)
+        out.write(name, &self.plain_source(name)?.read_bytes(name)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! From native shards to the finished output directory.
 //!
-//! Weight files are written under their final names while `config.json` is absent, which keeps OUT from looking loadable; the index and
-//! then `config.json` are renamed into place last.
+//! Shards are written under their final names while `config.json` is absent, which keeps OUT from looking loadable; the index and then
+//! `config.json` are renamed into place last. A GGUF file, which needs nothing beside it, is itself renamed into place last.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,14 +15,18 @@ use super::journal::{self, Journal};
 use super::report::{Progress, SiteReport, peak_rss};
 use super::run::{Control, Mode, Run, same_plan};
 use super::sweep::interrupted;
+use crate::checkpoint::gguf::{self, GgufWriter};
 use crate::checkpoint::native::NativeReader;
-use crate::checkpoint::{SafetensorsWriter, open_tensors, replace_file};
+use crate::checkpoint::{Container, FileForm, SafetensorsWriter, open_tensors, rename_file, replace_file};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::registry::Registry;
 
 /// The record of a finished run.
 const RECORD: &str = "qfw.json";
+
+/// The file of a GGUF container.
+const GGUF: &str = "model.gguf";
 
 /// The work directory after its last use. Removing a directory is not one step, renaming it is.
 const USED: &str = ".qfw-used";
@@ -124,22 +128,29 @@ pub(super) fn finish(
         control.report(Progress::Export { format: format.clone() });
         let dir = if several { out.join(format) } else { out.to_owned() };
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create", e))?;
-        // There is one if the run was stopped after this very point; its weights are about to be written anew.
-        remove_file(&dir.join("config.json"))?;
         let container = run.registry().container(format)?.container;
-        let decls = container.declare(&native)?;
-        let mut writer = SafetensorsWriter::create(&dir, "model", &decls, plan.output.max_shard, &provenance)?;
-        container.write(&native, &mut writer)?;
-        let (_, index) = writer.finish()?;
+        match container.file_form(plan, run.checkpoint())? {
+            FileForm::Safetensors => {
+                // There is one if the run was stopped after this very point; its weights are about to be written anew.
+                remove_file(&dir.join("config.json"))?;
+                let decls = container.declare(&native)?;
+                let mut writer = SafetensorsWriter::create(&dir, "model", &decls, plan.output.max_shard, &provenance)?;
+                container.write(&native, &mut writer)?;
+                let (_, index) = writer.finish()?;
+                // A reader would look for codes that are not there.
+                let quantization = if native.sites.is_empty() && native.activations.is_empty() && plan.online().is_empty() {
+                    None
+                } else {
+                    Some(container.quantization_config(plan)?)
+                };
+                last.push((
+                    dir.join("config.json"),
+                    Last::Config { index, text: with_quantization(&run.checkpoint().config, quantization)? },
+                ));
+            }
+            FileForm::Gguf(pairs) => last.push((dir.join(GGUF), Last::Gguf(write_gguf(container, &native, &dir, pairs, &provenance)?))),
+        }
         copy_side_files(run, &dir)?;
-        // A reader would look for codes that are not there.
-        let quantization = if native.sites.is_empty() && native.activations.is_empty() && plan.online().is_empty() {
-            None
-        } else {
-            Some(container.quantization_config(plan)?)
-        };
-        let config = with_quantization(&run.checkpoint().config, quantization)?;
-        last.push((dir, index, config));
     }
     replace_file(&out.join(RECORD), &record(run, journal, sites)?)?;
     replace_file(&out.join("README.md"), card(run, sites).as_bytes())?;
@@ -152,16 +163,46 @@ pub(super) fn finish(
             std::fs::copy(&shard, &to).map_err(|e| Error::io(&to, "copy to", e))?;
         }
     }
-    for (dir, index, config) in last {
-        if let Some(index) = index {
-            replace_file(&dir.join("model.safetensors.index.json"), index.as_bytes())?;
+    for (path, content) in last {
+        match content {
+            Last::Config { index, text } => {
+                if let Some(index) = index {
+                    replace_file(&path.with_file_name("model.safetensors.index.json"), index.as_bytes())?;
+                }
+                replace_file(&path, text.as_bytes())?;
+            }
+            Last::Gguf(written) => rename_file(&written, &path)?,
         }
-        replace_file(&dir.join("config.json"), config.as_bytes())?;
     }
     let used = out.join(USED);
     remove_dir(&used)?;
     std::fs::rename(journal.dir(), &used).map_err(|e| Error::io(journal.dir(), "rename", e))?;
     remove_dir(&used)
+}
+
+/// What makes a container loadable, and so comes last.
+enum Last {
+    /// `config.json`, after the index of several shards.
+    Config { index: Option<String>, text: String },
+    /// The file under its temporary name.
+    Gguf(PathBuf),
+}
+
+/// Writes the file under a temporary name.
+fn write_gguf(
+    container: &dyn Container,
+    native: &NativeReader,
+    dir: &Path,
+    mut pairs: Vec<(String, gguf::Value)>,
+    provenance: &BTreeMap<String, String>,
+) -> Result<PathBuf> {
+    pairs.extend(provenance.iter().map(|(key, value)| (key.replacen('_', ".", 1), gguf::Value::Text(value.clone()))));
+    let path = dir.join(GGUF).with_extension("tmp~");
+    remove_file(&dir.join(GGUF))?;
+    let mut writer = GgufWriter::create(&path, &pairs, &container.declare(native)?)?;
+    container.write(native, &mut writer)?;
+    writer.finish()?;
+    Ok(path)
 }
 
 fn reader(journal: &Journal, run: &Run<'_>) -> Result<NativeReader> {
@@ -184,7 +225,8 @@ fn reader(journal: &Journal, run: &Run<'_>) -> Result<NativeReader> {
         let names = open_tensors(&shard)?.names();
         changed.extend(names.into_iter().filter(|n| source.info(n).is_some()).map(|n| (n, shard.clone())));
     }
-    Ok(NativeReader::new(source, run.natives().to_vec(), activations.clone(), shards, changed))
+    let reader = NativeReader::new(source, run.natives().to_vec(), activations.clone(), shards, changed);
+    Ok(reader.with_config(run.checkpoint().config.clone()))
 }
 
 fn shard_files(journal: &Journal) -> Vec<PathBuf> {
@@ -265,7 +307,7 @@ pub(super) fn weight_bytes(out: &Path) -> Result<u64> {
     let mut total = 0;
     for entry in std::fs::read_dir(out).map_err(|e| Error::io(out, "list", e))? {
         let path = entry.map_err(|e| Error::io(out, "list", e))?.path();
-        if path.extension().is_some_and(|e| e == "safetensors") {
+        if path.extension().is_some_and(|e| e == "safetensors" || e == "gguf") {
             total += std::fs::metadata(&path).map_err(|e| Error::io(&path, "read", e))?.len();
         }
     }

@@ -202,6 +202,7 @@ pub fn resolve(
         }
         match container.accepts(&plan) {
             Verdict::Exact => {}
+            Verdict::Larger(why) => notes.push(format!("`{format}` is larger than the plan says: {why}")),
             Verdict::Changes(what) => notes.push(format!("`{format}` changes the result: {what}")),
             Verdict::Refused(error) => return Err(error.within(format!("output format `{format}`"))),
         }

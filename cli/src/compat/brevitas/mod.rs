@@ -11,7 +11,7 @@ use toml::Table;
 
 use super::Translation;
 use super::draft::Draft;
-use super::flags::Flags;
+use super::flags::{Flags, not_built};
 use super::words::{self, Manner};
 
 pub(super) fn translate(words: &[String]) -> Result<Translation> {
@@ -55,7 +55,28 @@ fn sections(flags: &Flags, draft: &mut Draft) -> Result<()> {
         draft.set("eval.data", flags.text("dataset").unwrap_or("wikitext2"));
         draft.note("`--eval`: the result is measured by `qfw eval OUT --protocol brevitas --data NAME`");
     }
+    export(flags, draft)
+}
+
+/// Where the result goes, and as what. The types of GGUF follow from the scheme, which has to be one that is stored in that type.
+fn export(flags: &Flags, draft: &mut Draft) -> Result<()> {
     draft.set_some("output.path", flags.text("checkpoint-name"));
+    let Some(target) = flags.text("export-target") else { return Ok(()) };
+    if !flags.given("checkpoint-name") {
+        draft.set_some("output.path", flags.text("export-prefix"));
+    }
+    let (bits, kind) = match target {
+        "gguf:q8_0" => (8, "sym"),
+        "gguf:q4_0" => (4, "sym"),
+        "gguf:q4_1" => (4, "asym"),
+        _ => return Err(not_built(&format!("`--export-target {target}` asks for a container"), 1)),
+    };
+    let given = (flags.whole("weight-bit-width").unwrap_or(8), flags.text("weight-quant-type").unwrap_or("sym"));
+    if given != (bits, kind) {
+        let why = format!("`{target}` holds `--weight-bit-width {bits} --weight-quant-type {kind}`, not {} and {}", given.0, given.1);
+        return Err(flags.wrong("export-target", why));
+    }
+    draft.set("output.format", vec!["gguf"]);
     Ok(())
 }
 

@@ -100,7 +100,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("S209", "svd-quant-iters", Whole, Of("svd-quant")),
     Row::new("S210", "act-equalization", Choice(&["layerwise", "fx"]), Used),
     Row::new("S211", "act-equalization-alpha", Number, Used),
-    Row::new("S212 S236", "export-target", Choice(EXPORTS), NotYet("a container")),
+    Row::new("S212 S236", "export-target", Choice(EXPORTS), Used),
     Row::new("S213", "export-prefix", Text, Of("export-target")),
     Row::new("S214", "checkpoint-name", Text, Used),
     Row::new("S215", "load-checkpoint", Switch, NotYet("starting from a quantized checkpoint")),

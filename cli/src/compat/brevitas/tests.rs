@@ -236,6 +236,10 @@ const CASES: &[(&str, &str, &str)] = &[
     ("S196", "IN --scaling-min-val 1e-6", "scheme = { weights.min-threshold = 1e-6, inputs.min-threshold = 1e-6 }"),
     ("S197", "IN --quant-sdpa functional", "scheme.probs = {}"),
     ("S198", "IN --quant-sdpa eager --eager-quant-sdpa-class LlamaAttention", "scheme.probs = {}"),
+    ("S212", "--export-target gguf:q8_0", "output.format = ['gguf']"),
+    ("S236", "--export-target gguf:q4_0 --weight-bit-width 4", "output.format = ['gguf']"),
+    ("S236", "--export-target gguf:q4_1 --weight-bit-width 4 --weight-quant-type asym", "output.format = ['gguf']"),
+    ("S213", "--export-target gguf:q8_0 --export-prefix out", "output.path = 'out'"),
     ("S214", "--checkpoint-name out", "output.path = 'out'"),
     ("S223", "--bos-preprocessing document --dataset c4", "calibration.bos = 'document'"),
     ("S223", "--bos-preprocessing document", "calibration.bos = 'sequence'"),
@@ -344,6 +348,11 @@ fn contradictions_are_refused() {
         ("--weight-quant-format e4m3 --weight-bit-width 4", "`--weight-quant-format`: `e4m3` has 8 bits with its sign, not 4"),
         ("--weight-quant-format fp8", "`--weight-quant-format`: unknown format `fp8`"),
         ("--weight-quant-format e9m1", "`--weight-quant-format`: unknown format `e9m1`"),
+        ("--export-target gguf:q4_0", "`--export-target`: `gguf:q4_0` holds `--weight-bit-width 4 --weight-quant-type sym`, not 8 and sym"),
+        (
+            "--export-target gguf:q4_0 --weight-bit-width 4 --weight-quant-type asym",
+            "`--export-target`: `gguf:q4_0` holds `--weight-bit-width 4 --weight-quant-type sym`, not 4 and asym",
+        ),
         ("--weight-bit-width 1", "`--weight-bit-width`: integers have 2 to 16 bits, not 1"),
         ("--weight-narrow-range --weight-quant-type asym", "`--weight-narrow-range`: only symmetric integers have a narrow range here"),
     ] {
@@ -358,6 +367,14 @@ fn what_is_not_built_is_named_at_once() {
         "compat::not-built: `--load-checkpoint` asks for starting from a quantized checkpoint, `--few-shot-eval` asks for few-shot \
          tasks, none of which is built yet"
     );
+}
+
+#[test]
+fn containers_that_are_not_built_are_named() {
+    for target in ["onnx_qcdq", "shark", "sharded_torchmlir_group_weight", "sharded_packed_torchmlir_group_weight"] {
+        let expected = format!("compat::not-built: `--export-target {target}` asks for a container, which is not built yet");
+        assert_eq!(message(&format!("--export-target {target}")), expected);
+    }
 }
 
 #[test]

@@ -177,6 +177,44 @@ pub(super) fn q6_k(src: &[u8], dst: &mut [f32]) {
     });
 }
 
+/// Twice the values of e2m1: sign and magnitude, so that codes from 8 on are negative.
+const DOUBLED: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, -0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
+
+/// An exponent biased by 127, nibbles: `2^(e − 127) v`.
+pub(super) fn mxfp4(src: &[u8], dst: &mut [f32]) {
+    each::<17, 32>(src, dst, |b, w| {
+        // Half the scale, for the doubled values; below 2^-126 it is subnormal.
+        let d = f32::from_bits(if b[0] < 2 { 0x0020_0000 << b[0] } else { (u32::from(b[0]) - 1) << 23 });
+        for (j, q) in b[1..].iter().enumerate() {
+            w[j] = DOUBLED[usize::from(q & 15)] * d;
+            w[j + 16] = DOUBLED[usize::from(q >> 4)] * d;
+        }
+    });
+}
+
+/// Four e4m3 scales without a sign, then nibbles of four runs of 16: `d v`.
+pub(super) fn nvfp4(src: &[u8], dst: &mut [f32]) {
+    each::<36, 64>(src, dst, |b, w| {
+        for (run, w) in w.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let d = half_of_e4m3(b[run]);
+            for (j, q) in b[4 + 8 * run..][..8].iter().enumerate() {
+                w[j] = DOUBLED[usize::from(q & 15)] * d;
+                w[j + 8] = DOUBLED[usize::from(q >> 4)] * d;
+            }
+        }
+    });
+}
+
+/// Half of an e4m3 number; its sign does not count, and what is no number is 0.
+fn half_of_e4m3(x: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(x >> 3 & 15), f32::from(x & 7));
+    match x & 0x7f {
+        0x7f => 0.0,
+        _ if exponent == 0 => mantissa * 2_f32.powi(-10),
+        _ => (1.0 + mantissa / 8.0) * 2_f32.powi(exponent - 8),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::borrow::Cow;
@@ -230,6 +268,24 @@ mod tests {
                 assert!((a - b).abs() <= b.abs() * 1e-6, "{} element {i}: {a} is not {b}", ours.name);
             }
             assert!(expected.iter().any(|v| *v != 0.0), "{}: nothing was tested", ours.name);
+        }
+    }
+
+    /// candle has no decoder of these; the numbers are those of the standards. Code 10 is −1, code 7 is 6.
+    #[test]
+    fn four_bit_floats_are_those_of_the_standards() {
+        let mut out = [f32::NAN; 32];
+        mxfp4(&[vec![128], vec![0x7a; 16]].concat(), &mut out);
+        assert_eq!(out, [[-2.0; 16], [12.0; 16]].concat()[..]);
+        for (e, scale) in [(0, 2_f32.powi(-127)), (1, 2_f32.powi(-126)), (127, 1.0), (254, 2_f32.powi(127))] {
+            mxfp4(&[vec![e], vec![0x22; 16]].concat(), &mut out);
+            assert_eq!(out[0], scale, "exponent {e}");
+        }
+        // Scales 1, 448 (the largest), 2^-9 (the smallest), and no number.
+        let mut out = [f32::NAN; 64];
+        nvfp4(&[vec![0x38, 0x7e, 0x01, 0x7f], vec![0x1a; 32]].concat(), &mut out);
+        for (run, scale) in [1.0, 448.0, 2_f32.powi(-9), 0.0].into_iter().enumerate() {
+            assert_eq!((out[16 * run], out[16 * run + 7], out[16 * run + 8]), (-scale, -scale, scale / 2.0), "run {run}");
         }
     }
 

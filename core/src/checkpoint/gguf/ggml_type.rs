@@ -26,6 +26,11 @@ impl GgmlType {
         TYPES.iter().find(|t| t.id == id)
     }
 
+    /// The format of this name, such as `Q8_0`.
+    pub fn by_name(name: &str) -> Option<&'static Self> {
+        TYPES.iter().find(|t| t.name == name)
+    }
+
     /// Bytes of a row of `elements`, which has to be whole blocks; `None` when it is not or when it overflows.
     pub fn row_bytes(&self, elements: usize) -> Option<usize> {
         elements.is_multiple_of(self.block).then(|| (elements / self.block).checked_mul(self.bytes))?
@@ -79,8 +84,8 @@ static TYPES: &[GgmlType] = &[
     read(30, "BF16", 1, 2, decode::bfloat16),
     sized(34, "TQ1_0", 256, 54),
     sized(35, "TQ2_0", 256, 66),
-    sized(39, "MXFP4", 32, 17),
-    sized(40, "NVFP4", 64, 36),
+    read(39, "MXFP4", 32, 17, decode::mxfp4),
+    read(40, "NVFP4", 64, 36, decode::nvfp4),
     sized(41, "Q1_0", 128, 18),
     sized(42, "Q2_0", 64, 18),
 ];

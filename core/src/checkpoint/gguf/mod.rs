@@ -2,7 +2,7 @@
 //!
 //! [`open`] gives tensors under Hugging Face names and in Hugging Face layout, decoded to f32 row by row, and a `config.json` made
 //! from the metadata. [`tokenizer_json`] and [`chat_template`] give the rest of a checkpoint. Read are the architectures LLaMA (with
-//! Mistral), Qwen2, Qwen3 and GPT-2.
+//! Mistral), Qwen2, Qwen3 and GPT-2. [`GgufWriter`] writes a file whose tensors are all known beforehand.
 
 mod config;
 mod dequantize;
@@ -14,6 +14,7 @@ mod pre_tokenizer;
 mod shape;
 mod tokenizer;
 mod view;
+mod writer;
 
 #[cfg(test)]
 mod fixture;
@@ -23,6 +24,8 @@ mod header_tests;
 mod tokenizer_tests;
 #[cfg(test)]
 mod view_tests;
+#[cfg(test)]
+mod writer_tests;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,8 +34,11 @@ pub use config::ROPE_FACTORS;
 pub use ggml_type::GgmlType;
 pub use header::{GgufFile, StoredTensor};
 pub use metadata::{List, Metadata, Value};
+pub use names::{Architecture, Layout};
+pub use pre_tokenizer::pre_tokenizer_name;
 pub use tokenizer::{chat_template, tokenizer_config, tokenizer_json};
 pub use view::GgufTensors;
+pub use writer::GgufWriter;
 
 use super::Checkpoint;
 use crate::error::{Error, Result};

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, did_you_mean};
 
 /// How the rows in the file relate to the rows of the Hugging Face tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Layout {
+pub enum Layout {
     /// Row for row.
     Plain,
     /// The rows of each query head are interleaved for rotary positions: first half and second half alternate.
@@ -19,10 +19,23 @@ pub(super) enum Layout {
     Transposed,
 }
 
-/// An architecture that can be read.
-pub(super) struct Architecture {
+impl Layout {
+    /// The row of the Hugging Face tensor that is row `i` of the file's; heads have `head_dim` rows.
+    pub fn source_row(self, i: usize, head_dim: usize) -> usize {
+        match self {
+            Self::Queries | Self::Keys => {
+                let (head, within) = (i / head_dim, i % head_dim);
+                head * head_dim + within % 2 * (head_dim / 2) + within / 2
+            }
+            Self::Plain | Self::Transposed => i,
+        }
+    }
+}
+
+/// An architecture that can be read and written.
+pub struct Architecture {
     /// Name in `general.architecture`.
-    pub(super) id: &'static str,
+    pub id: &'static str,
     /// `architectures` in `config.json`; `model_type` is `id`.
     pub(super) class: &'static str,
     /// Name of a block, before its number.
@@ -110,6 +123,25 @@ impl Architecture {
         })
     }
 
+    /// The architecture called `id` in `general.architecture`.
+    pub fn named(id: &str) -> Option<&'static Self> {
+        KNOWN.into_iter().find(|a| a.id == id)
+    }
+
+    /// The name in a file, and the layout, of the Hugging Face tensor called `name`: the inverse of what a reader does.
+    pub fn place(&self, name: &str) -> Option<(String, Layout)> {
+        let (stem, suffix) = name.rsplit_once('.').filter(|(_, suffix)| matches!(*suffix, "weight" | "bias"))?;
+        if let Some((theirs, _)) = self.whole.iter().find(|(_, ours)| *ours == stem) {
+            return Some((format!("{theirs}.{suffix}"), Layout::Plain));
+        }
+        let (number, part) = stem.strip_prefix(self.blocks)?.strip_prefix('.')?.split_once('.')?;
+        let block: usize = number.parse().ok().filter(|b: &usize| b.to_string() == number)?;
+        let (theirs, ..) = self.parts.iter().find(|(_, ours, _)| *ours == part)?;
+        let stored = format!("blk.{block}.{theirs}.{suffix}");
+        let (_, layout) = self.renamed(&stored, block + 1)?;
+        Some((stored, layout))
+    }
+
     /// The Hugging Face name and the layout of the tensor called `name` in the file; the block number is checked against `blocks`.
     pub(super) fn rename(&self, name: &str, blocks: usize) -> Result<(String, Layout)> {
         self.renamed(name, blocks).ok_or_else(|| {
@@ -150,6 +182,34 @@ mod tests {
         assert_eq!(name(&GPT2, "blk.0.attn_qkv.weight"), ("h.0.attn.c_attn.weight".into(), Layout::Transposed));
         assert_eq!(name(&GPT2, "blk.0.attn_qkv.bias"), ("h.0.attn.c_attn.bias".into(), Layout::Plain));
         assert_eq!(name(&GPT2, "output_norm.bias"), ("ln_f.bias".into(), Layout::Plain));
+    }
+
+    #[test]
+    fn names_go_both_ways() {
+        for a in KNOWN {
+            for (ours, ..) in a.whole {
+                let (theirs, layout) = a.rename(&format!("{ours}.weight"), 3).unwrap();
+                assert_eq!(a.place(&theirs), Some((format!("{ours}.weight"), layout)));
+            }
+            for (ours, ..) in a.parts {
+                for suffix in ["weight", "bias"] {
+                    let name = format!("blk.2.{ours}.{suffix}");
+                    let (theirs, layout) = a.rename(&name, 3).unwrap();
+                    assert_eq!(a.place(&theirs), Some((name, layout)));
+                }
+            }
+        }
+        for name in ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.01.mlp.up_proj.weight", "h.0.ln_1.weight", "lm_head"] {
+            assert_eq!(LLAMA.place(name), None);
+        }
+    }
+
+    /// In a head of 8 rows the halves 0..4 and 4..8 alternate.
+    #[test]
+    fn rows_of_a_head_alternate() {
+        let rows: Vec<usize> = (0..16).map(|i| Layout::Keys.source_row(i, 8)).collect();
+        assert_eq!(rows, [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]);
+        assert_eq!(Layout::Transposed.source_row(5, 8), 5);
     }
 
     #[test]

@@ -60,6 +60,38 @@ pub(super) fn known() -> String {
     ROWS.iter().flat_map(|r| r.names).copied().collect::<Vec<_>>().join(", ")
 }
 
+/// The name of what a `tokenizer.json` does before merging: its normalizer, its pre-tokenizer and whether whole words skip the merges.
+/// `None` if no name known here stands for exactly that.
+pub fn pre_tokenizer_name(tokenizer: &Value) -> Option<&'static str> {
+    let skips = tokenizer["model"]["ignore_merges"].as_bool().unwrap_or(false);
+    let (normalizer, steps) = (plain(&tokenizer["normalizer"]), plain(&tokenizer["pre_tokenizer"]));
+    // The first row is for files without a name, and shares its expression with a real one.
+    ROWS.iter().flat_map(|r| r.names).filter(|name| **name != "default").copied().find(|name| {
+        pre_tokenizer(name).is_some_and(|p| p.ignore_merges == skips && plain(&p.normalizer) == normalizer && plain(&p.steps) == steps)
+    })
+}
+
+/// A step without what does not decide ids: offsets, and sequences of one.
+fn plain(step: &Value) -> Value {
+    let parts = step["pretokenizers"].as_array().or_else(|| step["normalizers"].as_array());
+    match parts.map(Vec::as_slice) {
+        Some([one]) => plain(one),
+        Some([]) => Value::Null,
+        Some(parts) => Value::Array(parts.iter().map(plain).collect()),
+        None => {
+            let mut step = step.clone();
+            if let Some(keys) = step.as_object_mut() {
+                keys.remove("trim_offsets");
+                // Absent, these hold.
+                if keys.get("type").and_then(Value::as_str) == Some("ByteLevel") {
+                    keys.entry("use_regex").or_insert(Value::Bool(true));
+                }
+            }
+            step
+        }
+    }
+}
+
 /// The pre-tokenizer called `name`.
 pub(super) fn pre_tokenizer(name: &str) -> Option<PreTokenizer> {
     let row = ROWS.iter().find(|r| r.names.contains(&name))?;
@@ -72,4 +104,32 @@ pub(super) fn pre_tokenizer(name: &str) -> Option<PreTokenizer> {
     };
     let normalizer = if row.nfc { json!({"type": "NFC"}) } else { Value::Null };
     Some(PreTokenizer { add_bos: row.add_bos, ignore_merges: row.ignore_merges, normalizer, steps })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_again() {
+        for name in ["gpt-2", "llama-bpe", "qwen2", "smollm"] {
+            let p = pre_tokenizer(name).unwrap();
+            let mut tokenizer = json!({
+                "normalizer": p.normalizer, "pre_tokenizer": p.steps, "model": { "ignore_merges": p.ignore_merges },
+            });
+            assert_eq!(pre_tokenizer_name(&tokenizer), Some(name));
+            tokenizer["model"]["ignore_merges"] = json!(!p.ignore_merges);
+            assert_eq!(pre_tokenizer_name(&tokenizer), None);
+        }
+    }
+
+    #[test]
+    fn what_decides_no_id_does_not_count() {
+        let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false });
+        let tokenizer = json!({ "normalizer": null, "pre_tokenizer": { "type": "Sequence", "pretokenizers": [bytes] }, "model": {} });
+        assert_eq!(pre_tokenizer_name(&tokenizer), Some("gpt-2"));
+        let spaced = json!({ "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": true, "use_regex": true }, "model": {} });
+        assert_eq!(pre_tokenizer_name(&spaced), None);
+        assert_eq!(pre_tokenizer_name(&json!({})), None);
+    }
 }

@@ -30,6 +30,8 @@ struct Entry {
     info: TensorInfo,
     stored: StoredTensor,
     order: Order,
+    /// What all of its numbers are multiplied with, for formats whose scales need one for the whole tensor.
+    factor: Option<f32>,
 }
 
 /// Where row `i` of the Hugging Face tensor is.
@@ -67,7 +69,7 @@ impl GgufTensors {
         let mut tensors = BTreeMap::new();
         for (name, stored) in &file.tensors {
             // The factors of LLaMA 3's rotary positions are part of the configuration.
-            if name == "rope_freqs.weight" || (tied && name == "output.weight") {
+            if name == "rope_freqs.weight" || (tied && name == "output.weight") || factor_of(&file, name).is_some() {
                 continue;
             }
             let (hf_name, layout) = architecture.rename(name, blocks)?;
@@ -76,8 +78,10 @@ impl GgufTensors {
             if order == Order::Transposed {
                 shape.reverse();
             }
-            let info = TensorInfo::new(hf_name.clone(), dtype(stored), shape, file.path.clone());
-            tensors.insert(hf_name, Entry { info, stored: stored.clone(), order });
+            let mut info = TensorInfo::new(hf_name.clone(), dtype(stored), shape, file.path.clone());
+            info.bytes = stored.offset..stored.offset + (stored.rows() * stored.row_bytes) as u64;
+            let factor = factor(&file, name).map_err(|e| e.within(format_args!("tensor `{name}`")))?;
+            tensors.insert(hf_name, Entry { info, stored: stored.clone(), order, factor });
         }
         Ok(Self { file, tensors })
     }
@@ -211,7 +215,11 @@ impl TensorSource for GgufTensors {
         if rows.is_empty() {
             return Ok(());
         }
-        self.decode(entry, rows, out).map_err(|e| e.within(format_args!("`{}`: tensor `{name}`", self.file.path.display())))
+        self.decode(entry, rows, out).map_err(|e| e.within(format_args!("`{}`: tensor `{name}`", self.file.path.display())))?;
+        if let Some(factor) = entry.factor {
+            out.iter_mut().for_each(|x| *x *= factor);
+        }
+        Ok(())
     }
 
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
@@ -233,6 +241,25 @@ struct Part<'a> {
 struct Scratch {
     bytes: Vec<u8>,
     values: Vec<f32>,
+}
+
+/// The matrix that the number called `name` is a factor of.
+fn factor_of<'a>(file: &'a GgufFile, name: &str) -> Option<&'a StoredTensor> {
+    file.tensors.get(&format!("{}.weight", name.strip_suffix(".scale")?))
+}
+
+/// The factor of the matrix called `name`, if it has one.
+fn factor(file: &GgufFile, name: &str) -> Result<Option<f32>> {
+    let stored = name.strip_suffix(".weight").and_then(|stem| file.tensors.get(&format!("{stem}.scale")));
+    let Some(stored) = stored else { return Ok(None) };
+    let damaged = |what: String| Err(Error::input("gguf::factor", what).hint("the file is damaged; get it again"));
+    if stored.format.name != "F32" || stored.shape != [1] {
+        return damaged(format!("its factor is {} {:?} and should be F32 [1]", stored.format.name, stored.shape));
+    }
+    let mut bytes = [0; 4];
+    file.file.read_exact_at(&mut bytes, stored.offset).map_err(|e| Error::io(&file.path, "read", e))?;
+    let factor = f32::from_le_bytes(bytes);
+    if factor.is_finite() { Ok(Some(factor)) } else { damaged(format!("its factor is {factor}")) }
 }
 
 fn dtype(stored: &StoredTensor) -> StoredDtype {
@@ -277,7 +304,7 @@ pub(super) fn head_is_tied(file: &GgufFile) -> Result<bool> {
     let (Some(output), Some(embedding)) = (file.tensors.get("output.weight"), file.tensors.get("token_embd.weight")) else {
         return Ok(!file.tensors.contains_key("output.weight"));
     };
-    if output.format.id != embedding.format.id || output.shape != embedding.shape {
+    if output.format.id != embedding.format.id || output.shape != embedding.shape || file.tensors.contains_key("output.scale") {
         return Ok(false);
     }
     let (mut a, mut b) = (vec![0; SCRATCH], vec![0; SCRATCH]);

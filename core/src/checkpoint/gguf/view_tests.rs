@@ -325,3 +325,25 @@ fn no_damaged_byte_panics() {
         }
     }
 }
+
+/// Two rows of 64 in NVFP4, all codes 2 (1.0) with scales 1, times a factor beside them.
+#[test]
+fn a_factor_beside_a_matrix_multiplies_it() {
+    let file = |dtype: u32, factor: Vec<u8>| {
+        let mut f = decoder("llama");
+        f.stored("output.weight", &[2, 64], 40, [vec![0x38; 4], vec![0x22; 32]].concat().repeat(2));
+        f.stored("output.scale", &[factor.len() / 4], dtype, factor);
+        f
+    };
+    let written = file(0, bytes_of(&[0.375])).write();
+    let checkpoint = open(&written.path).unwrap();
+    assert_eq!(rows(&checkpoint, "lm_head.weight", 0..2), [0.375; 128]);
+    assert_eq!(checkpoint.tensors.info("lm_head.weight").unwrap().byte_len(), 72);
+    assert_eq!(refusal(&file(0, bytes_of(&[1.0, 1.0]))), "tensor `output.weight`: its factor is F32 [2] and should be F32 [1]");
+    assert_eq!(refusal(&file(26, bytes_of(&[1.0]))), "tensor `output.weight`: its factor is I32 [1] and should be F32 [1]");
+    assert_eq!(refusal(&file(0, bytes_of(&[f32::NAN]))), "tensor `output.weight`: its factor is NaN");
+    // A factor of nothing has no place.
+    let mut f = decoder("llama");
+    f.stored("output.scale", &[1], 0, bytes_of(&[1.0]));
+    assert_eq!(refusal(&f), "tensor `output.scale` has no place in a llama model of 2 blocks");
+}
