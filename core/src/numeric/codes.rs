@@ -88,6 +88,18 @@ impl Codes {
         Self { lo, data }
     }
 
+    /// Whether every one of them stands for a value of `grid`.
+    pub fn stand_for(&self, grid: &Grid) -> bool {
+        let (lo, hi) = grid.limits();
+        let holds = |unit: i32| grid.holds(lo + unit);
+        let largest = with_units!(&self.data, d => d.iter().map(|c| c.code()).max());
+        // Only floats have codes within their limits that stand for nothing.
+        let gaps = matches!(grid, Grid::Float(_)) && (0..=hi - lo).any(|unit| !holds(unit));
+        self.lo == lo
+            && largest.is_none_or(|c| lo.checked_add(c).is_some_and(|c| c <= hi))
+            && !(gaps && with_units!(&self.data, d => d.iter().any(|c| !holds(c.code()))))
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         with_units!(&self.data, d => d.len())
