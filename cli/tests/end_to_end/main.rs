@@ -12,6 +12,8 @@ mod hub;
 mod learned;
 mod options;
 mod pairs;
+mod plugins;
+mod plugins_refused;
 mod resume;
 mod rotations;
 mod scheme;

@@ -110,7 +110,7 @@ fn phase_calls(algo: *mut raw::Algo, phase: Phase) -> std::result::Result<PhaseC
 }
 
 impl Loaded {
-    fn new(lazy: Arc<Lazy>, id: &str, options: &Value) -> Result<(Self, Value)> {
+    pub(crate) fn new(lazy: Arc<Lazy>, id: &str, options: &Value) -> Result<(Self, Value)> {
         let library = lazy.library()?;
         let described = library.algorithm(id).cloned().ok_or_else(|| Error::internal(format!("`{id}` is in no library")))?;
         let options = match described.flags & raw::CHECKS_OPTIONS {
@@ -144,6 +144,11 @@ impl Loaded {
 
     pub(crate) fn library(&self) -> Result<&Library> {
         self.lazy.library()
+    }
+
+    /// Whether it answers to an extension's name.
+    pub(crate) fn has_extension(&self, id: &str) -> bool {
+        !matches!(extension::<raw::PlanExt>(self.algo, id), Ok(None))
     }
 
     /// Its transform's functions.

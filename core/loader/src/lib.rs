@@ -14,6 +14,7 @@ mod added;
 mod algorithm;
 mod call;
 mod catalog;
+pub mod conformance;
 mod contract;
 mod format;
 mod in_flight;

@@ -6,6 +6,7 @@
 mod export;
 mod host;
 mod numeric;
+pub mod options;
 mod output;
 mod site;
 

@@ -1,0 +1,16 @@
+//! `rtn`, `gptq`, `qronos`, `magr`, `svdquant` and `smoothquant` as one library that is loaded at run time.
+
+use qfw_bridge::Linked;
+
+qfw_abi::export_plugin! {
+    id: "org.qfw.loadable",
+    version: env!("CARGO_PKG_VERSION"),
+    algorithms: [
+        &Linked(&qfw_rtn::RECORD),
+        &Linked(&qfw_gptq::RECORD),
+        &Linked(&qfw_qronos::RECORD),
+        &Linked(&qfw_magr::RECORD),
+        &Linked(&qfw_svdquant::RECORD),
+        &Linked(&qfw_smoothquant::RECORD),
+    ],
+}
