@@ -92,8 +92,12 @@ pub(crate) fn watch() {
             let stuck = IN_FLIGHT.calls().into_iter().find(|(_, age)| (*age).min(since.elapsed()) >= grace);
             if let Some((what, _)) = stuck {
                 let seconds = grace.as_secs_f64();
-                note(&format!("\u{1b}[1;31merror[qfw::plugin::hangs]\u{1b}[0m: {what} has not returned {seconds} s after it was asked to stop"));
-                note("\n\u{1b}[1;36mhint\u{1b}[0m: finished blocks are kept; run the same command with `--resume`, without this plugin's fault");
+                note(&format!(
+                    "\u{1b}[1;31merror[qfw::plugin::hangs]\u{1b}[0m: {what} has not returned {seconds} s after it was asked to stop"
+                ));
+                note(
+                    "\n\u{1b}[1;36mhint\u{1b}[0m: finished blocks are kept; run the same command with `--resume`, without this plugin's fault",
+                );
                 end(3);
             }
             std::thread::sleep(Duration::from_millis(50));

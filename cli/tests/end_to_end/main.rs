@@ -12,6 +12,7 @@ mod hub;
 mod learned;
 mod options;
 mod pairs;
+mod plugin_kit;
 mod plugins;
 mod plugins_refused;
 mod resume;

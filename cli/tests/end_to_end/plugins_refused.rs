@@ -9,7 +9,7 @@ use super::plugins::{Home, LOADABLE, compiled, library, loadable, target};
 use super::{apply_args, finish};
 
 /// What the misbehaving library declares.
-fn misbehaving() -> String {
+pub(super) fn misbehaving() -> String {
     let mut text = "id = \"org.qfw.misbehaving\"\nversion = \"0.1.0\"\nabi = { major = 1, minor = 0 }\n".to_owned();
     for name in ["nothing", "panic", "range", "nan-scale", "unstored-scale", "nan-weight", "hang", "fails", "event"] {
         let phase = if name == "nan-weight" { "condition" } else { "round" };
@@ -33,7 +33,7 @@ fn what_a_plugin_returns_is_checked_before_it_is_used() {
     let named = "plugin `org.qfw.misbehaving` 0.1.0: ";
     let contract = "plugin::contract";
     for (algo, code, says) in [
-        ("bad.panic", "plugin::panic", "it panicked: a bug in attn."),
+        ("bad.panic", "plugin::panic", "it panicked: a bug in "),
         ("bad.range", contract, "it returned the code 192 at row 0, column 7; codes here are -8 to 7"),
         ("bad.nan-scale", contract, "it returned the scale NaN for tile 0"),
         ("bad.unstored-scale", contract, "`fit` returns scales that hold"),
@@ -60,15 +60,15 @@ fn what_a_plugin_returns_is_checked_before_it_is_used() {
 #[test]
 fn a_changed_library_is_refused_until_it_is_added_again() {
     let home = Home::new();
-    let package = home.package("loadable", &loadable(), &LOADABLE.replace("\"rtn\"", "\"other.rtn\""));
+    let package = home.package("loadable", &loadable(), LOADABLE);
     home.add(&package);
-    home.apply(&home.path("before"), "--algo other.rtn").ok();
+    home.apply(&home.path("before"), "--algo gptq --set plugins.prefer.gptq=org.qfw.loadable").ok();
     let mut bytes = std::fs::read(package.join("lib.so")).unwrap();
     bytes.push(0);
     std::fs::write(package.join("lib.so"), bytes).unwrap();
     let out = home.path("out");
     let says = ["the library of plugin `org.qfw.loadable` has changed: its hash is ", "run `qfw plugin add "];
-    refused_with(&home.apply(&out, "--algo other.rtn"), 3, "plugin::hash", &says);
+    refused_with(&home.apply(&out, "--algo gptq --set plugins.prefer.gptq=org.qfw.loadable"), 3, "plugin::hash", &says);
     let info = home.qfw(&["plugin", "info", "org.qfw.loadable"]).ok().stdout;
     assert!(info.contains("(its library has changed since it was added)"), "{info}");
     // Its manifest does not know it either.
@@ -84,10 +84,26 @@ fn a_manifest_that_says_something_else_than_its_library_is_refused() {
     let other = LOADABLE.replace("\"rtn\"", "\"other.rtn\"");
     for (n, (from, to, says)) in [
         ("\"org.qfw.loadable\"", "\"org.qfw.else\"", "its library says `org.qfw.loadable` 0.1.0, and its manifest `org.qfw.else` 0.1.0"),
-        ("version = \"0.1.0\"", "version = \"0.2.0\"", "its library says `org.qfw.loadable` 0.1.0, and its manifest `org.qfw.loadable` 0.2.0"),
-        ("id = \"other.rtn\"\nphase = \"round\"", "id = \"other.rtn\"\nphase = \"round\"", "it declares `rtn`, which its manifest does not name"),
-        ("id = \"qronos\"\nphase = \"round\"", "id = \"qronos\"\nphase = \"condition\"", "for the phase round, and its manifest for condition"),
-        ("[[algo]]\nid = \"smoothquant\"\nphase = \"transform\"\nsummary = \"SmoothQuant\"\n", "", "it declares 6 algorithms, and its manifest 5"),
+        (
+            "version = \"0.1.0\"",
+            "version = \"0.2.0\"",
+            "its library says `org.qfw.loadable` 0.1.0, and its manifest `org.qfw.loadable` 0.2.0",
+        ),
+        (
+            "id = \"other.rtn\"\nphase = \"round\"",
+            "id = \"other.rtn\"\nphase = \"round\"",
+            "it declares `rtn`, which its manifest does not name",
+        ),
+        (
+            "id = \"qronos\"\nphase = \"round\"",
+            "id = \"qronos\"\nphase = \"condition\"",
+            "for the phase round, and its manifest for condition",
+        ),
+        (
+            "[[algo]]\nid = \"smoothquant\"\nphase = \"transform\"\nsummary = \"SmoothQuant\"\n",
+            "",
+            "it declares 6 algorithms, and its manifest 5",
+        ),
         ("summary = \"GPTQ\"", "summary = \"GPTQ\"\nweight-only = true", "its manifest says `weight-only = true` of `gptq`"),
     ]
     .into_iter()
@@ -179,14 +195,12 @@ fn a_plugin_that_hangs_is_named_and_left() {
     home.add(&home.package("misbehaving", &library("qfw_test_misbehaving"), &misbehaving()));
     let out = home.path("out");
     // The first block is done by another.
-    let words = "--algo rtn --set pass.0.match=blocks.0 --set pass.1.algo=bad.hang --set pass.1.skip=blocks.0";
     let toml = home.path("run.toml");
     std::fs::write(
         &toml,
         "schema = 1\n[model]\npath = \"none\"\n[[pass]]\nalgo = \"rtn\"\nmatch = 'blocks\\.0\\..*'\n[[pass]]\nalgo = \"bad.hang\"\nskip = ['blocks\\.0\\..*']\n",
     )
     .unwrap();
-    let _ = words;
     let mut command = home.command(&apply_args("tiny-llama", &out, &format!("--config {}", toml.display())));
     let mut child = command.env("QFW_PLUGIN_GRACE", "0.3").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|l| l.unwrap());
@@ -195,7 +209,11 @@ fn a_plugin_that_hangs_is_named_and_left() {
     let after = lines.collect::<Vec<_>>().join("\n");
     let code = child.wait().unwrap().code();
     assert_eq!(code, Some(3), "{before:?} {after}");
-    for part in ["error[qfw::plugin::hangs]", "plugin `org.qfw.misbehaving` 0.1.0 in `blocks.1.", "has not returned 0.3 s after it was asked to stop"] {
+    for part in [
+        "error[qfw::plugin::hangs]",
+        "plugin `org.qfw.misbehaving` 0.1.0 in `blocks.1.",
+        "has not returned 0.3 s after it was asked to stop",
+    ] {
         assert!(after.contains(part), "`{part}` is not in {after}");
     }
     unfinished(&out);

@@ -112,7 +112,8 @@ impl Algorithm for Bridged {
         let cx = PlanContext { topology: &topology, sites: &sites, weights: &weights, inputs: &inputs, stream: plan.stream };
         let needs = self.algorithm.needs(&cx).map_err(|e| failure(&e))?;
         let wire = NeedsWire::of(&needs).ok_or_else(|| {
-            Failure::new(Status::Unsupported, "it cannot be loaded at run time: it runs parts of the model").hint("link it into the program")
+            Failure::new(Status::Unsupported, "it cannot be loaded at run time: it runs parts of the model")
+                .hint("link it into the program")
         })?;
         serde_json::to_string(&wire).map(Some).map_err(|e| json(&e))
     }

@@ -9,8 +9,7 @@ use crate::statistics::stream_of;
 
 /// The region; `None` for a space that this version does not know.
 pub(crate) fn region(given: &Given<'_>) -> Option<Region> {
-    const SPACES: [Space; 7] =
-        [Space::Residual, Space::AttnIn, Space::MlpIn, Space::HeadIn, Space::Heads, Space::Values, Space::MlpHidden];
+    const SPACES: [Space; 7] = [Space::Residual, Space::AttnIn, Space::MlpIn, Space::HeadIn, Space::Heads, Space::Values, Space::MlpHidden];
     let (width, repeat) = given.heads();
     let heads = match (given.rotated(), width == given.width() && repeat == 1) {
         (0, true) => Tie::Free,
@@ -32,13 +31,7 @@ pub(crate) fn region(given: &Given<'_>) -> Option<Region> {
 }
 
 /// Solves a region; `factor` stays as it is where the algorithm leaves it alone.
-pub(crate) fn solve(
-    bridged: &Bridged,
-    stage: &dyn Transform,
-    host: &Host<'_>,
-    given: &Given<'_>,
-    factor: &mut [f64],
-) -> Result<()> {
+pub(crate) fn solve(bridged: &Bridged, stage: &dyn Transform, host: &Host<'_>, given: &Given<'_>, factor: &mut [f64]) -> Result<()> {
     let region = region(given).ok_or_else(|| Failure::new(Status::Unsupported, "a space of channels that the plugin does not know"))?;
     let sites = given.readers();
     let owned: Vec<Owned> = sites.iter().map(|s| bridged.owned(s)).collect::<Result<_>>()?;

@@ -197,7 +197,8 @@ impl Loaded {
     /// What it needs for a plan; asks it, if it has something to say.
     fn ask(&self, plan: &PlanWire) -> Result<Needs> {
         let library = self.library()?;
-        let broken = |message: String| plugin_error("plugin::contract", format!("`{}`: {message}", self.described.id)).within(library.name());
+        let broken =
+            |message: String| plugin_error("plugin::contract", format!("`{}`: {message}", self.described.id)).within(library.name());
         let mut needs = Needs { inputs: self.declared(plan.stream), ..Needs::default() };
         let table = extension::<raw::PlanExt>(self.algo, "qfw.plan/1").map_err(broken)?;
         if let Some(function) = table.and_then(|t| t.needs) {
@@ -396,9 +397,8 @@ impl Split for Loaded {
         let (rank, n) = (cx.rank as u64, sites.len());
         // SAFETY: the header's `split`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let told = self.call(&call, &name, |host| unsafe {
-            function(self.algo, host, sites.as_ptr(), n, rank, stored, a.raw(), pointers.as_ptr())
-        })?;
+        let told = self
+            .call(&call, &name, |host| unsafe { function(self.algo, host, sites.as_ptr(), n, rank, stored, a.raw(), pointers.as_ptr()) })?;
         let finish = || {
             let a = a.take("A")?;
             let b = b.into_iter().map(|b| b.take("B")).collect::<Result<Vec<_>>>()?;

@@ -237,7 +237,8 @@ mod functions {
                 return raw::ERR_INTERNAL;
             }
             // SAFETY: the header says that there are `ndim` extents.
-            let shape: Vec<usize> = unsafe { std::slice::from_raw_parts(shape, n) }.iter().map(|e| usize::try_from(*e).unwrap_or(usize::MAX)).collect();
+            let shape: Vec<usize> =
+                unsafe { std::slice::from_raw_parts(shape, n) }.iter().map(|e| usize::try_from(*e).unwrap_or(usize::MAX)).collect();
             let made = match (code, bits) {
                 (1, 8) => call.allocate::<u8>(&shape),
                 (1, 16) => call.allocate::<u16>(&shape),

@@ -89,7 +89,12 @@ impl Catalog {
                         catalog.packages.push(Package { origin: Origin::Added(plugin.blake3), ..package });
                     }
                     Ok(package) => {
-                        let message = format!("`{}` was plugin `{}` when it was added, and is `{}`", plugin.path.display(), plugin.id, package.manifest.id);
+                        let message = format!(
+                            "`{}` was plugin `{}` when it was added, and is `{}`",
+                            plugin.path.display(),
+                            plugin.id,
+                            package.manifest.id
+                        );
                         catalog.problems.push(plugin_error("plugin::manifest", message));
                     }
                     Err(e) => catalog.problems.push(e.within(format!("plugin `{}`", plugin.id))),

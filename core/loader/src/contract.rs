@@ -28,7 +28,10 @@ pub(crate) fn rounded(cx: &SiteContext<'_>, codes: &Codes, params: &QParams) -> 
             return broken(format!("it returned the scale {s} for tile {i}"));
         }
         if rule.stored(*s) != *s {
-            return broken(format!("it returned the scale {s} for tile {i}, which is stored as {}; `fit` returns scales that hold", rule.stored(*s)));
+            return broken(format!(
+                "it returned the scale {s} for tile {i}, which is stored as {}; `fit` returns scales that hold",
+                rule.stored(*s)
+            ));
         }
         let (lo, hi) = grid.limits();
         let fits = match grid.zero() {

@@ -219,7 +219,10 @@ mod tests {
         let message = |from: &str, to: &str| Manifest::parse(&GOOD.replace(from, to)).unwrap_err().to_string();
         assert_eq!(message("com.example.near", "near"), "the id `near` is no reverse domain name, such as `com.example.name`");
         assert_eq!(message("\"0.1.0\"", "\"new\""), "the version `new` of `com.example.near` is not of the form 1.2.3");
-        assert_eq!(message("libnear.so", "../libnear.so"), "the file `../libnear.so` for x86_64-unknown-linux-gnu does not lie in the package");
+        assert_eq!(
+            message("libnear.so", "../libnear.so"),
+            "the file `../libnear.so` for x86_64-unknown-linux-gnu does not lie in the package"
+        );
         assert!(message("summary", "sumary").contains("unknown field `sumary`"));
         assert!(message("\"round\"", "\"rnd\"").contains("unknown variant `rnd`"));
         let twice = GOOD.replace("[target", "[[algo]]\nid = \"near\"\nphase = \"round\"\nsummary = \"again\"\n[target");

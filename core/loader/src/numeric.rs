@@ -280,9 +280,10 @@ mod functions {
             }
             let options = FactorOptions { damp, by_diagonal: by_diagonal != 0 };
             // One of the sites' own is shared with other sites that read the same input.
-            let shared = call.sites.iter().flat_map(|s| [s.stream, qfw_core::statistic::Stream::Rounded].map(|k| (s, k))).find_map(|(s, k)| {
-                s.stats.gram(s.linear.input, k).ok().filter(|g| std::ptr::eq(g.lower.as_ptr(), dl.data.cast_const().cast()))
-            });
+            let shared =
+                call.sites.iter().flat_map(|s| [s.stream, qfw_core::statistic::Stream::Rounded].map(|k| (s, k))).find_map(|(s, k)| {
+                    s.stats.gram(s.linear.input, k).ok().filter(|g| std::ptr::eq(g.lower.as_ptr(), dl.data.cast_const().cast()))
+                });
             let of = match shared {
                 Some(gram) => gram.inverse_factor(&options)?,
                 // SAFETY: a tensor has as many numbers as its shape says.

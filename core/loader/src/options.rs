@@ -99,7 +99,10 @@ mod tests {
             (e.to_string(), e.hint_text().unwrap_or_default().to_owned())
         };
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        assert_eq!(told(json!({ "dampp": 1 })), pair("options of `x`: unknown field `dampp` (did you mean `damp`?)", "its options: damp, order"));
+        assert_eq!(
+            told(json!({ "dampp": 1 })),
+            pair("options of `x`: unknown field `dampp` (did you mean `damp`?)", "its options: damp, order")
+        );
         assert_eq!(told(json!({ "damp": 2 })), pair("option `damp` of `x` is 2", "it must be from 0 to 1"));
         assert_eq!(told(json!({ "damp": "a" })), pair("option `damp` of `x` is \"a\"", "it must be of type number"));
         assert_eq!(told(json!({ "order": "on" })), pair("option `order` of `x` is \"on\"", "it must be one of \"off\", \"static\""));

@@ -97,7 +97,8 @@ pub(crate) fn stats<'a>(stats: &'a Stats, port: Port, asked: &[(StatKind, Stream
         };
         let Some((kind, tensor, tokens, id)) = found else { continue };
         let tensor = Box::new(tensor);
-        let stat = raw::Stat { size: size::<raw::Stat>(), kind, stream: stream_code(*stream), reserved: 0, tokens, id, tensor: tensor.raw() };
+        let stat =
+            raw::Stat { size: size::<raw::Stat>(), kind, stream: stream_code(*stream), reserved: 0, tokens, id, tensor: tensor.raw() };
         let stat = Box::new(stat);
         lent.pointers.push(&*stat);
         lent._tensors.push(tensor);

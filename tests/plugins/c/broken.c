@@ -2,6 +2,7 @@
 #include "qfw_plugin.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #define NEWER_MAJOR 1
 #define NEWER_MINOR 2
@@ -27,8 +28,7 @@ static const qfw_round ROUND = {sizeof(qfw_round), 0, overrun};
 
 static const void *extension(const qfw_algo *algo, const char *id) {
     (void)algo;
-    (void)id;
-    return &ROUND;
+    return strcmp(id, "qfw.round/1") == 0 ? &ROUND : NULL;
 }
 
 static qfw_algo ALGO = {sizeof(qfw_algo), 0, NULL, {NULL, 0}, NULL, extension};

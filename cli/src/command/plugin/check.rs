@@ -40,8 +40,7 @@ pub(crate) fn run(a: &Asked<'_>) -> Result<()> {
     }
     let mut results = Vec::new();
     for case in chosen {
-        let outcome =
-            if a.in_process { conformance::run(a.dir, case, a.seed, &dynamic::host())? } else { in_its_own_process(a, case)? };
+        let outcome = if a.in_process { conformance::run(a.dir, case, a.seed, &dynamic::host())? } else { in_its_own_process(a, case)? };
         if !a.json {
             say(&format!("{case:<44} {outcome}"));
             if !outcome.is_fine() {
@@ -54,7 +53,9 @@ pub(crate) fn run(a: &Asked<'_>) -> Result<()> {
     if a.json {
         let cases: Vec<_> = results.iter().map(|(case, o)| json!({ "case": case, "outcome": o })).collect();
         let hash = package.library().ok().and_then(|l| hash_file(&l).ok());
-        say_json(&json!({ "plugin": package.manifest.id, "version": package.manifest.version, "blake3": hash, "seed": a.seed, "cases": cases }))?;
+        say_json(
+            &json!({ "plugin": package.manifest.id, "version": package.manifest.version, "blake3": hash, "seed": a.seed, "cases": cases }),
+        )?;
     } else if bad == 0 {
         say(&format!("all {} cases of `{}` are fine", results.len(), package.manifest.id));
     }

@@ -55,13 +55,16 @@ fn c(phase: &str) -> Files {
 
 pub(crate) fn run(dir: &Path, phase: &str, lang: &str) -> Result<()> {
     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let plain = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !plain {
         return Err(Error::config("config::invalid", format!("`{name}` is no name for a plugin"))
             .hint("use small letters, digits and `-`, beginning with a letter"));
     }
     if !["round", "condition"].contains(&phase) {
-        return Err(Error::config("config::invalid", format!("there is no template for the phase `{phase}`")).hint("phases: condition, round"));
+        return Err(
+            Error::config("config::invalid", format!("there is no template for the phase `{phase}`")).hint("phases: condition, round")
+        );
     }
     let mut files = match lang {
         "rust" => rust(phase),

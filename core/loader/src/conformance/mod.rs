@@ -102,7 +102,8 @@ pub fn run(dir: &Path, case: &str, seed: u64, host: &Host) -> Result<Outcome> {
         "options.unknown" => Ok(try_.unknown_option()),
         "extension.unknown" => Ok(try_.unknown_extension()),
         _ => {
-            let name = rest.strip_prefix(&format!("{}.", algo.phase)).filter(|n| phases::cases(algo.phase).contains(n)).ok_or_else(unknown)?;
+            let name =
+                rest.strip_prefix(&format!("{}.", algo.phase)).filter(|n| phases::cases(algo.phase).contains(n)).ok_or_else(unknown)?;
             phases::run(&try_, name)
         }
     }

@@ -161,7 +161,7 @@ fn fixed_point(on: &Try) -> Result<Outcome> {
 
 /// The same bytes, by any number of the host's threads.
 fn same(on: &Try, mut a: Sample, mut b: Sample, threads: usize, others: usize) -> Result<Outcome> {
-    let mut with = |sample: &mut Sample, threads: usize| -> Result<Vec<u32>> {
+    let with = |sample: &mut Sample, threads: usize| -> Result<Vec<u32>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| Error::internal(e.to_string()))?;
         pool.install(|| {
             let weight = sample.weight.clone();
@@ -205,7 +205,9 @@ fn cancelled(on: &Try) -> Result<Outcome> {
     cancel.store(false, Ordering::Relaxed);
     let late = ended.saturating_duration_since(asked);
     Ok(match result {
-        _ if late > Duration::from_secs(1) => Outcome::Failed(format!("it goes on for {:.1} s after it was asked to stop", late.as_secs_f64())),
+        _ if late > Duration::from_secs(1) => {
+            Outcome::Failed(format!("it goes on for {:.1} s after it was asked to stop", late.as_secs_f64()))
+        }
         Err(e) if e.code() == "plugin::panic" => failed(&e),
         _ => Outcome::Success,
     })

@@ -46,7 +46,8 @@ impl Sample {
     /// A site of that shape, format and granularity.
     pub(super) fn new(seed: u64, kind: Kind, (rows, cols): (usize, usize), format: &str, granularity: Granularity) -> Result<Self> {
         let registry = Registry::builtin()?;
-        let mut weight: Vec<f32> = (0..rows * cols).map(|i| (uniform(&[seed, 1, i as u64]) * uniform(&[seed, 2, i as u64])) as f32).collect();
+        let mut weight: Vec<f32> =
+            (0..rows * cols).map(|i| (uniform(&[seed, 1, i as u64]) * uniform(&[seed, 2, i as u64])) as f32).collect();
         match kind {
             Kind::Plain | Kind::RankDeficient => {}
             Kind::ZeroColumn => weight.chunks_mut(cols).for_each(|row| row[0] = 0.0),
@@ -98,13 +99,8 @@ impl Sample {
     /// What the algorithm needs, asked as the planner asks; collects it.
     pub(super) fn collect(&mut self, algorithm: &dyn PtqAlgorithm) -> Result<qfw_core::algorithm::Needs> {
         let topology = Topology { blocks: 1, linears: vec![self.linear.clone()], ..Topology::default() };
-        let cx = PlanContext {
-            topology: &topology,
-            sites: &[&self.linear],
-            weights: &[&self.spec],
-            inputs: &[None],
-            stream: Stream::Quantized,
-        };
+        let cx =
+            PlanContext { topology: &topology, sites: &[&self.linear], weights: &[&self.spec], inputs: &[None], stream: Stream::Quantized };
         let needs = algorithm.needs(&cx)?;
         let n = self.linear.shape.1;
         for (kind, stream) in &needs.inputs {

@@ -39,7 +39,8 @@ impl Factory for Made {
             id: id.to_owned(),
             phase: if fault == Fault::NanWeight { Phase::Condition } else { Phase::Round },
             summary: "does one thing wrong".to_owned(),
-            options_schema: r#"{"type":"object","properties":{"strength":{"type":"number","minimum":0,"maximum":1,"default":0.5}}}"#.to_owned(),
+            options_schema: r#"{"type":"object","properties":{"strength":{"type":"number","minimum":0,"maximum":1,"default":0.5}}}"#
+                .to_owned(),
             needs: if fault == Fault::Hang { vec![StatKind::Gram] } else { Vec::new() },
             weight_only: fault != Fault::Hang,
             checks_options: false,
