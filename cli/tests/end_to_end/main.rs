@@ -1,5 +1,5 @@
 //! The binary as its users run it, on the embedded models. One program, so that it is linked once.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod activations;
 mod branches;

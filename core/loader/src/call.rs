@@ -53,6 +53,7 @@ pub(crate) struct Call<'a> {
     pub(crate) sites: Vec<SiteContext<'a>>,
     told: Mutex<Told>,
     allocated: Mutex<Vec<Box<dyn Allocated>>>,
+    #[allow(clippy::vec_box, reason = "pointers to them stay good while the list grows")]
     pub(crate) factors: Mutex<Vec<Box<LentFactor>>>,
 }
 

@@ -18,7 +18,9 @@ use crate::tensor::Lent;
 /// Statistics, lent.
 pub(crate) struct LentStats<'a> {
     // What the pointers are to.
+    #[allow(clippy::vec_box, reason = "pointers to them stay good while the list grows")]
     _tensors: Vec<Box<Lent<'a>>>,
+    #[allow(clippy::vec_box, reason = "pointers to them stay good while the list grows")]
     _stats: Vec<Box<raw::Stat>>,
     pointers: Vec<*const raw::Stat>,
 }

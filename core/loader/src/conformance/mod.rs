@@ -4,6 +4,7 @@
 //! crashes or hangs is one case. [`cases`] lists them from the manifest alone; [`run`] runs one.
 
 mod phases;
+mod regions;
 mod sample;
 
 use std::fmt;
