@@ -250,7 +250,7 @@ typedef struct qfw_numeric {
     /* [any] 64 uniform bits: a pure function of the key, such as { seed, index }. */
     uint64_t (*random)(const uint64_t *key, size_t words);
     /* [any] Calls body(state, i) for every i below n, on the host's threads, in any order. Ends at the first status that is not
-     * QFW_OK and returns it. */
+     * QFW_OK and returns it. Hold no lock while the host works. */
     int32_t (*parallel_for)(const qfw_host *host, size_t n, void *state, int32_t (*body)(void *state, size_t i));
 } qfw_numeric;
 
@@ -395,7 +395,7 @@ typedef struct qfw_plugin {
     uint32_t (*count)(void);
     /* [main] */
     const qfw_algo_desc *(*describe)(uint32_t index);
-    /* [main] A new instance. */
+    /* [main] A new instance. `seed` is 0 in this version: a site carries the run's. */
     int32_t (*create)(const qfw_host *host, const char *id, qfw_str options, uint64_t seed, qfw_algo **out);
     /* [main] "qfw.format/1"; NULL for what it does not have. May itself be NULL. */
     const void *(*extension)(const char *id);

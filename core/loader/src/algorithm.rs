@@ -161,14 +161,19 @@ impl Loaded {
         alone.then(|| self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// A call of this instance.
-    pub(crate) fn call(&self, call: &Call<'_>, site: &str, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
+    /// A call of this instance about a site or region, on a thread of its own: one of the pool would take up other sites while the call
+    /// waits for the pool, and call the instance again from inside of its own call.
+    pub(crate) fn call_at(&self, call: &Call<'_>, site: &str, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
+        self.call(call, |call| call.run_apart(site, function))
+    }
+
+    fn call(&self, call: &Call<'_>, run: impl FnOnce(&Call<'_>) -> Result<Told>) -> Result<Told> {
         let _turn = self.turn();
         if self.broken.load(Ordering::Relaxed) {
             let message = format!("`{}` has panicked before and is not called again", self.described.id);
             return Err(plugin_error("plugin::panic", message).within(call.library.name()));
         }
-        call.run(site, function).inspect_err(|e| {
+        run(call).inspect_err(|e| {
             if e.code() == "plugin::panic" {
                 self.broken.store(true, Ordering::Relaxed);
             }
@@ -206,7 +211,7 @@ impl Loaded {
             let call = Call::new(library, Vec::new());
             // SAFETY: the header's `needs`, with what it asks for.
             #[allow(unsafe_code, reason = "the border")]
-            let told = self.call(&call, "", |host| unsafe { function(self.algo, host, lend(&text)) })?;
+            let told = self.call(&call, |call| call.run("", |host| unsafe { function(self.algo, host, lend(&text)) }))?;
             if let Some(reply) = told.reply {
                 let wire: NeedsWire = serde_json::from_str(&reply).map_err(|e| broken(format!("its needs cannot be read: {e}")))?;
                 needs = wire.needs();
@@ -252,10 +257,6 @@ impl PtqAlgorithm for Loaded {
     }
 }
 
-fn no_memory() -> Error {
-    Error::internal("there is no memory for the outputs of a site")
-}
-
 /// The outputs of rounding, whichever width codes have.
 enum CodesOut {
     Narrow(Output<u8>),
@@ -263,11 +264,11 @@ enum CodesOut {
 }
 
 impl CodesOut {
-    fn new(codes: &Codes, shape: &[usize]) -> Option<Self> {
-        Some(match codes.data {
-            Units::Narrow(_) => Self::Narrow(Output::zeros(shape)?),
-            Units::Wide(_) => Self::Wide(Output::zeros(shape)?),
-        })
+    fn new(codes: &Codes, shape: &[usize]) -> Self {
+        match codes.data {
+            Units::Narrow(_) => Self::Narrow(Output::zeros(shape)),
+            Units::Wide(_) => Self::Wide(Output::zeros(shape)),
+        }
     }
 
     fn raw(&self) -> *mut raw::Tensor {
@@ -294,10 +295,10 @@ impl Round for Loaded {
         let (layout, call) = (cx.layout(), Call::new(library, vec![*cx]));
         let site = self.lend(cx, 0)?;
         let empty = Codes::new(&cx.spec.grid, 0);
-        let codes = CodesOut::new(&empty, &[layout.rows, layout.cols]).ok_or_else(no_memory)?;
+        let codes = CodesOut::new(&empty, &[layout.rows, layout.cols]);
         let (tile_rows, tile_cols) = layout.grid();
-        let scale = Output::<f32>::zeros(&[tile_rows, tile_cols]).ok_or_else(no_memory)?;
-        let zero = Output::<f32>::zeros(&[tile_rows, tile_cols]).ok_or_else(no_memory)?;
+        let scale = Output::<f32>::zeros(&[tile_rows, tile_cols]);
+        let zero = Output::<f32>::zeros(&[tile_rows, tile_cols]);
         let mut out = raw::RoundOut {
             size: size_of::<raw::RoundOut>() as u32,
             reserved: 0,
@@ -308,7 +309,7 @@ impl Round for Loaded {
         };
         // SAFETY: the header's `round`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let told = self.call(&call, &cx.linear.site.to_string(), |host| unsafe { function(self.algo, host, &site.raw, &mut out) })?;
+        let told = self.call_at(&call, &cx.linear.site.to_string(), |host| unsafe { function(self.algo, host, &site.raw, &mut out) })?;
         let finish = || {
             let codes = Codes { lo: empty.lo, data: codes.take()? };
             let (scale, zero) = (scale.take("scales")?, zero.take("zero points")?);
@@ -339,10 +340,11 @@ impl Condition for Loaded {
         let call = Call::new(library, vec![*cx]);
         let site = self.lend(cx, 0)?;
         let (rows, cols) = cx.linear.shape;
-        let weight = Output::of(cx.weight.to_vec(), &[rows, cols]);
+        let weight = Output::of(cx.weight, &[rows, cols]);
         // SAFETY: the header's `condition`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let told = self.call(&call, &cx.linear.site.to_string(), |host| unsafe { function(self.algo, host, &site.raw, weight.raw()) })?;
+        let told =
+            self.call_at(&call, &cx.linear.site.to_string(), |host| unsafe { function(self.algo, host, &site.raw, weight.raw()) })?;
         let finish = || {
             let weight = weight.take("weight")?;
             contract::finite("the weight", &weight)?;
@@ -384,9 +386,8 @@ impl Split for Loaded {
         let lent = cx.sites.iter().enumerate().map(|(i, s)| self.lend(s, i as u64)).collect::<Result<Vec<_>>>()?;
         let sites: Vec<*const raw::Site> = lent.iter().map(|s| std::ptr::from_ref(&s.raw)).collect();
         let cols = cx.sites.first().map_or(0, |s| s.linear.shape.1);
-        let a = Output::<f32>::zeros(&[cx.rank, cols]).ok_or_else(no_memory)?;
-        let b: Vec<Output<f32>> =
-            cx.sites.iter().map(|s| Output::zeros(&[s.linear.shape.0, cx.rank]).ok_or_else(no_memory)).collect::<Result<_>>()?;
+        let a = Output::<f32>::zeros(&[cx.rank, cols]);
+        let b: Vec<Output<f32>> = cx.sites.iter().map(|s| Output::zeros(&[s.linear.shape.0, cx.rank])).collect();
         let pointers: Vec<*mut raw::Tensor> = b.iter().map(Output::raw).collect();
         let stored = match cx.stored {
             FloatKind::F32 => 0,
@@ -398,7 +399,7 @@ impl Split for Loaded {
         // SAFETY: the header's `split`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
         let told = self
-            .call(&call, &name, |host| unsafe { function(self.algo, host, sites.as_ptr(), n, rank, stored, a.raw(), pointers.as_ptr()) })?;
+            .call_at(&call, &name, |host| unsafe { function(self.algo, host, sites.as_ptr(), n, rank, stored, a.raw(), pointers.as_ptr()) })?;
         let finish = || {
             let a = a.take("A")?;
             let b = b.into_iter().map(|b| b.take("B")).collect::<Result<Vec<_>>>()?;

@@ -1,5 +1,6 @@
 //! One call of a plugin, and what the host tells and hears during it.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null;
@@ -51,6 +52,8 @@ pub(crate) struct Call<'a> {
     pub(crate) library: &'a Library,
     /// The sites of this call, by their tokens.
     pub(crate) sites: Vec<SiteContext<'a>>,
+    /// Threads that the plugin may use, and the host for it.
+    threads: usize,
     told: Mutex<Told>,
     allocated: Mutex<Vec<Box<dyn Allocated>>>,
     #[allow(clippy::vec_box, reason = "pointers to them stay good while the list grows")]
@@ -60,6 +63,9 @@ pub(crate) struct Call<'a> {
 // SAFETY: what is not `Sync` in it are the descriptors of factors, which nobody writes to once they are in the list.
 #[allow(unsafe_code, reason = "see above")]
 unsafe impl Sync for Call<'_> {}
+
+/// Stack of the thread of a call, in bytes: as a main thread has it.
+const STACK: usize = 8 << 20;
 
 /// At most so much is kept of what a plugin says.
 const LONGEST: usize = 1 << 20;
@@ -84,7 +90,8 @@ pub(crate) fn lend(text: &str) -> raw::Str {
 
 impl<'a> Call<'a> {
     pub(crate) fn new(library: &'a Library, sites: Vec<SiteContext<'a>>) -> Self {
-        Self { library, sites, told: Mutex::default(), allocated: Mutex::default(), factors: Mutex::default() }
+        let threads = rayon::current_num_threads();
+        Self { library, sites, threads, told: Mutex::default(), allocated: Mutex::default(), factors: Mutex::default() }
     }
 
     /// Calls `function` with a host, and reads what its status says. `site` is what errors of a hanging call name.
@@ -96,7 +103,7 @@ impl<'a> Call<'a> {
         let host = raw::Host {
             size: size_of::<raw::Host>() as u32,
             abi: raw::Version { major: raw::MAJOR, minor: raw::MINOR },
-            threads: u32::try_from(rayon::current_num_threads()).unwrap_or(1),
+            threads: u32::try_from(self.threads).unwrap_or(1),
             ctx: std::ptr::from_ref(self).cast_mut().cast(),
             set_error: Some(set_error),
             log: Some(log),
@@ -116,6 +123,47 @@ impl<'a> Call<'a> {
         drop(flying);
         let told = std::mem::take(&mut *self.told.lock().map_err(|_| Error::internal("a function of the host broke"))?);
         if status == raw::OK { Ok(told) } else { Err(self.error(status, told)) }
+    }
+
+    /// [`Call::run`] on a thread of its own, which is waited for.
+    ///
+    /// # Errors
+    /// As [`Call::run`].
+    pub(crate) fn run_apart(&self, site: &str, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
+        struct Task<F>(F);
+        // SAFETY: the header says of functions about sites that any thread may call them, one at a time where it matters; this one waits.
+        #[allow(unsafe_code, reason = "see above")]
+        unsafe impl<F> Send for Task<F> {}
+        impl<F: FnOnce(*const raw::Host) -> i32> Task<F> {
+            fn run(self, call: &Call<'_>, site: &str) -> Result<Told> {
+                call.run(site, self.0)
+            }
+        }
+        let task = Task(function);
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || task.run(self, site));
+            let thread = thread.map_err(|e| Error::internal("a thread could not be started").with_source(e))?;
+            thread.join().unwrap_or_else(|_| Err(Error::internal("a call of a plugin broke")))
+        })
+    }
+
+    /// Does something in parallel for the plugin: on threads that do nothing else, so that they never wait for a call to end.
+    pub(crate) fn in_parallel<T: Send>(&self, body: impl FnOnce() -> T + Send) -> Result<T> {
+        static POOLS: Mutex<BTreeMap<usize, Arc<rayon::ThreadPool>>> = Mutex::new(BTreeMap::new());
+        let broke = || Error::internal("an earlier call broke");
+        let pool = {
+            let mut pools = POOLS.lock().map_err(|_| broke())?;
+            match pools.get(&self.threads) {
+                Some(pool) => Arc::clone(pool),
+                None => {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
+                    let pool = Arc::new(pool.map_err(|e| Error::internal("threads could not be started").with_source(e))?);
+                    pools.insert(self.threads, Arc::clone(&pool));
+                    pool
+                }
+            }
+        };
+        Ok(pool.install(body))
     }
 
     fn error(&self, status: i32, told: Told) -> Error {
@@ -146,7 +194,7 @@ impl<'a> Call<'a> {
     }
 
     fn allocate<T: Element>(&self, shape: &[usize]) -> Option<*mut raw::Tensor> {
-        let output = Box::new(Output::<T>::zeros(shape)?);
+        let output = Box::new(Output::<T>::asked(shape)?);
         let raw = output.raw();
         self.allocated.lock().ok()?.push(output);
         Some(raw)

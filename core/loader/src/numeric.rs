@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use qfw_abi::raw;
 use qfw_core::algorithm::SiteContext;
 use qfw_core::numeric::{
-    Codes, ColumnSweep, FactorOptions, Feedback, Onto, SweepParams, Transpose, Units, decode, encode, inverse_factor, uniform_u64,
+    Codes, ColumnSweep, FactorOptions, Feedback, Onto, SweepParams, Transpose, Units, decode, encode_narrow, encode_wide, inverse_factor,
+    uniform_u64,
 };
 use qfw_core::observer;
 use qfw_core::scheme::QParams;
@@ -181,7 +182,7 @@ mod functions {
             let layout = cx.layout();
             // SAFETY: the header says how large they are.
             let weight = unsafe { slice(weight, layout.rows * layout.cols, "weight") }?;
-            let fitted = observer::fit(cx.observer, &cx.scale_rule(), weight, layout)?;
+            let fitted = call.in_parallel(|| observer::fit(cx.observer, &cx.scale_rule(), weight, layout))??;
             // SAFETY: as above.
             unsafe { slice_mut(scale, layout.tiles(), "place for scales") }?.copy_from_slice(&fitted.scale);
             // SAFETY: as above.
@@ -211,9 +212,27 @@ mod functions {
                     slice(zero, layout.tiles(), "zero points")?,
                 )
             };
-            let found = encode(&cx.spec.grid, &params(cx, scale, zero), weight);
+            let (grid, params) = (&cx.spec.grid, params(cx, scale, zero));
             // SAFETY: the header says what it is.
-            unsafe { store(&found, codes) }
+            let tensor = unsafe { codes.as_ref() }.ok_or_else(|| missing("tensor of codes"))?;
+            let empty = Codes::new(grid, 0);
+            if misfits(tensor, &empty) {
+                return Err(missing("tensor of codes of the site's width"));
+            }
+            let data = tensor.dl_tensor.data;
+            // SAFETY: an output of the site has as many codes, of that width.
+            unsafe {
+                match empty.data {
+                    Units::Narrow(_) => {
+                        let onto = slice_mut(data.cast(), weight.len(), "codes")?;
+                        call.in_parallel(|| encode_narrow(grid, &params, weight, onto))
+                    }
+                    Units::Wide(_) => {
+                        let onto = slice_mut(data.cast(), weight.len(), "codes")?;
+                        call.in_parallel(|| encode_wide(grid, &params, weight, onto))
+                    }
+                }
+            }
         })
     }
 
@@ -250,8 +269,8 @@ mod functions {
             if !units.stand_for(&cx.spec.grid) {
                 return Err(plugin_error("plugin::contract", "it asked for the value of a code that is none"));
             }
-            let mut values = Vec::new();
-            decode(&cx.spec.grid, &params(cx, scale, zero), &units, 0..layout.rows, None, &mut values);
+            let (mut values, params) = (Vec::new(), params(cx, scale, zero));
+            call.in_parallel(|| decode(&cx.spec.grid, &params, &units, 0..layout.rows, None, &mut values))?;
             weight.copy_from_slice(&values);
             Ok(())
         })
@@ -344,8 +363,9 @@ mod functions {
                 limit: None,
                 block: block.clamp(1, 65536),
             };
+            let swept = call.in_parallel(|| sweep.run(weight))?;
             // SAFETY: the header says what it is.
-            unsafe { store(&sweep.run(weight).codes, codes) }
+            unsafe { store(&swept.codes, codes) }
         })
     }
 
@@ -359,28 +379,33 @@ mod functions {
         // SAFETY: the header says that `body` may be called with it on any thread.
         unsafe impl Sync for State {}
         // SAFETY: see above.
-        let (Some(body), Some(_)) = (body, unsafe { call_of(host) }) else { return raw::ERR_INTERNAL };
+        let (Some(body), Some(call)) = (body, unsafe { call_of(host) }) else { return raw::ERR_INTERNAL };
         let (state, next, failed) = (State(state), AtomicUsize::new(0), AtomicI32::new(raw::OK));
         contain(raw::ERR_INTERNAL, || {
             let (state, next, failed) = (&state, &next, &failed);
-            rayon::scope(|scope| {
-                for _ in 0..rayon::current_num_threads().min(n) {
-                    scope.spawn(move |_| {
-                        loop {
-                            let i = next.fetch_add(1, Ordering::Relaxed);
-                            if i >= n || failed.load(Ordering::Relaxed) != raw::OK {
-                                return;
+            let all = || {
+                rayon::scope(|scope| {
+                    for _ in 0..rayon::current_num_threads().min(n) {
+                        scope.spawn(move |_| {
+                            loop {
+                                let i = next.fetch_add(1, Ordering::Relaxed);
+                                if i >= n || failed.load(Ordering::Relaxed) != raw::OK {
+                                    return;
+                                }
+                                // SAFETY: the plugin's own function with its own state.
+                                let status = unsafe { body(state.0, i) };
+                                if status != raw::OK {
+                                    failed.store(status, Ordering::Relaxed);
+                                }
                             }
-                            // SAFETY: the plugin's own function with its own state.
-                            let status = unsafe { body(state.0, i) };
-                            if status != raw::OK {
-                                failed.store(status, Ordering::Relaxed);
-                            }
-                        }
-                    });
-                }
-            });
-            failed.load(Ordering::Relaxed)
+                        });
+                    }
+                })
+            };
+            match call.in_parallel(all) {
+                Ok(()) => failed.load(Ordering::Relaxed),
+                Err(_) => raw::ERR_INTERNAL,
+            }
         })
     }
 }

@@ -106,11 +106,11 @@ impl Transform for Loaded {
             n_stats: known.len(),
             ..channels(cx.region)
         };
-        let factor = Output::of(vec![1.0f64; cx.region.width], &[cx.region.width]);
+        let factor = Output::of(&vec![1.0f64; cx.region.width], &[cx.region.width]);
         let call = Call::new(library, Vec::new());
         // SAFETY: the header's `solve`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let told = self.call(&call, &cx.region.id, |host| unsafe { function(algo, host, &region, factor.raw()) })?;
+        let told = self.call_at(&call, &cx.region.id, |host| unsafe { function(algo, host, &region, factor.raw()) })?;
         let finish = || {
             let factor = factor.take("factors")?;
             contract::finite("the factors", &factor)?;

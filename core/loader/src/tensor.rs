@@ -91,18 +91,32 @@ pub(crate) struct Output<T: Element> {
 unsafe impl<T: Element> Send for Output<T> {}
 
 impl<T: Element> Output<T> {
-    /// Zeros of that shape; `None` where there is no memory for it.
-    pub(crate) fn zeros(shape: &[usize]) -> Option<Self> {
+    /// Zeros of a shape that the plugin has chosen; `None` where there is no memory for it.
+    pub(crate) fn asked(shape: &[usize]) -> Option<Self> {
         let len = shape.iter().try_fold(1usize, |n, extent| n.checked_mul(*extent))?;
         let mut numbers = Vec::new();
         numbers.try_reserve_exact(len.checked_add(WATCHED)?).ok()?;
-        numbers.resize(len, T::default());
-        Some(Self::of(numbers, shape))
+        numbers.resize(len + WATCHED, T::default());
+        Some(Self::guarded(numbers, shape))
+    }
+
+    /// Zeros of the shape of a layer, straight from the allocator.
+    pub(crate) fn zeros(shape: &[usize]) -> Self {
+        Self::guarded(vec![T::default(); shape.iter().product::<usize>() + WATCHED], shape)
     }
 
     /// These numbers, as an output that may be changed.
-    pub(crate) fn of(mut numbers: Vec<T>, shape: &[usize]) -> Self {
-        numbers.resize(numbers.len() + WATCHED, T::GUARD);
+    pub(crate) fn of(numbers: &[T], shape: &[usize]) -> Self {
+        let mut all = Vec::with_capacity(numbers.len() + WATCHED);
+        all.extend_from_slice(numbers);
+        all.resize(numbers.len() + WATCHED, T::default());
+        Self::guarded(all, shape)
+    }
+
+    /// Numbers with room for the guard behind them.
+    fn guarded(mut numbers: Vec<T>, shape: &[usize]) -> Self {
+        let len = numbers.len() - WATCHED;
+        numbers[len..].fill(T::GUARD);
         let lent = Lent::new(numbers.as_mut_ptr(), shape, 0);
         Self { numbers, lent }
     }

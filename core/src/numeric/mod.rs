@@ -43,7 +43,7 @@ pub use alignment::{Alignment, AlignmentOptions};
 pub use attention::{AttentionShape, attention, attention_mix, attention_probs, attention_scores};
 pub use bf16::{Bf16Panels, Bf16Unit, across_bf16, gram_bf16};
 pub(crate) use codes::with_units;
-pub use codes::{Codes, Unit, Units, decode, encode};
+pub use codes::{Codes, Unit, Units, decode, encode, encode_narrow, encode_wide};
 pub use eigenvalue::largest_eigenvalue;
 pub use elementwise::add;
 pub(crate) use fake_quantize::Extremes;
