@@ -398,8 +398,9 @@ impl Split for Loaded {
         let (rank, n) = (cx.rank as u64, sites.len());
         // SAFETY: the header's `split`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let told = self
-            .call_at(&call, &name, |host| unsafe { function(self.algo, host, sites.as_ptr(), n, rank, stored, a.raw(), pointers.as_ptr()) })?;
+        let told = self.call_at(&call, &name, |host| unsafe {
+            function(self.algo, host, sites.as_ptr(), n, rank, stored, a.raw(), pointers.as_ptr())
+        })?;
         let finish = || {
             let a = a.take("A")?;
             let b = b.into_iter().map(|b| b.take("B")).collect::<Result<Vec<_>>>()?;
