@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::errors::refused_with;
-use super::{Ran, apply_args, args, command, finish};
+use super::{Ran, apply_args, args, asset, command, finish};
 
 /// A home directory with plugins of its own.
 pub(super) struct Home {
@@ -53,6 +53,14 @@ weight-only = true
 id = "smoothquant"
 phase = "transform"
 summary = "SmoothQuant"
+[[algo]]
+id = "clip"
+phase = "condition"
+summary = "clip"
+[[algo]]
+id = "gpfq"
+phase = "round"
+summary = "GPFQ"
 "#;
 
 /// The target entry of a manifest.
@@ -148,7 +156,7 @@ fn same_tensors(a: &Path, b: &Path) {
 fn a_loaded_algorithm_gives_the_bytes_of_the_linked_one() {
     let home = Home::new();
     home.add(&home.package("loadable", &loadable(), LOADABLE));
-    let prefer: String = ["rtn", "gptq", "qronos", "magr", "svdquant", "smoothquant"]
+    let prefer: String = ["rtn", "gptq", "qronos", "magr", "svdquant", "smoothquant", "clip", "gpfq"]
         .iter()
         .map(|id| format!(" --set plugins.prefer.{id}=org.qfw.loadable"))
         .collect();
@@ -157,6 +165,7 @@ fn a_loaded_algorithm_gives_the_bytes_of_the_linked_one() {
         "--algo gptq --set scheme.weights.granularity.group=32 --set gptq.act-order=group --format qfw",
         "--algo magr,gptq --set scheme.weights.format=int3 --format qfw",
         "--algo smoothquant,qronos --preset w8a8 --set scheme.weights.format=int8",
+        "--algo clip,gpfq --format qfw",
         "--algo svdquant,rtn --set svdquant.rank=4 --set svdquant.gram=true --format qfw",
         "--algo smoothquant,svdquant,gptq --set svdquant.rank=4 --set svdquant.compensate=true --format qfw",
     ]
@@ -185,7 +194,8 @@ fn an_id_that_two_offer_wants_a_choice() {
     ];
     refused_with(&home.apply(&out, "--algo gptq"), 3, "plugin::duplicate", &says);
     assert!(!out.exists());
-    home.apply(&out, "--algo gpfq").ok();
+    let other = "plan --algo adaround --set scheme.weights.format=int4 --set calibration.samples=4 --set calibration.seq-len=32 --data";
+    home.qfw(&args(other, &[&asset("text/calibration.txt"), &asset("tiny-llama")])).ok();
     home.apply(&home.path("linked"), "--algo gptq --set plugins.prefer.gptq=qfw-gptq").ok();
     let ran = home.apply(&home.path("nobody"), "--algo gptq --set plugins.prefer.gptq=org.nobody");
     refused_with(&ran, 3, "plugin::required", &["takes `gptq` from `org.nobody`, which does not offer it", "qfw-gptq, org.qfw.loadable"]);
@@ -291,7 +301,7 @@ fn a_run_can_require_a_plugin_and_its_version() {
     let home = Home::new();
     home.add(&home.package("loadable", &loadable(), LOADABLE));
     let run = |words: &str| {
-        home.qfw(&args("plan", &[&super::asset("tiny-llama"), "--algo", "rtn", "--set", "scheme.weights.format=int4", "--set", words]))
+        home.qfw(&args("plan", &[&asset("tiny-llama"), "--algo", "rtn", "--set", "scheme.weights.format=int4", "--set", words]))
     };
     let id = "plugins.require.\"org.qfw.loadable\"";
     let chosen = |words: &str| run(&format!("{id}={words}"));

@@ -102,7 +102,7 @@ fn a_manifest_that_says_something_else_than_its_library_is_refused() {
         (
             "[[algo]]\nid = \"smoothquant\"\nphase = \"transform\"\nsummary = \"SmoothQuant\"\n",
             "",
-            "it declares 6 algorithms, and its manifest 5",
+            "it declares 8 algorithms, and its manifest 7",
         ),
         ("summary = \"GPTQ\"", "summary = \"GPTQ\"\nweight-only = true", "its manifest says `weight-only = true` of `gptq`"),
     ]

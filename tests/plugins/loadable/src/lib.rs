@@ -1,4 +1,4 @@
-//! `rtn`, `gptq`, `qronos`, `magr`, `svdquant` and `smoothquant` as one library that is loaded at run time.
+//! Every algorithm of this workspace that can be loaded at run time, as one library.
 
 use qfw_bridge::Linked;
 
@@ -12,5 +12,7 @@ qfw_abi::export_plugin! {
         &Linked(&qfw_magr::RECORD),
         &Linked(&qfw_svdquant::RECORD),
         &Linked(&qfw_smoothquant::RECORD),
+        &Linked(&qfw_clip::RECORD),
+        &Linked(&qfw_gpfq::RECORD),
     ],
 }
