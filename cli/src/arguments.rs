@@ -278,7 +278,7 @@ pub(crate) enum PluginCommand {
     New {
         /// Name of the plugin and of the directory that is made
         name: String,
-        /// condition or round
+        /// condition, round, split or transform; in C condition or round
         #[arg(long, default_value = "round")]
         phase: String,
         /// rust or c

@@ -32,7 +32,8 @@ fn build(dir: &Path, lang: &str) -> Option<PathBuf> {
 #[test]
 fn a_new_plugin_builds_passes_the_kit_and_works() {
     let home = Home::new();
-    for (lang, phase) in [("rust", "round"), ("c", "round"), ("rust", "condition"), ("c", "condition")] {
+    let ways = [("rust", "round"), ("rust", "condition"), ("rust", "split"), ("rust", "transform"), ("c", "round"), ("c", "condition")];
+    for (lang, phase) in ways {
         let name = format!("my-{lang}-{phase}");
         let dir = home.path(&name);
         let path = dir.display().to_string();
@@ -44,10 +45,11 @@ fn a_new_plugin_builds_passes_the_kit_and_works() {
         home.add(&dir);
         let algo = if phase == "round" { name.clone() } else { format!("{name},rtn") };
         let out = home.path(&format!("{name}-out"));
-        home.apply(&out, &format!("--algo {algo}")).ok();
+        // Branches are held by the native form.
+        home.apply(&out, &format!("--algo {algo} --format qfw")).ok();
         if (lang, phase) == ("rust", "round") {
             let plain = home.path("plain");
-            home.apply(&plain, "--algo rtn").ok();
+            home.apply(&plain, "--algo rtn --format qfw").ok();
             assert!(super::plugins::tensors(&out) == super::plugins::tensors(&plain), "it rounds to nearest");
         }
     }
@@ -56,7 +58,12 @@ fn a_new_plugin_builds_passes_the_kit_and_works() {
     refused_with(&home.qfw(&["plugin", "new", &taken]), 2, "config::exists", &["is there already"]);
     let other = home.path("x").display().to_string();
     refused_with(&home.qfw(&["plugin", "new", &other, "--lang", "zig"]), 2, "config::invalid", &["languages: c, rust"]);
-    refused_with(&home.qfw(&["plugin", "new", &other, "--phase", "correct"]), 2, "config::invalid", &["phases: condition, round"]);
+    refused_with(
+        &home.qfw(&["plugin", "new", &other, "--phase", "correct"]),
+        2,
+        "config::invalid",
+        &["phases: condition, round, split, transform"],
+    );
 }
 
 /// Every algorithm of this workspace that can be loaded passes.

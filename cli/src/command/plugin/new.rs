@@ -11,7 +11,7 @@ use crate::terminal::say;
 type Files = Vec<(String, String)>;
 
 const MANIFEST: &str = "id = \"@ID@\"\nversion = \"0.1.0\"\nlicense = \"MIT OR Apache-2.0\"\nabi = { major = 1, minor = 0 }\n\n\
-    [[algo]]\nid = \"@ALGO@\"\nphase = \"@PHASE@\"\nsummary = \"@SUMMARY@\"\nweight-only = true\n";
+    [[algo]]\nid = \"@ALGO@\"\nphase = \"@PHASE@\"\nsummary = \"@SUMMARY@\"\nweight-only = @WEIGHTS@\n";
 
 const CARGO: &str = "[package]\nname = \"@NAME@\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[lib]\ncrate-type = [\"cdylib\"]\n\n\
     [dependencies]\nqfw-abi = { path = \"vendor/qfw-abi\" }\n\n\
@@ -21,7 +21,7 @@ const RUN: &str = "# qfw apply MODEL --config run.example.toml -o OUT\nschema = 
     [scheme]\nweights = { format = \"int4\", granularity = { group = 32 } }\n\n[[pass]]\nalgo = \"@ALGO@\"\n@REST@";
 
 const README: &str = "# @NAME@\n\n**What it changes.** @WHAT@\n\n**When to use it.** As the start of a method of your own.\n\n\
-    **Reads.** The weight. No statistics.\n\n**Options.** @OPTIONS@\n\n## Build, check, use\n\n```sh\n@BUILD@\n\
+    **Reads.** @READS@\n\n**Options.** @OPTIONS@\n\n## Build, check, use\n\n```sh\n@BUILD@\n\
     qfw plugin pack . --library @LIBRARY@\nqfw plugin check .\nqfw plugin add .\nqfw apply MODEL --algo @USE@ \
     --set scheme.weights.format=int4 -o OUT\n```\n\nAfter each build: `qfw plugin pack`, then `qfw plugin add`, which pins the new hash.\n";
 
@@ -31,7 +31,12 @@ fn built(name: &str) -> String {
 }
 
 fn rust(phase: &str) -> Files {
-    let source = if phase == "round" { include_str!("template/round.rs.txt") } else { include_str!("template/condition.rs.txt") };
+    let source = match phase {
+        "condition" => include_str!("template/condition.rs.txt"),
+        "split" => include_str!("template/split.rs.txt"),
+        "transform" => include_str!("template/transform.rs.txt"),
+        _ => include_str!("template/round.rs.txt"),
+    };
     let mut files: Files = vec![
         ("Cargo.toml".to_owned(), CARGO.to_owned()),
         ("src/lib.rs".to_owned(), source.to_owned()),
@@ -53,6 +58,42 @@ fn c(phase: &str) -> Files {
     ]
 }
 
+/// What the templates leave open.
+fn words(name: &str, phase: &str, lang: &str, library: &str) -> Vec<(&'static str, String)> {
+    let rounds = "\n[[pass]]\nalgo = \"rtn\"\n";
+    let (what, summary) = match phase {
+        "round" => ("Every weight becomes the nearest value of its grid.", "round to nearest"),
+        "condition" => ("The largest weights are clipped before rounding.", "clips the largest weights"),
+        "split" => ("A branch of low rank takes the largest part of the weight.", "a branch of low rank"),
+        _ => ("The range of activations moves into the weights that read them.", "evens out the ranges of channels"),
+    };
+    let (rest, used) = if phase == "round" { ("", name.to_owned()) } else { (rounds, format!("{name},rtn")) };
+    let option = match phase {
+        "split" => ["rank", "Rank of the branch.", "integer", "1", "1024", "8", "8.0", "usize"],
+        "transform" => ["strength", "How much of the range moves: 0 none, 1 all.", "number", "0.0", "1.0", "0.5", "0.5", "f64"],
+        _ => {
+            ["clip", "Weights beyond this share of the largest one are clipped; 1 clips none.", "number", "0.1", "1.0", "1.0", "1.0", "f64"]
+        }
+    };
+    let named = ["@OPTION@", "@MEANING@", "@TYPE@", "@LEAST@", "@MOST@", "@DEFAULT@", "@FLOAT@", "@RUST@"];
+    let words = [
+        ("@ID@", format!("com.example.{name}")),
+        ("@ALGO@", name.to_owned()),
+        ("@NAME@", name.to_owned()),
+        ("@PHASE@", phase.to_owned()),
+        ("@SUMMARY@", summary.to_owned()),
+        ("@WEIGHTS@", (phase != "transform").to_string()),
+        ("@READS@", if phase == "transform" { "The range of each input channel." } else { "The weight. No statistics." }.to_owned()),
+        ("@WHAT@", what.to_owned()),
+        ("@REST@", rest.to_owned()),
+        ("@USE@", used),
+        ("@OPTIONS@", if lang == "rust" { format!("`{}`: see `src/options.rs`.", option[0]) } else { "None.".to_owned() }),
+        ("@BUILD@", if lang == "rust" { "cargo build --release --offline" } else { "make" }.to_owned()),
+        ("@LIBRARY@", library.to_owned()),
+    ];
+    words.into_iter().chain(named.into_iter().zip(option.map(str::to_owned))).collect()
+}
+
 pub(crate) fn run(dir: &Path, phase: &str, lang: &str) -> Result<()> {
     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -61,10 +102,10 @@ pub(crate) fn run(dir: &Path, phase: &str, lang: &str) -> Result<()> {
         return Err(Error::config("config::invalid", format!("`{name}` is no name for a plugin"))
             .hint("use small letters, digits and `-`, beginning with a letter"));
     }
-    if !["round", "condition"].contains(&phase) {
-        return Err(
-            Error::config("config::invalid", format!("there is no template for the phase `{phase}`")).hint("phases: condition, round")
-        );
+    let phases: &[&str] = if lang == "c" { &["condition", "round"] } else { &["condition", "round", "split", "transform"] };
+    if !phases.contains(&phase) {
+        let message = format!("there is no template for the phase `{phase}` in `{lang}`");
+        return Err(Error::config("config::invalid", message).hint(format!("phases: {}", phases.join(", "))));
     }
     let mut files = match lang {
         "rust" => rust(phase),
@@ -75,23 +116,7 @@ pub(crate) fn run(dir: &Path, phase: &str, lang: &str) -> Result<()> {
         return Err(Error::config("config::exists", format!("`{}` is there already", dir.display())).hint("choose another name"));
     }
     let library = if lang == "rust" { built(&name) } else { format!("{name}.so") };
-    let (what, rest, used) = match phase {
-        "round" => ("Every weight becomes the nearest value of its grid.", "", name.clone()),
-        _ => ("The largest weights are clipped before rounding.", "\n[[pass]]\nalgo = \"rtn\"\n", format!("{name},rtn")),
-    };
-    let words = [
-        ("@ID@", format!("com.example.{name}")),
-        ("@ALGO@", name.clone()),
-        ("@NAME@", name.clone()),
-        ("@PHASE@", phase.to_owned()),
-        ("@SUMMARY@", if phase == "round" { "round to nearest" } else { "clips the largest weights" }.to_owned()),
-        ("@WHAT@", what.to_owned()),
-        ("@REST@", rest.to_owned()),
-        ("@USE@", used),
-        ("@OPTIONS@", if lang == "rust" { "`clip`, from 0.1 to 1: see `src/options.rs`." } else { "None." }.to_owned()),
-        ("@BUILD@", if lang == "rust" { "cargo build --release --offline" } else { "make" }.to_owned()),
-        ("@LIBRARY@", library.clone()),
-    ];
+    let words = words(&name, phase, lang, &library);
     let fill = |text: &str| words.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
     for (path, text) in [("plugin.toml", MANIFEST), ("run.example.toml", RUN), ("README.md", README)] {
         files.push((path.to_owned(), text.to_owned()));
