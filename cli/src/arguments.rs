@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Check the declared symmetries of a model numerically
     Topology(Topology),
+    /// Add, remove, make and look at plugins that are loaded at run time
+    Plugin(Plugin),
     /// Print the JSON Schema of run.toml and of all options
     Schema,
     /// Print shell completions
@@ -48,8 +50,21 @@ pub(crate) struct Quickstart {
     pub(crate) json: bool,
 }
 
+/// What may be loaded at run time
+#[derive(Debug, Default, Args)]
+pub(crate) struct DynamicArgs {
+    /// Use nothing but what is part of this program
+    #[arg(long)]
+    pub(crate) no_dynamic_plugins: bool,
+    /// Load plugins that were found but not added, whatever they hold
+    #[arg(long)]
+    pub(crate) allow_unpinned: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ListPlugins {
+    #[command(flatten)]
+    pub(crate) dynamic: DynamicArgs,
     /// Only this kind: algorithm, architecture, format, observer, output-format
     #[arg(long)]
     pub(crate) kind: Option<String>,
@@ -122,6 +137,8 @@ pub(crate) struct RunArgs {
     /// Run block 0 and say how long the whole will take, and how much memory and disk (plan only)
     #[arg(long, conflicts_with = "print_config")]
     pub(crate) measure: bool,
+    #[command(flatten)]
+    pub(crate) dynamic: DynamicArgs,
     /// Command line of the system that `--compat` names
     #[arg(last = true, value_name = "FLAGS", requires = "compat")]
     pub(crate) words: Vec<String>,
@@ -217,6 +234,70 @@ pub(crate) enum TopologyCommand {
         /// Seed of the weights
         #[arg(long, default_value_t = 0)]
         seed: u64,
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plugin {
+    #[command(subcommand)]
+    pub(crate) command: PluginCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginCommand {
+    /// Allow a plugin to be loaded, as it is now; runs none of it
+    Add {
+        /// Directory with its plugin.toml
+        dir: PathBuf,
+    },
+    /// Forget a plugin; its files stay
+    Remove {
+        /// Its id
+        id: String,
+    },
+    /// Show what is known of a plugin; runs none of it
+    Info {
+        /// Its id, or a directory with a plugin.toml
+        plugin: String,
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the hash of a library that was just built into its plugin.toml
+    Pack {
+        /// Directory with its plugin.toml
+        dir: PathBuf,
+        /// The library, copied into the directory
+        #[arg(long)]
+        library: PathBuf,
+    },
+    /// Start a plugin of your own, ready to build without a network
+    New {
+        /// Name of the plugin and of the directory that is made
+        name: String,
+        /// condition, round, split or transform; in C condition or round
+        #[arg(long, default_value = "round")]
+        phase: String,
+        /// rust or c
+        #[arg(long, default_value = "rust")]
+        lang: String,
+    },
+    /// Try a plugin on sites of every shape, each case in a process of its own
+    Check {
+        /// Directory with its plugin.toml
+        dir: PathBuf,
+        /// Seed of what is tried
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Only cases whose name holds this
+        #[arg(long)]
+        case: Option<String>,
+        /// Run the cases in this process; a crash ends it
+        #[arg(long)]
+        in_process: bool,
         /// One JSON object instead of text
         #[arg(long)]
         json: bool,

@@ -5,6 +5,7 @@ mod arguments;
 mod assets;
 mod command;
 mod compat;
+mod dynamic;
 mod hub;
 mod plugins;
 mod terminal;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Inspect(a) => command::inspect::run(&a),
         Command::Generate(a) => command::generate::run(&a),
         Command::Topology(a) => command::topology::run(&a),
+        Command::Plugin(a) => command::plugin::run(&a),
         Command::Schema => command::schema::run(),
         Command::Completions(a) => command::completions::run(&a),
     };

@@ -20,6 +20,7 @@ pub(crate) fn catch_interrupt() {
             std::process::exit(130);
         }
         note("stopping after the current step; press Ctrl-C again to end at once");
+        crate::dynamic::watch();
     });
 }
 

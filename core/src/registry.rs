@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::algorithm::{AlgorithmRecord, BuiltAlgorithm};
+use crate::algorithm::{AlgorithmRecord, BuiltAlgorithm, Maker};
 use crate::checkpoint::ContainerRecord;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::format::{self, FormatRecord, QuantFormat};
@@ -26,6 +26,9 @@ pub struct Registry {
     observers: BTreeMap<&'static str, &'static ObserverRecord>,
     containers: BTreeMap<&'static str, &'static ContainerRecord>,
     architectures: BTreeMap<&'static str, &'static ArchitectureRecord>,
+    /// Who makes algorithms that are not constants of this program, by the id of their record.
+    makers: BTreeMap<&'static str, Arc<dyn Maker>>,
+    loaded_formats: Vec<Arc<dyn QuantFormat>>,
 }
 
 /// One line of a listing.
@@ -140,12 +143,40 @@ impl Registry {
         Ok(())
     }
 
+    /// Adds an algorithm that `maker` makes: one that is loaded at run time. `record` says what is known of it before; its own functions are
+    /// not called. It takes the place of one of the same id, and its aliases, if `replace` says so.
+    ///
+    /// # Errors
+    /// If an id is taken.
+    pub fn add_made(&mut self, record: &'static AlgorithmRecord, maker: Arc<dyn Maker>, replace: bool) -> Result<()> {
+        if replace {
+            self.algorithms.retain(|id, r| *id != record.id && r.id != record.id);
+        }
+        self.add_algorithm(record)?;
+        self.makers.insert(record.id, maker);
+        Ok(())
+    }
+
     /// Adds a number format.
     ///
     /// # Errors
     /// If its id is taken.
     pub fn add_format(&mut self, record: &'static FormatRecord) -> Result<()> {
         add(&mut self.formats, "format", record.id, |r| r.source, record)
+    }
+
+    /// Adds a number format that is no constant of this program. `record` is for listings; its own function is not called.
+    ///
+    /// # Errors
+    /// If its id is taken.
+    pub fn add_loaded_format(&mut self, record: &'static FormatRecord, format: Arc<dyn QuantFormat>) -> Result<()> {
+        if self.format(record.id).is_ok() {
+            let message = format!("format `{}` of `{}` is there already", record.id, record.source);
+            return Err(Error::new(ErrorKind::Plugin, "plugin::duplicate", message).hint("leave one of them out"));
+        }
+        self.add_format(record)?;
+        self.loaded_formats.push(format);
+        Ok(())
     }
 
     /// Adds a granularity.
@@ -193,7 +224,11 @@ impl Registry {
     /// # Errors
     /// If the id or an option is unknown.
     pub fn build_algorithm(&self, id: &str, options: &Value) -> Result<BuiltAlgorithm> {
-        (self.algorithm(id)?.build)(options)
+        let record = self.algorithm(id)?;
+        match self.makers.get(record.id) {
+            Some(maker) => maker.build(options),
+            None => (record.build)(options),
+        }
     }
 
     /// A number format.
@@ -201,7 +236,8 @@ impl Registry {
     /// # Errors
     /// If there is none of that id.
     pub fn format(&self, id: &str) -> Result<Arc<dyn QuantFormat>> {
-        let found = self.formats.values().find_map(|r| (r.find)(id));
+        let loaded = || self.loaded_formats.iter().find(|f| f.id() == id).cloned();
+        let found = self.formats.values().find_map(|r| (r.find)(id)).or_else(loaded);
         found.ok_or_else(|| unknown("format", id, self.formats.keys().copied().collect()))
     }
 
@@ -243,9 +279,16 @@ impl Registry {
         Ok(self.architectures.get(model_type).ok_or_else(|| model::unknown_architecture(model_type, &known))?.architecture)
     }
 
-    /// JSON Schema of the options of every algorithm and observer, by kind and id.
+    /// What an algorithm that is loaded at run time comes from: its plugin, version and hash.
+    pub fn origin(&self, id: &str) -> Option<String> {
+        self.makers.get(self.algorithms.get(id)?.id).map(|m| m.origin())
+    }
+
+    /// JSON Schema of the options of every algorithm and observer, by kind and id. Those that are loaded at run time are left out, as
+    /// asking them runs their code.
     pub fn schemas(&self) -> Value {
-        let algorithms: serde_json::Map<String, Value> = self.algorithms.iter().map(|(id, r)| ((*id).to_owned(), (r.schema)())).collect();
+        let linked = self.algorithms.iter().filter(|(_, r)| !self.makers.contains_key(r.id));
+        let algorithms: serde_json::Map<String, Value> = linked.map(|(id, r)| ((*id).to_owned(), (r.schema)())).collect();
         let observers: serde_json::Map<String, Value> = self.observers.iter().map(|(id, r)| ((*id).to_owned(), (r.schema)())).collect();
         serde_json::json!({ "algorithms": algorithms, "observers": observers })
     }

@@ -6,7 +6,6 @@ use std::path::Path;
 use qfw_core::algorithm::Event;
 use qfw_core::harness::{Control, Mode, SiteReport, Summary, peak_rss};
 use qfw_core::plan::Plan;
-use qfw_core::registry::Registry;
 use qfw_core::session::Session;
 use qfw_core::{Error, Result};
 use serde_json::json;
@@ -19,8 +18,7 @@ pub(crate) fn run(a: &RunArgs) -> Result<()> {
     if let Some(flag) = [("--print-config", a.print_config), ("--measure", a.measure)].iter().find_map(|(f, given)| given.then_some(f)) {
         return Err(Error::config("config::invalid", format!("`{flag}` belongs to `qfw plan`")).hint("leave it out, or say `qfw plan`"));
     }
-    let registry = Registry::linked()?;
-    let session = plan::open(a, &registry)?;
+    let (session, registry) = plan::open(a)?;
     let Some(out) = session.raw.output.path.clone() else {
         return Err(
             Error::config("config::missing", "no output directory was given").hint("add `-o OUT`, or `output.path` to the configuration")

@@ -1,14 +1,15 @@
 //! `qfw list-plugins`
 
-use qfw_core::registry::Registry;
+use qfw_core::plan::raw::RawPlugins;
 use qfw_core::{Error, Result};
 
 use super::say_json;
 use crate::arguments::ListPlugins;
+use crate::dynamic;
 use crate::terminal::say;
 
 pub(crate) fn run(a: &ListPlugins) -> Result<()> {
-    let mut list = Registry::linked()?.list();
+    let mut list = dynamic::registry(&RawPlugins::default(), &a.dynamic)?.list();
     if let Some(kind) = &a.kind {
         let mut kinds: Vec<&str> = list.iter().map(|l| l.kind).collect();
         kinds.dedup();

@@ -7,6 +7,7 @@ pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod list_plugins;
 pub(crate) mod plan;
+pub(crate) mod plugin;
 pub(crate) mod quickstart;
 pub(crate) mod schema;
 pub(crate) mod topology;

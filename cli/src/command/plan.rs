@@ -13,17 +13,16 @@ use serde_json::json;
 use super::{say_json, use_threads};
 use crate::arguments::RunArgs;
 use crate::terminal::{CANCELLED, catch_interrupt, duration, note, say, size};
-use crate::{compat, hub};
+use crate::{compat, dynamic, hub};
 
 pub(crate) fn run(a: &RunArgs) -> Result<()> {
-    let registry = Registry::linked()?;
     if a.print_config {
         let (raw, notes) = layers(a)?.finish()?;
         notes.iter().for_each(|n| note(n));
         say(raw.to_toml()?.trim_end());
         return Ok(());
     }
-    let session = open(a, &registry)?;
+    let (session, registry) = open(a)?;
     if !a.json {
         say(session.resolved.plan.to_string().trim_end());
         say(&format!("memory        {}", session.budget));
@@ -50,15 +49,16 @@ fn measure(session: &Session, registry: &Registry) -> Result<Measured> {
     session.measure(registry, dir.path(), &Control::new(&|_| (), &CANCELLED))
 }
 
-/// The session that the arguments describe; notes go to stderr.
-pub(crate) fn open(a: &RunArgs, registry: &Registry) -> Result<Session> {
+/// The session that the arguments describe, and what it chooses from; notes go to stderr.
+pub(crate) fn open(a: &RunArgs) -> Result<(Session, Registry)> {
     let (raw, notes) = layers(a)?.finish()?;
+    let registry = dynamic::registry(&raw.plugins, &a.dynamic)?;
     use_threads(raw.harness.threads.map(Into::into))?;
     let model = hub::model(Path::new(&raw.model.path))?;
     let named = a.data.is_some() || raw.calibration.source != RawCalibration::default().source;
-    let session = Session::open_at(raw, registry, !a.algo.is_empty(), &model, &mut |c| hub::calibration(c, named))?;
+    let session = Session::open_at(raw, &registry, !a.algo.is_empty(), &model, &mut |c| hub::calibration(c, named))?;
     notes.iter().chain(&session.resolved.notes).for_each(|n| note(&format!("note: {n}")));
-    Ok(session)
+    Ok((session, registry))
 }
 
 fn layers(a: &RunArgs) -> Result<Layers> {

@@ -1,5 +1,5 @@
 //! The binary as its users run it, on the embedded models. One program, so that it is linked once.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod activations;
 mod branches;
@@ -14,6 +14,9 @@ mod learned;
 mod learned_rotations;
 mod options;
 mod pairs;
+mod plugin_kit;
+mod plugins;
+mod plugins_refused;
 mod resume;
 mod rotations;
 mod scheme;

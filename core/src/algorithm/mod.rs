@@ -183,5 +183,17 @@ pub struct AlgorithmRecord {
 
 inventory::collect!(AlgorithmRecord);
 
+/// Makes an algorithm that is no constant of this program, such as one of a library that is loaded when it is asked for first.
+pub trait Maker: Send + Sync {
+    /// Builds it from its options, as [`AlgorithmRecord::build`] does.
+    ///
+    /// # Errors
+    /// If an option is wrong, or there is nothing to build it from.
+    fn build(&self, options: &Value) -> Result<BuiltAlgorithm>;
+
+    /// Where it comes from, for the record of a run.
+    fn origin(&self) -> String;
+}
+
 /// The sites a pass works on, in order.
 pub type Sites = Vec<SiteId>;

@@ -409,7 +409,7 @@ fn check(rounded: &Rounded, job: &Job<'_>) -> Result<()> {
     if rounded.codes.len() != job.linear.shape.0 * job.linear.shape.1 {
         return broken(format!("{} codes for {:?}", rounded.codes.len(), job.linear.shape));
     }
-    if rounded.codes.lo != grid.limits().0 || rounded.codes.iter().any(|c| !grid.holds(c)) {
+    if !rounded.codes.stand_for(grid) {
         return broken("a code lies outside the grid".to_owned());
     }
     if let Some(s) = rounded.params.scale.iter().find(|s| !s.is_finite() || **s == 0.0) {

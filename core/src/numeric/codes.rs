@@ -88,6 +88,17 @@ impl Codes {
         Self { lo, data }
     }
 
+    /// Whether every one of them stands for a value of `grid`.
+    pub fn stand_for(&self, grid: &Grid) -> bool {
+        let (lo, hi) = grid.limits();
+        let holds = |unit: i32| grid.holds(lo + unit);
+        // In the codes' own width, which vectorizes.
+        let largest = with_units!(&self.data, d => d.iter().fold(0, |m, c| (*c).max(m)).code());
+        // Only floats have codes within their limits that stand for nothing.
+        let gaps = matches!(grid, Grid::Float(_)) && (0..=hi - lo).any(|unit| !holds(unit));
+        self.lo == lo && largest <= hi - lo && !(gaps && with_units!(&self.data, d => d.iter().any(|c| !holds(c.code()))))
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         with_units!(&self.data, d => d.len())
@@ -123,6 +134,16 @@ pub fn encode(grid: &Grid, params: &QParams, weight: &[f32]) -> Codes {
     let lo = codes.lo;
     with_units!(&mut codes.data, data => encode_into(grid, params, weight, data, lo));
     codes
+}
+
+/// [`encode`] to where codes, less the grid's smallest, are wanted: bytes for formats of up to eight bits.
+pub fn encode_narrow(grid: &Grid, params: &QParams, weight: &[f32], codes: &mut [u8]) {
+    encode_into(grid, params, weight, codes, grid.limits().0);
+}
+
+/// The same in sixteen bits.
+pub fn encode_wide(grid: &Grid, params: &QParams, weight: &[f32], codes: &mut [u16]) {
+    encode_into(grid, params, weight, codes, grid.limits().0);
 }
 
 fn encode_into<U: Unit>(grid: &Grid, params: &QParams, weight: &[f32], codes: &mut [U], lo: i32) {

@@ -137,6 +137,7 @@ pub fn resolve(
             algo: record.id.to_owned(),
             phase: record.phase,
             version: record.version.to_owned(),
+            plugin: registry.origin(record.id),
             options,
             sites: chosen.iter().map(|l| l.site.to_string()).collect(),
             regions: regions.iter().map(|r| r.id.clone()).collect(),

@@ -121,6 +121,9 @@ pub struct PlannedPass {
     pub phase: Phase,
     /// Version of its crate.
     pub version: String,
+    /// The plugin that it was loaded from, with its version and hash; nothing where it is part of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
     /// Its options, defaults filled in.
     pub options: Value,
     /// Its groups do not run in storage order.

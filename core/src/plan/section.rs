@@ -222,15 +222,21 @@ pub struct RawOutput {
 }
 
 /// `[plugins]`: what must be there, and which one is meant.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RawPlugins {
     /// Plugin id → version requirement, such as `">=0.1"`.
     pub require: BTreeMap<String, String>,
     /// Plugin id → source, where several offer the id.
     pub prefer: BTreeMap<String, String>,
-    /// Whether plugins may be loaded at run time.
+    /// Whether plugins that were added may be loaded at run time.
     pub allow_dynamic: bool,
+}
+
+impl Default for RawPlugins {
+    fn default() -> Self {
+        Self { require: BTreeMap::new(), prefer: BTreeMap::new(), allow_dynamic: true }
+    }
 }
 
 impl Default for RawCalibration {

@@ -79,6 +79,7 @@ mod tests {
             algo: "pairs".to_owned(),
             phase: Phase::Round,
             version: String::new(),
+            plugin: None,
             options: serde_json::Value::Null,
             group_index: false,
             sites: Vec::new(),

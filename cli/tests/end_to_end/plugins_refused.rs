@@ -1,0 +1,236 @@
+//! Plugins that are wrong in one way each: a clear error that names them, exit code 3, and nothing that looks finished.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::errors::refused_with;
+use super::plugins::{Home, LOADABLE, compiled, library, loadable, target};
+use super::{apply_args, finish};
+
+/// What the misbehaving library declares.
+pub(super) fn misbehaving() -> String {
+    let mut text = "id = \"org.qfw.misbehaving\"\nversion = \"0.1.0\"\nabi = { major = 1, minor = 0 }\n".to_owned();
+    for name in ["nothing", "panic", "range", "nan-scale", "unstored-scale", "nan-weight", "hang", "fails", "event"] {
+        let phase = if name == "nan-weight" { "condition" } else { "round" };
+        let weights = name != "hang";
+        text += &format!("[[algo]]\nid = \"bad.{name}\"\nphase = \"{phase}\"\nsummary = \"wrong\"\nweight-only = {weights}\n");
+    }
+    text
+}
+
+/// Nothing is left that looks like a result.
+#[track_caller]
+fn unfinished(out: &Path) {
+    let left: Vec<_> = std::fs::read_dir(out).into_iter().flatten().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| name == ".qfw"), "{left:?}");
+}
+
+#[test]
+fn what_a_plugin_returns_is_checked_before_it_is_used() {
+    let home = Home::new();
+    home.add(&home.package("misbehaving", &library("qfw_test_misbehaving"), &misbehaving()));
+    let named = "plugin `org.qfw.misbehaving` 0.1.0: ";
+    let contract = "plugin::contract";
+    for (algo, code, says) in [
+        ("bad.panic", "plugin::panic", "it panicked: a bug in "),
+        ("bad.range", contract, "it returned the code 192 at row 0, column 7; codes here are -8 to 7"),
+        ("bad.nan-scale", contract, "it returned the scale NaN for tile 0"),
+        ("bad.unstored-scale", contract, "`fit` returns scales that hold"),
+        ("bad.nan-weight,rtn", contract, "it returned NaN as number 3 of the weight"),
+        ("bad.fails", "plugin::failed", "the disk is full"),
+        ("bad.event", contract, "it reported an event that is none: unknown variant `no-such-event`"),
+    ] {
+        let out = home.path(&algo.replace(',', "-"));
+        let ran = home.apply(&out, &format!("--algo {algo} --strict"));
+        refused_with(&ran, 3, code, &[named, says, "`blocks.0."]);
+        unfinished(&out);
+    }
+    home.apply(&home.path("good"), "--algo bad.nothing").ok();
+    // Options are checked by the schema, and defaults come from there.
+    let option = |set: &str| home.apply(&home.path("never"), &format!("--algo bad.nothing --set {set}"));
+    for (set, says, hint) in [
+        ("pass.0.options.strenght=1", "unknown field `strenght` (did you mean `strength`?)", "its options: strength"),
+        ("pass.0.options.strength=2", "option `strength` of `bad.nothing` is 2", "it must be from 0 to 1"),
+    ] {
+        refused_with(&option(set), 2, "config::invalid", &[says, hint]);
+    }
+}
+
+#[test]
+fn a_changed_library_is_refused_until_it_is_added_again() {
+    let home = Home::new();
+    let package = home.package("loadable", &loadable(), LOADABLE);
+    home.add(&package);
+    home.apply(&home.path("before"), "--algo gptq --set plugins.prefer.gptq=org.qfw.loadable").ok();
+    let mut bytes = std::fs::read(package.join("lib.so")).unwrap();
+    bytes.push(0);
+    std::fs::write(package.join("lib.so"), bytes).unwrap();
+    let out = home.path("out");
+    let says = ["the library of plugin `org.qfw.loadable` has changed: its hash is ", "run `qfw plugin add "];
+    refused_with(&home.apply(&out, "--algo gptq --set plugins.prefer.gptq=org.qfw.loadable"), 3, "plugin::hash", &says);
+    let info = home.qfw(&["plugin", "info", "org.qfw.loadable"]).ok().stdout;
+    assert!(info.contains("(its library has changed since it was added)"), "{info}");
+    // Its manifest does not know it either.
+    let again = home.qfw(&["plugin", "add", &package.display().to_string()]);
+    refused_with(&again, 3, "plugin::hash", &["the library of plugin `org.qfw.loadable` has the hash ", "and its manifest says "]);
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_manifest_that_says_something_else_than_its_library_is_refused() {
+    let home = Home::new();
+    let out = home.path("out");
+    let other = LOADABLE.replace("\"rtn\"", "\"other.rtn\"");
+    for (n, (from, to, says)) in [
+        ("\"org.qfw.loadable\"", "\"org.qfw.else\"", "its library says `org.qfw.loadable` 0.1.0, and its manifest `org.qfw.else` 0.1.0"),
+        (
+            "version = \"0.1.0\"",
+            "version = \"0.2.0\"",
+            "its library says `org.qfw.loadable` 0.1.0, and its manifest `org.qfw.loadable` 0.2.0",
+        ),
+        (
+            "id = \"other.rtn\"\nphase = \"round\"",
+            "id = \"other.rtn\"\nphase = \"round\"",
+            "it declares `rtn`, which its manifest does not name",
+        ),
+        (
+            "id = \"qronos\"\nphase = \"round\"",
+            "id = \"qronos\"\nphase = \"condition\"",
+            "for the phase round, and its manifest for condition",
+        ),
+        (
+            "[[algo]]\nid = \"smoothquant\"\nphase = \"transform\"\nsummary = \"SmoothQuant\"\n",
+            "",
+            "it declares 8 algorithms, and its manifest 7",
+        ),
+        ("summary = \"GPTQ\"", "summary = \"GPTQ\"\nweight-only = true", "its manifest says `weight-only = true` of `gptq`"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // All but the third keep the ids of the library, and are used by one that nothing else offers.
+        let manifest = if n == 2 { other.clone() } else { LOADABLE.replace(from, to) };
+        let package = home.package(&format!("package-{n}"), &loadable(), &manifest);
+        home.add(&package);
+        let id = if n == 1 { "org.qfw.loadable" } else { manifest.split('"').nth(1).unwrap() };
+        let ran = home.apply(&out, &format!("--algo gptq --set plugins.prefer.gptq={id}"));
+        refused_with(&ran, 3, "plugin::contract", &[&format!("plugin `{id}`: "), says]);
+        home.qfw(&["plugin", "remove", id]).ok();
+    }
+    assert!(!out.exists());
+}
+
+#[test]
+fn versions_that_do_not_fit_are_refused_with_both_numbers() {
+    let home = Home::new();
+    for (abi, says) in [
+        ("{ major = 2, minor = 0 }", "is made for version 2.0 of the interface, and this program has 1.0"),
+        ("{ major = 1, minor = 9 }", "counts on version 1.9 of the interface, and this program has 1.0"),
+    ] {
+        let package = home.package("package", &loadable(), &LOADABLE.replace("{ major = 1, minor = 0 }", abi));
+        let ran = home.qfw(&["plugin", "add", &package.display().to_string()]);
+        refused_with(&ran, 3, "plugin::abi", &["plugin `org.qfw.loadable` ", says]);
+    }
+    // Not a plugin: a library of the system's own, without the symbol.
+    let package = home.package("no-plugin", &library("qfw_test_misbehaving"), LOADABLE);
+    home.add(&package);
+    let ran = home.apply(&home.path("out"), "--algo gptq --set plugins.prefer.gptq=org.qfw.loadable");
+    refused_with(&ran, 3, "plugin::contract", &["its library says `org.qfw.misbehaving`"]);
+}
+
+/// The library itself is wrong, whatever its manifest says.
+#[test]
+fn libraries_are_checked_before_anything_of_them_is_used() {
+    let home = Home::new();
+    let manifest = "id = \"org.qfw.broken\"\nversion = \"1.0.0\"\nabi = { major = 1, minor = 0 }\n\
+        [[algo]]\nid = \"broken\"\nphase = \"round\"\nsummary = \"breaks\"\nweight-only = true\n";
+    for (fault, code, says) in [
+        ("NEWER_MAJOR", "plugin::abi", "is made for version 2.0 of the interface, and this program has 1.0"),
+        ("NEWER_MINOR", "plugin::abi", "counts on version 1.9 of the interface, and this program has 1.0"),
+        ("TWICE", "plugin::contract", "it declares 2 algorithms, and its manifest 1"),
+        ("NULL_TABLE", "plugin::contract", "its table is missing"),
+        ("SMALL_TABLE", "plugin::contract", "its table has 24 bytes, and version 1.0 of the interface wants 64"),
+        ("OTHER_ID", "plugin::contract", "its library says `org.qfw.other` 1.0.0, and its manifest `org.qfw.broken` 1.0.0"),
+        ("NO_INSTANCE", "plugin::contract", "its instance is missing"),
+        ("OVERRUN", "plugin::contract", "it wrote behind the end of its scales"),
+    ] {
+        let built = home.path(&format!("{fault}.so"));
+        if !compiled("broken.c", &[&format!("-DFAULT={fault}")], &built) {
+            return;
+        }
+        home.add(&home.package(fault, &built, manifest));
+        let out = home.path("out");
+        refused_with(&home.apply(&out, "--algo broken --overwrite"), 3, code, &["plugin `org.qfw.broken`", says]);
+        unfinished(&out);
+    }
+    // A library of C, but no plugin.
+    let empty = home.path("empty.c");
+    std::fs::write(&empty, "int something(void) { return 1; }\n").unwrap();
+    let built = home.path("empty.so");
+    let cc = Command::new("cc").args(["-shared", "-fPIC"]).arg(&empty).arg("-o").arg(&built).status();
+    assert!(cc.unwrap().success());
+    home.add(&home.package("empty", &built, manifest));
+    let ran = home.apply(&home.path("out-empty"), "--algo broken");
+    refused_with(&ran, 3, "plugin::load", &["plugin `org.qfw.broken`", "there is no symbol `qfw_plugin_entry_v1`"]);
+}
+
+/// What others could replace is not loaded.
+#[test]
+#[cfg(unix)]
+fn a_package_that_anybody_may_write_to_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new();
+    let package = home.package("loadable", &loadable(), LOADABLE);
+    std::fs::set_permissions(&package, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let ran = home.qfw(&["plugin", "add", &package.display().to_string()]);
+    refused_with(&ran, 3, "plugin::permissions", &["anybody may write to `", "of plugin `org.qfw.loadable`", "chmod o-w"]);
+}
+
+/// A plugin that does not return when it is asked to: after the grace period it is named, and the program ends. What was finished stays.
+#[test]
+#[cfg(unix)]
+fn a_plugin_that_hangs_is_named_and_left() {
+    let home = Home::new();
+    home.add(&home.package("misbehaving", &library("qfw_test_misbehaving"), &misbehaving()));
+    let out = home.path("out");
+    // The first block is done by another.
+    let toml = home.path("run.toml");
+    std::fs::write(
+        &toml,
+        "schema = 1\n[model]\npath = \"none\"\n[[pass]]\nalgo = \"rtn\"\nmatch = 'blocks\\.0\\..*'\n[[pass]]\nalgo = \"bad.hang\"\nskip = ['blocks\\.0\\..*']\n",
+    )
+    .unwrap();
+    let mut command = home.command(&apply_args("tiny-llama", &out, &format!("--config {}", toml.display())));
+    let mut child = command.env("QFW_PLUGIN_GRACE", "0.3").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|l| l.unwrap());
+    let before: Vec<String> = lines.by_ref().take_while(|l| !l.ends_with("hanging")).collect();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let after = lines.collect::<Vec<_>>().join("\n");
+    let code = child.wait().unwrap().code();
+    assert_eq!(code, Some(3), "{before:?} {after}");
+    for part in [
+        "error[qfw::plugin::hangs]",
+        "plugin `org.qfw.misbehaving` 0.1.0 in `blocks.1.",
+        "has not returned 0.3 s after it was asked to stop",
+    ] {
+        assert!(after.contains(part), "`{part}` is not in {after}");
+    }
+    unfinished(&out);
+    let journal = std::fs::read_to_string(out.join(".qfw/journal.json")).unwrap();
+    let journal: serde_json::Value = serde_json::from_str(&journal).unwrap();
+    assert_eq!(journal["blocks"].as_array().unwrap().len(), 1, "the first block is kept");
+}
+
+#[test]
+fn no_library_for_this_machine_is_told() {
+    let home = Home::new();
+    let package = home.package("loadable", &loadable(), LOADABLE);
+    let text = std::fs::read_to_string(package.join("plugin.toml")).unwrap();
+    std::fs::write(package.join("plugin.toml"), text.replace(&qfw_loader::target(), "pdp11-dec-unix")).unwrap();
+    let ran = home.qfw(&["plugin", "add", &package.display().to_string()]);
+    let says = format!("plugin `org.qfw.loadable` has no library for {}", qfw_loader::target());
+    refused_with(&ran, 3, "plugin::target", &[&says, "it has one for: pdp11-dec-unix"]);
+    assert!(finish(&mut home.command(&["list-plugins"])).stdout.contains("gptq"));
+    assert!(target("a", "b").contains("file = \"a\""));
+}

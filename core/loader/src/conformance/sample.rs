@@ -1,0 +1,158 @@
+//! Sites to try a plugin on: shapes that break things, with statistics of made-up inputs.
+
+use std::sync::Arc;
+
+use qfw_core::Result;
+use qfw_core::algorithm::{PlanContext, PtqAlgorithm, SiteContext};
+use qfw_core::format::Ask;
+use qfw_core::numeric::uniform_u64;
+use qfw_core::observer::Observer;
+use qfw_core::registry::Registry;
+use qfw_core::scheme::{Convention, FloatKind, Granularity, ObserverChoice, QuantSpec, Reducer, Timing};
+use qfw_core::statistic::{CrossGram, Gram, Stat, StatKey, StatKind, Stats, Stream};
+use qfw_core::topology::{Linear, PortName, Role, SiteId, Topology};
+
+/// What is special about a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Plain,
+    ZeroColumn,
+    ConstantRow,
+    Outlier,
+    /// Fewer tokens than channels: a Gram matrix that has no inverse.
+    RankDeficient,
+    /// Every weight is a value of the grid.
+    OnGrid,
+}
+
+/// A site.
+pub(super) struct Sample {
+    pub(super) linear: Linear,
+    pub(super) weight: Vec<f32>,
+    pub(super) spec: QuantSpec,
+    observer: Box<dyn Observer>,
+    pub(super) stats: Stats,
+    seed: u64,
+    /// Row-major `[tokens, cols]`.
+    pub(super) inputs: Vec<f64>,
+}
+
+/// A number from −1 to 1.
+fn uniform(key: &[u64]) -> f64 {
+    (uniform_u64(key) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+}
+
+impl Sample {
+    /// A site of that shape, format and granularity.
+    pub(super) fn new(seed: u64, kind: Kind, (rows, cols): (usize, usize), format: &str, granularity: Granularity) -> Result<Self> {
+        let registry = Registry::builtin()?;
+        let mut weight: Vec<f32> =
+            (0..rows * cols).map(|i| (uniform(&[seed, 1, i as u64]) * uniform(&[seed, 2, i as u64])) as f32).collect();
+        match kind {
+            Kind::Plain | Kind::RankDeficient => {}
+            Kind::ZeroColumn => weight.chunks_mut(cols).for_each(|row| row[0] = 0.0),
+            Kind::ConstantRow => weight[..cols].fill(0.25),
+            Kind::Outlier => weight[rows * cols / 2] = 1000.0,
+            Kind::OnGrid => weight.iter_mut().for_each(|w| *w = (*w * 7.0).round() / 8.0),
+        }
+        if kind == Kind::OnGrid {
+            weight.chunks_mut(cols).for_each(|row| row[0] = -1.0);
+        }
+        let tokens = if kind == Kind::RankDeficient { cols.div_ceil(4) } else { 2 * cols.min(64) + 8 };
+        let mut inputs: Vec<f64> = (0..tokens * cols).map(|i| uniform(&[seed, 3, i as u64])).collect();
+        if kind == Kind::ZeroColumn && cols > 1 {
+            inputs.chunks_mut(cols).for_each(|x| x[0] = 0.0);
+        }
+        let stored = FloatKind::F32;
+        let symmetric = !format.starts_with('u');
+        let ask = Ask { symmetric, convention: Convention::PowB1, float_zero: false, power_of_two: None, stored };
+        let found = registry.format(format)?;
+        let meaning = found.resolve(&ask)?;
+        let choice = ObserverChoice { id: "minmax".to_owned(), options: serde_json::json!({}) };
+        let (observer, options) = registry.build_observer(&choice.id, &choice.options)?;
+        let spec = QuantSpec {
+            format: format.to_owned(),
+            bits: found.bits(),
+            grid: meaning.grid,
+            granularity,
+            symmetric: meaning.symmetric,
+            convention: meaning.convention,
+            observer: ObserverChoice { options, ..choice },
+            timing: Timing::Static,
+            reduce: Reducer::Mean,
+            rescale: 1.0,
+            min_threshold: 0.0,
+            scale: meaning.scale,
+        };
+        let linear = Linear {
+            site: SiteId::in_block(0, Role::MlpDown),
+            shape: (rows, cols),
+            input: PortName::DownIn.into(),
+            output: PortName::DownOut.into(),
+            bias: false,
+            module: String::new(),
+            transposed: false,
+        };
+        Ok(Self { linear, weight, spec, observer, stats: Stats::default(), seed, inputs })
+    }
+
+    /// What the algorithm needs, asked as the planner asks; collects it.
+    pub(super) fn collect(&mut self, algorithm: &dyn PtqAlgorithm) -> Result<qfw_core::algorithm::Needs> {
+        let topology = Topology { blocks: 1, linears: vec![self.linear.clone()], ..Topology::default() };
+        let cx =
+            PlanContext { topology: &topology, sites: &[&self.linear], weights: &[&self.spec], inputs: &[None], stream: Stream::Quantized };
+        let needs = algorithm.needs(&cx)?;
+        let n = self.linear.shape.1;
+        for (kind, stream) in &needs.inputs {
+            let stat = self.statistic(*kind, n);
+            if let Some(stat) = stat {
+                self.stats.insert(StatKey { port: self.linear.input, kind: *kind, stream: *stream }, stat);
+            }
+        }
+        Ok(needs)
+    }
+
+    fn statistic(&self, kind: StatKind, n: usize) -> Option<Stat> {
+        let tokens = self.inputs.len() / n;
+        let product = |lower: bool| {
+            let mut sum = vec![0.0f64; n * n];
+            for x in self.inputs.chunks(n) {
+                for i in 0..n {
+                    for j in 0..if lower { i + 1 } else { n } {
+                        sum[i * n + j] += x[i] * x[j];
+                    }
+                }
+            }
+            sum.into_iter().map(|x| x as f32).collect::<Vec<f32>>()
+        };
+        let channel = |start: f64, f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
+            (0..n).map(|c| self.inputs.chunks(n).fold(start, |all, x| f(all, x[c]))).collect()
+        };
+        let mean = |f: &dyn Fn(f64) -> f64| channel(0.0, &|all, x| all + f(x) / tokens as f64);
+        Some(match kind {
+            StatKind::Gram => Stat::Gram(Arc::new(Gram::new(n, product(true), tokens as u64))),
+            StatKind::CrossGram => Stat::CrossGram(Arc::new(CrossGram::new(n, product(false), tokens as u64))),
+            StatKind::Mean | StatKind::RoundedMean => Stat::Channels(Arc::from(mean(&|x| x))),
+            StatKind::AbsMean => Stat::Channels(Arc::from(mean(&f64::abs))),
+            StatKind::Least => Stat::Channels(Arc::from(channel(f64::INFINITY, &f64::min))),
+            StatKind::Greatest => Stat::Channels(Arc::from(channel(f64::NEG_INFINITY, &f64::max))),
+            _ => return None,
+        })
+    }
+
+    /// The site as the harness shows it.
+    pub(super) fn context<'a>(&'a self, weight: &'a [f32]) -> SiteContext<'a> {
+        SiteContext {
+            linear: &self.linear,
+            weight,
+            original: weight,
+            spec: &self.spec,
+            input: None,
+            observer: &*self.observer,
+            stats: &self.stats,
+            stream: Stream::Quantized,
+            seed: self.seed,
+            amax: weight.iter().fold(0.0, |m, w| m.max(w.abs())),
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! `qfw.numeric/1`: the numerics of core for plugins that bring none.
+
+use std::ffi::c_void;
+use std::ptr::null;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+use qfw_abi::raw;
+use qfw_core::algorithm::SiteContext;
+use qfw_core::numeric::{
+    Codes, ColumnSweep, FactorOptions, Feedback, Onto, SweepParams, Transpose, Units, decode, encode_narrow, encode_wide, inverse_factor,
+    uniform_u64,
+};
+use qfw_core::observer;
+use qfw_core::scheme::QParams;
+use qfw_core::{ErrorKind, Result};
+
+use crate::call::{Call, LentFactor, call_of, contain};
+use crate::plugin_error;
+
+/// The table.
+pub(crate) static TABLE: raw::Numeric = raw::Numeric {
+    size: size_of::<raw::Numeric>() as u32,
+    reserved: 0,
+    gemm: Some(gemm),
+    fit: Some(fit),
+    nearest: Some(nearest),
+    expand: Some(expand),
+    factor: Some(factor),
+    sweep: Some(sweep),
+    random: Some(random),
+    parallel_for: Some(parallel_for),
+};
+
+/// Runs the body of a function; an error goes to the plugin's call, to be told if the plugin gives up.
+fn answer(call: Option<&Call<'_>>, body: impl FnOnce(&Call<'_>) -> Result<()>) -> i32 {
+    let Some(call) = call else { return raw::ERR_INTERNAL };
+    match contain(Err(plugin_error("plugin::numeric", "it asked the host for something that cannot be computed")), || body(call)) {
+        Ok(()) => raw::OK,
+        Err(e) => {
+            call.set_error(e.to_string(), e.hint_text().unwrap_or_default().to_owned());
+            if e.kind() == ErrorKind::Numeric { raw::ERR_NUMERIC } else { raw::ERR_INTERNAL }
+        }
+    }
+}
+
+fn missing(what: &str) -> qfw_core::Error {
+    plugin_error("plugin::contract", format!("it passed no {what} to the host"))
+}
+
+/// A slice that the plugin passes in.
+///
+/// # Safety
+/// `data` is null, or points to `len` numbers.
+#[allow(unsafe_code, reason = "the border")]
+unsafe fn slice<'a, T>(data: *const T, len: usize, what: &str) -> Result<&'a [T]> {
+    if data.is_null() || !data.is_aligned() {
+        return Err(missing(what));
+    }
+    // SAFETY: the caller promises it.
+    Ok(unsafe { std::slice::from_raw_parts(data, len) })
+}
+
+/// A slice that the plugin wants written.
+///
+/// # Safety
+/// `data` is null, or points to `len` numbers that are the plugin's alone.
+#[allow(unsafe_code, reason = "the border")]
+unsafe fn slice_mut<'a, T>(data: *mut T, len: usize, what: &str) -> Result<&'a mut [T]> {
+    if data.is_null() || !data.is_aligned() {
+        return Err(missing(what));
+    }
+    // SAFETY: the caller promises it.
+    Ok(unsafe { std::slice::from_raw_parts_mut(data, len) })
+}
+
+/// The site of this call that a plugin names.
+///
+/// # Safety
+/// `site` is null, or one that the host has passed in.
+#[allow(unsafe_code, reason = "the border")]
+unsafe fn site_of<'c>(call: &'c Call<'_>, site: *const raw::Site) -> Result<&'c SiteContext<'c>> {
+    // SAFETY: the caller promises it.
+    let token = unsafe { site.as_ref() }.map(|s| s.token).ok_or_else(|| missing("site"))?;
+    call.sites.get(token as usize).ok_or_else(|| missing("site of this call that is to be rounded"))
+}
+
+fn params(cx: &SiteContext<'_>, scale: &[f32], zero: &[f32]) -> QParams {
+    QParams { layout: cx.layout(), scale: scale.to_vec(), zero: zero.to_vec(), global: cx.scale_rule().global() }
+}
+
+/// Whether a tensor of codes is one for this site.
+fn misfits(tensor: &raw::Tensor, codes: &Codes) -> bool {
+    let bits = if codes.bytes().is_some() { 8 } else { 16 };
+    tensor.dl_tensor.dtype.bits != bits || tensor.dl_tensor.data.is_null()
+}
+
+/// Writes codes to the plugin's output.
+///
+/// # Safety
+/// `tensor` is null, or the output of the call's site.
+#[allow(unsafe_code, reason = "the border")]
+unsafe fn store(codes: &Codes, tensor: *const raw::Tensor) -> Result<()> {
+    // SAFETY: the caller promises it.
+    let tensor = unsafe { tensor.as_ref() }.ok_or_else(|| missing("tensor of codes"))?;
+    if misfits(tensor, codes) {
+        return Err(missing("tensor of codes of the site's width"));
+    }
+    let data = tensor.dl_tensor.data;
+    // SAFETY: an output of the site has as many codes, of that width.
+    unsafe {
+        match &codes.data {
+            Units::Narrow(codes) => slice_mut(data.cast::<u8>(), codes.len(), "codes")?.copy_from_slice(codes),
+            Units::Wide(codes) => slice_mut(data.cast::<u16>(), codes.len(), "codes")?.copy_from_slice(codes),
+        }
+    }
+    Ok(())
+}
+
+#[allow(unsafe_code, reason = "the border: plugins call these as the header says")]
+mod functions {
+    use super::*;
+
+    pub(super) unsafe extern "C" fn gemm(
+        host: *const raw::Host,
+        m: usize,
+        n: usize,
+        k: usize,
+        add: i32,
+        c: *mut f32,
+        c_stride: usize,
+        a: *const f32,
+        a_transposed: i32,
+        a_stride: usize,
+        b: *const f32,
+        b_transposed: i32,
+        b_stride: usize,
+    ) -> i32 {
+        // SAFETY: see above.
+        answer(unsafe { call_of(host) }, |_| {
+            if m == 0 || n == 0 {
+                return Ok(());
+            }
+            let extent = |rows: usize, cols: usize, stride: usize| {
+                let needs = rows.checked_sub(1).and_then(|r| r.checked_mul(stride)).and_then(|x| x.checked_add(cols));
+                needs.filter(|_| stride >= cols).ok_or_else(|| missing("stride that holds a row"))
+            };
+            let of = |transposed: i32| if transposed == 0 { Transpose::No } else { Transpose::Yes };
+            let (a_rows, a_cols) = if a_transposed == 0 { (m, k) } else { (k, m) };
+            let (b_rows, b_cols) = if b_transposed == 0 { (k, n) } else { (n, k) };
+            let onto = if add == 0 { Onto::Replace } else { Onto::Add };
+            // SAFETY: the header says how large the operands are.
+            let (c, a, b) = unsafe {
+                (
+                    slice_mut(c, extent(m, n, c_stride)?, "C")?,
+                    if k == 0 { &[][..] } else { slice(a, extent(a_rows, a_cols, a_stride)?, "A")? },
+                    if k == 0 { &[][..] } else { slice(b, extent(b_rows, b_cols, b_stride)?, "B")? },
+                )
+            };
+            if k == 0 {
+                if add == 0 {
+                    c.chunks_mut(c_stride).for_each(|row| row.iter_mut().take(n).for_each(|x| *x = 0.0));
+                }
+                return Ok(());
+            }
+            qfw_core::numeric::gemm((m, n, k), onto, c, c_stride, a, of(a_transposed), a_stride, b, of(b_transposed), b_stride);
+            Ok(())
+        })
+    }
+
+    pub(super) unsafe extern "C" fn fit(
+        host: *const raw::Host,
+        site: *const raw::Site,
+        weight: *const f32,
+        scale: *mut f32,
+        zero: *mut f32,
+    ) -> i32 {
+        // SAFETY: see above.
+        answer(unsafe { call_of(host) }, |call| {
+            // SAFETY: see above.
+            let cx = unsafe { site_of(call, site) }?;
+            let layout = cx.layout();
+            // SAFETY: the header says how large they are.
+            let weight = unsafe { slice(weight, layout.rows * layout.cols, "weight") }?;
+            let fitted = call.in_parallel(|| observer::fit(cx.observer, &cx.scale_rule(), weight, layout))??;
+            // SAFETY: as above.
+            unsafe { slice_mut(scale, layout.tiles(), "place for scales") }?.copy_from_slice(&fitted.scale);
+            // SAFETY: as above.
+            unsafe { slice_mut(zero, layout.tiles(), "place for zero points") }?.copy_from_slice(&fitted.zero);
+            Ok(())
+        })
+    }
+
+    pub(super) unsafe extern "C" fn nearest(
+        host: *const raw::Host,
+        site: *const raw::Site,
+        weight: *const f32,
+        scale: *const f32,
+        zero: *const f32,
+        codes: *const raw::Tensor,
+    ) -> i32 {
+        // SAFETY: see above.
+        answer(unsafe { call_of(host) }, |call| {
+            // SAFETY: see above.
+            let cx = unsafe { site_of(call, site) }?;
+            let layout = cx.layout();
+            // SAFETY: the header says how large they are.
+            let (weight, scale, zero) = unsafe {
+                (
+                    slice(weight, layout.rows * layout.cols, "weight")?,
+                    slice(scale, layout.tiles(), "scales")?,
+                    slice(zero, layout.tiles(), "zero points")?,
+                )
+            };
+            let (grid, params) = (&cx.spec.grid, params(cx, scale, zero));
+            // SAFETY: the header says what it is.
+            let tensor = unsafe { codes.as_ref() }.ok_or_else(|| missing("tensor of codes"))?;
+            let empty = Codes::new(grid, 0);
+            if misfits(tensor, &empty) {
+                return Err(missing("tensor of codes of the site's width"));
+            }
+            let data = tensor.dl_tensor.data;
+            // SAFETY: an output of the site has as many codes, of that width.
+            unsafe {
+                match empty.data {
+                    Units::Narrow(_) => {
+                        let onto = slice_mut(data.cast(), weight.len(), "codes")?;
+                        call.in_parallel(|| encode_narrow(grid, &params, weight, onto))
+                    }
+                    Units::Wide(_) => {
+                        let onto = slice_mut(data.cast(), weight.len(), "codes")?;
+                        call.in_parallel(|| encode_wide(grid, &params, weight, onto))
+                    }
+                }
+            }
+        })
+    }
+
+    pub(super) unsafe extern "C" fn expand(
+        host: *const raw::Host,
+        site: *const raw::Site,
+        codes: *const raw::Tensor,
+        scale: *const f32,
+        zero: *const f32,
+        weight: *mut f32,
+    ) -> i32 {
+        // SAFETY: see above.
+        answer(unsafe { call_of(host) }, |call| {
+            // SAFETY: see above.
+            let (cx, tensor) = unsafe { (site_of(call, site)?, codes.as_ref().ok_or_else(|| missing("tensor of codes"))?) };
+            let layout = cx.layout();
+            let len = layout.rows * layout.cols;
+            let mut units = Codes::new(&cx.spec.grid, len);
+            if misfits(tensor, &units) {
+                return Err(missing("tensor of codes of the site's width"));
+            }
+            // SAFETY: an output of the site has as many codes, of that width; the header says how large the others are.
+            let (scale, zero, weight) = unsafe {
+                match &mut units.data {
+                    Units::Narrow(units) => units.copy_from_slice(slice(tensor.dl_tensor.data.cast::<u8>(), len, "codes")?),
+                    Units::Wide(units) => units.copy_from_slice(slice(tensor.dl_tensor.data.cast::<u16>(), len, "codes")?),
+                }
+                (
+                    slice(scale, layout.tiles(), "scales")?,
+                    slice(zero, layout.tiles(), "zero points")?,
+                    slice_mut(weight, len, "place for the weight")?,
+                )
+            };
+            if !units.stand_for(&cx.spec.grid) {
+                return Err(plugin_error("plugin::contract", "it asked for the value of a code that is none"));
+            }
+            let (mut values, params) = (Vec::new(), params(cx, scale, zero));
+            call.in_parallel(|| decode(&cx.spec.grid, &params, &units, 0..layout.rows, None, &mut values))?;
+            weight.copy_from_slice(&values);
+            Ok(())
+        })
+    }
+
+    pub(super) unsafe extern "C" fn factor(
+        host: *const raw::Host,
+        gram: *const raw::Tensor,
+        damp: f64,
+        by_diagonal: i32,
+        out: *mut *const raw::Factor,
+    ) -> i32 {
+        // SAFETY: see above.
+        answer(unsafe { call_of(host) }, |call| {
+            // SAFETY: see above.
+            let tensor = unsafe { gram.as_ref() }.filter(|_| !out.is_null()).ok_or_else(|| missing("Gram matrix"))?;
+            let dl = &tensor.dl_tensor;
+            if dl.ndim != 2 || dl.dtype.bits != 32 || dl.shape.is_null() {
+                return Err(missing("square matrix of f32"));
+            }
+            // SAFETY: it has two extents.
+            let shape = unsafe { slice(dl.shape.cast_const(), 2, "shape") }?;
+            let n = usize::try_from(shape[0]).ok().filter(|n| *n > 0 && shape[1] == *n as i64).ok_or_else(|| missing("square matrix"))?;
+            if !(0.0..=1.0).contains(&damp) {
+                return Err(plugin_error("plugin::contract", format!("it asked for damping of {damp}, which is not from 0 to 1")));
+            }
+            let options = FactorOptions { damp, by_diagonal: by_diagonal != 0 };
+            // One of the sites' own is shared with other sites that read the same input.
+            let shared =
+                call.sites.iter().flat_map(|s| [s.stream, qfw_core::statistic::Stream::Rounded].map(|k| (s, k))).find_map(|(s, k)| {
+                    s.stats.gram(s.linear.input, k).ok().filter(|g| std::ptr::eq(g.lower.as_ptr(), dl.data.cast_const().cast()))
+                });
+            let of = match shared {
+                Some(gram) => gram.inverse_factor(&options)?,
+                // SAFETY: a tensor has as many numbers as its shape says.
+                None => Arc::new(inverse_factor(unsafe { slice(dl.data.cast_const().cast::<f32>(), n * n, "matrix") }?, n, &options)?),
+            };
+            let raw = raw::Factor {
+                size: size_of::<raw::Factor>() as u32,
+                reserved: 0,
+                n: n as u64,
+                u: of.u.as_ptr(),
+                order: of.order.as_ref().map_or(null(), Vec::as_ptr),
+                dead: of.dead.as_ptr(),
+                n_dead: of.dead.len(),
+                damp: of.damp,
+            };
+            let lent = Box::new(LentFactor { raw, of });
+            let pointer = std::ptr::from_ref(&lent.raw);
+            call.factors.lock().map_err(|_| missing("call that works"))?.push(lent);
+            // SAFETY: a place to write to, says the header.
+            unsafe { *out = pointer };
+            Ok(())
+        })
+    }
+
+    pub(super) unsafe extern "C" fn sweep(
+        host: *const raw::Host,
+        site: *const raw::Site,
+        weight: *const f32,
+        factor: *const raw::Factor,
+        scale: *const f32,
+        zero: *const f32,
+        block: usize,
+        codes: *const raw::Tensor,
+    ) -> i32 {
+        // SAFETY: see above.
+        answer(unsafe { call_of(host) }, |call| {
+            // SAFETY: see above.
+            let cx = unsafe { site_of(call, site) }?;
+            let layout = cx.layout();
+            let found = {
+                let all = call.factors.lock().map_err(|_| missing("call that works"))?;
+                all.iter().find(|f| std::ptr::eq(&f.raw, factor)).map(|f| Arc::clone(&f.of))
+            };
+            let factor = found.filter(|f| f.n == layout.cols).ok_or_else(|| missing("factor of this call for the site's columns"))?;
+            // SAFETY: the header says how large they are.
+            let (weight, scale, zero) = unsafe {
+                (
+                    slice(weight, layout.rows * layout.cols, "weight")?,
+                    slice(scale, layout.tiles(), "scales")?,
+                    slice(zero, layout.tiles(), "zero points")?,
+                )
+            };
+            let params = params(cx, scale, zero);
+            let sweep = ColumnSweep {
+                grid: &cx.spec.grid,
+                params: SweepParams::Fixed(&params),
+                feedback: Feedback::Inverse(&factor),
+                limit: None,
+                block: block.clamp(1, 65536),
+            };
+            let swept = call.in_parallel(|| sweep.run(weight))?;
+            // SAFETY: the header says what it is.
+            unsafe { store(&swept.codes, codes) }
+        })
+    }
+
+    pub(super) unsafe extern "C" fn random(key: *const u64, words: usize) -> u64 {
+        // SAFETY: the header says that there are as many words.
+        contain(0, || uniform_u64(unsafe { slice(key, words, "key") }.unwrap_or(&[])))
+    }
+
+    pub(super) unsafe extern "C" fn parallel_for(host: *const raw::Host, n: usize, state: *mut c_void, body: Option<raw::Body>) -> i32 {
+        struct State(*mut c_void);
+        // SAFETY: the header says that `body` may be called with it on any thread.
+        unsafe impl Sync for State {}
+        // SAFETY: see above.
+        let (Some(body), Some(call)) = (body, unsafe { call_of(host) }) else { return raw::ERR_INTERNAL };
+        let (state, next, failed) = (State(state), AtomicUsize::new(0), AtomicI32::new(raw::OK));
+        contain(raw::ERR_INTERNAL, || {
+            let (state, next, failed) = (&state, &next, &failed);
+            let all = || {
+                rayon::scope(|scope| {
+                    for _ in 0..rayon::current_num_threads().min(n) {
+                        scope.spawn(move |_| {
+                            loop {
+                                let i = next.fetch_add(1, Ordering::Relaxed);
+                                if i >= n || failed.load(Ordering::Relaxed) != raw::OK {
+                                    return;
+                                }
+                                // SAFETY: the plugin's own function with its own state.
+                                let status = unsafe { body(state.0, i) };
+                                if status != raw::OK {
+                                    failed.store(status, Ordering::Relaxed);
+                                }
+                            }
+                        });
+                    }
+                })
+            };
+            match call.in_parallel(all) {
+                Ok(()) => failed.load(Ordering::Relaxed),
+                Err(_) => raw::ERR_INTERNAL,
+            }
+        })
+    }
+}
+use functions::{expand, factor, fit, gemm, nearest, parallel_for, random, sweep};

@@ -1,0 +1,18 @@
+//! Every algorithm of this workspace that can be loaded at run time, as one library.
+
+use qfw_bridge::Linked;
+
+qfw_abi::export_plugin! {
+    id: "org.qfw.loadable",
+    version: env!("CARGO_PKG_VERSION"),
+    algorithms: [
+        &Linked(&qfw_rtn::RECORD),
+        &Linked(&qfw_gptq::RECORD),
+        &Linked(&qfw_qronos::RECORD),
+        &Linked(&qfw_magr::RECORD),
+        &Linked(&qfw_svdquant::RECORD),
+        &Linked(&qfw_smoothquant::RECORD),
+        &Linked(&qfw_clip::RECORD),
+        &Linked(&qfw_gpfq::RECORD),
+    ],
+}
