@@ -1,9 +1,6 @@
 //! What gradients gain: learned rounding beside its forms without, low-rank branches, distillation, and learned rotations.
 
-use super::{Ordering, Row, Table};
-
-/// `(name, passes)`; a pass is its algorithm and its options.
-type Methods = &'static [(&'static str, &'static [(&'static str, &'static str)])];
+use super::{Methods, Section, Table, of_sections};
 
 const GPTQ: (&str, &str) = ("gptq", "act-order = 'static', damp = 0.01");
 
@@ -32,7 +29,7 @@ const ROTATED: Methods = &[
     ("SpinQuant + GPTQ", &[("spinquant", "optimize = { steps = 30, batch-size = 4 }"), GPTQ]),
 ];
 
-const SECTIONS: [(&str, &str, Methods); 4] = [
+const SECTIONS: [Section; 4] = [
     ("W4 g64", "weights = { format = 'int4', granularity = { group = 64 }, convention = 'half-range' }", WEIGHTS),
     ("W3 g64", "weights = { format = 'int3', granularity = { group = 64 }, convention = 'half-range' }", WEIGHTS),
     ("W2 g32", "weights = { format = 'int2', granularity = { group = 32 }, convention = 'half-range' }", WEIGHTS),
@@ -59,22 +56,7 @@ const EXPECTED: [(&str, &str); 9] = [
 
 /// The table of methods that learn.
 pub(super) fn table() -> Table {
-    let id = |section: &str, method: &str| format!("{section}: {method}");
-    let mut rows = vec![Row { section: "The float model", id: "float".to_owned(), recipe: None, seeded: false }];
-    let mut orderings = Vec::new();
-    for (section, scheme, methods) in SECTIONS {
-        for (method, passes) in methods {
-            let passes: String =
-                passes.iter().map(|(algo, options)| format!("[[pass]]\nalgo = '{algo}'\noptions = {{ {options} }}\n")).collect();
-            let recipe = Some(format!("schema = 1\n[scheme]\n{scheme}\n{passes}"));
-            rows.push(Row { section, id: id(section, method), recipe, seeded: *method != "RTN" });
-        }
-        for (better, worse) in EXPECTED {
-            if [better, worse].iter().all(|name| methods.iter().any(|(method, _)| method == name)) {
-                orderings.push(Ordering { kind: "method", better: id(section, better), worse: id(section, worse), allowed: 0.0 });
-            }
-        }
-    }
+    let (rows, orderings) = of_sections(&SECTIONS, &EXPECTED);
     Table {
         title: "What gradients gain",
         about: "Every row is `qfw apply` to the native form, then `qfw eval` of what was written. GPTQ orders columns by activation, with \

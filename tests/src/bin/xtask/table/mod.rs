@@ -91,6 +91,33 @@ struct Ordering {
     allowed: f64,
 }
 
+/// `(name, passes)`; a pass is its algorithm and its options.
+type Methods = &'static [(&'static str, &'static [(&'static str, &'static str)])];
+
+/// `(section, [scheme], methods)`
+type Section = (&'static str, &'static str, Methods);
+
+/// The float model and every method of every section, and those of `(better, worse)` of which a section has both.
+fn of_sections(sections: &[Section], expected: &[(&str, &str)]) -> (Vec<Row>, Vec<Ordering>) {
+    let id = |section: &str, method: &str| format!("{section}: {method}");
+    let mut rows = vec![Row { section: "The float model", id: "float".to_owned(), recipe: None, seeded: false }];
+    let mut orderings = Vec::new();
+    for (section, scheme, methods) in sections {
+        for (method, passes) in *methods {
+            let passes: String =
+                passes.iter().map(|(algo, options)| format!("[[pass]]\nalgo = '{algo}'\noptions = {{ {options} }}\n")).collect();
+            let recipe = Some(format!("schema = 1\n[scheme]\n{scheme}\n{passes}"));
+            rows.push(Row { section, id: id(section, method), recipe, seeded: *method != "RTN" || scheme.contains("static") });
+        }
+        for (better, worse) in expected {
+            if [better, worse].iter().all(|name| methods.iter().any(|(method, _)| method == *name)) {
+                orderings.push(Ordering { kind: "method", better: id(section, better), worse: id(section, worse), allowed: 0.0 });
+            }
+        }
+    }
+    (rows, orderings)
+}
+
 /// A table by its name.
 type Named = (&'static str, fn() -> Table);
 

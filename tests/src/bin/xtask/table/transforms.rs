@@ -1,14 +1,11 @@
 //! What changes of basis gain before rounding: scales for activations that are rounded, scales for weights of few bits, rotations where
 //! both have few.
 
-use super::{Ordering, Row, Table};
-
-/// `(section, [[scheme]], [(name, passes)])`; a pass is its algorithm and its options.
-type Section = (&'static str, &'static str, &'static [(&'static str, &'static [(&'static str, &'static str)])]);
+use super::{Methods, Section, Table, of_sections};
 
 const GPTQ: (&str, &str) = ("gptq", "act-order = 'static', damp = 0.01");
 
-const SMOOTHED: &[(&str, &[(&str, &str)])] = &[
+const SMOOTHED: Methods = &[
     ("RTN", &[("rtn", "")]),
     ("SmoothQuant 0.3", &[("smoothquant", "alpha = 0.3"), ("rtn", "")]),
     ("SmoothQuant 0.5", &[("smoothquant", "alpha = 0.5"), ("rtn", "")]),
@@ -17,7 +14,7 @@ const SMOOTHED: &[(&str, &[(&str, &str)])] = &[
     ("SmoothQuant 0.5 + GPTQ", &[("smoothquant", "alpha = 0.5"), GPTQ]),
 ];
 
-const SCALED: &[(&str, &[(&str, &str)])] = &[
+const SCALED: Methods = &[
     ("RTN", &[("rtn", "")]),
     ("AWQ", &[("awq", ""), ("rtn", "")]),
     ("AWQ duo", &[("awq", "duo-scaling = true"), ("rtn", "")]),
@@ -28,7 +25,7 @@ const SCALED: &[(&str, &[(&str, &str)])] = &[
     ("AWQ + clip + GPTQ", &[("awq", ""), ("clip", ""), GPTQ]),
 ];
 
-const ROTATED: &[(&str, &[(&str, &str)])] = &[
+const ROTATED: Methods = &[
     ("RTN", &[("rtn", "")]),
     ("GPTQ", &[GPTQ]),
     ("QuaRot + RTN", &[("quarot", ""), ("rtn", "")]),
@@ -37,7 +34,7 @@ const ROTATED: &[(&str, &[(&str, &str)])] = &[
     ("QuaRot R4 + GPTQ", &[("quarot", "rotations = ['r1', 'r2', 'r4']"), GPTQ]),
 ];
 
-const CACHED: &[(&str, &[(&str, &str)])] = &[
+const CACHED: Methods = &[
     ("RTN", &[("rtn", "")]),
     ("QuaRot + GPTQ", &[("quarot", ""), GPTQ]),
     ("QuaRot R3 R4 + GPTQ", &[("quarot", "rotations = ['r1', 'r2', 'r3', 'r4']"), GPTQ]),
@@ -93,22 +90,7 @@ const REASONS: &[(&str, &str, &str)] = &[];
 
 /// The table of transforms.
 pub(super) fn table() -> Table {
-    let id = |section: &str, method: &str| format!("{section}: {method}");
-    let mut rows = vec![Row { section: "The float model", id: "float".to_owned(), recipe: None, seeded: false }];
-    let mut orderings = Vec::new();
-    for (section, scheme, methods) in SECTIONS {
-        for (method, passes) in methods {
-            let passes: String =
-                passes.iter().map(|(algo, options)| format!("[[pass]]\nalgo = '{algo}'\noptions = {{ {options} }}\n")).collect();
-            let recipe = Some(format!("schema = 1\n[scheme]\n{scheme}\n{passes}"));
-            rows.push(Row { section, id: id(section, method), recipe, seeded: *method != "RTN" || scheme.contains("static") });
-        }
-        for (better, worse) in EXPECTED {
-            if [better, worse].iter().all(|name| methods.iter().any(|(method, _)| method == name)) {
-                orderings.push(Ordering { kind: "method", better: id(section, better), worse: id(section, worse), allowed: 0.0 });
-            }
-        }
-    }
+    let (rows, orderings) = of_sections(&SECTIONS, &EXPECTED);
     Table {
         title: "Changes of basis before rounding",
         about: "Every row is `qfw apply` to the native form, then `qfw eval` of what was written. GPTQ orders columns by activation, with damping 0.01.",
