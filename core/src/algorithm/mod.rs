@@ -26,7 +26,7 @@ pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext, i
 pub use learn::{Batches, BlockContext, Learner, Learning, RoundBlock, Training, minimize};
 pub use model_transform::{ModelContext, ModelTransform};
 pub use needs::{Needs, PlanContext};
-pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, built, invalid_option, name_or_switch, read_options};
+pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, built, invalid_option, name_or_switch, read_options, unused_option};
 pub use region::{Producer, Reader, RegionContext, Solved};
 pub use replay::Replay;
 pub use rotations::{LearnRotations, Objective, RotationsContext, Start};

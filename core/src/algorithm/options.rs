@@ -107,6 +107,12 @@ pub fn invalid_option(algo: &str, name: &str, value: impl Display, hint: &str) -
     Error::config("config::invalid", format!("option `{name}` of `{algo}` is {value}")).hint(hint)
 }
 
+/// An option that would change nothing beside the others.
+pub fn unused_option(algo: &str, name: &str, why: &str) -> Error {
+    let message = format!("option `{name}` of `{algo}` would change nothing: {why}");
+    Error::config("config::unused-option", message).hint("leave it out, or change what makes it idle")
+}
+
 /// In which order columns are rounded, where groups keep their stored columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

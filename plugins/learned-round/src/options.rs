@@ -1,7 +1,7 @@
 //! Options of `learned-round`.
 
-use qfw_core::algorithm::{Answer, Elsewhere, invalid_option, read_options};
-use qfw_core::{Error, Result};
+use qfw_core::Result;
+use qfw_core::algorithm::{Answer, Elsewhere, invalid_option, read_options, unused_option};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -166,10 +166,7 @@ impl Options {
             ("warmup", !soft && self.warmup.is_some(), "`method` = `linear-round` has none"),
         ];
         match given.into_iter().find(|(_, idle, _)| *idle) {
-            Some((name, _, why)) => {
-                Err(Error::input("config::option_unused", format!("option `{name}` of `learned-round` would change nothing: {why}"))
-                    .hint("leave it out, or set the `method`, `learn-scale` or `scale-optimizer` that it is for"))
-            }
+            Some((name, _, why)) => Err(unused_option("learned-round", name, why)),
             None => Ok(()),
         }
     }

@@ -23,7 +23,7 @@ const SMALL: f64 = 1e-12;
 impl LearnRotations for Learn {
     fn objective(&self) -> Objective {
         match self.variant {
-            Variant::Network => Objective::Network { weights: self.weights },
+            Variant::Network => Objective::Network { weights: self.weights.unwrap_or(true) },
             Variant::WeightRecon => Objective::Reconstruction,
         }
     }
@@ -33,7 +33,7 @@ impl LearnRotations for Learn {
     }
 
     fn learn(&self, cx: &RotationsContext<'_>) -> Result<(Vec<Vec<f64>>, Learning)> {
-        let batches = Batches { steps: self.steps, size: self.batch_size, key: [cx.seed, u64::MAX] };
+        let batches = Batches { steps: self.steps, size: self.batch(), key: [cx.seed, u64::MAX] };
         let mut learner = Rotations::new(cx.starts, self);
         let training = First { of: cx.training, windows: self.samples.unwrap_or(usize::MAX) };
         let learning = minimize(&training, &mut learner, &batches)?;
@@ -116,7 +116,7 @@ impl Learner for Rotations<'_> {
             let first = &mut self.first[i];
             let step: Vec<f64> = match self.options.optimizer {
                 Optimizer::CayleySgd => {
-                    first.iter_mut().zip(&a).for_each(|(d, a)| *d = self.options.momentum * *d + a);
+                    first.iter_mut().zip(&a).for_each(|(d, a)| *d = self.options.momentum() * *d + a);
                     let tau = lr.min(1.0 / (norm(first, n) + 1e-8));
                     first.iter().map(|d| tau * d).collect()
                 }

@@ -35,7 +35,7 @@ struct SpinQuant {
 
 impl PtqAlgorithm for SpinQuant {
     fn needs(&self, _: &PlanContext<'_>) -> Result<Needs> {
-        let network = self.options.learn().filter(|l| l.variant == Variant::Network).map_or(0, |l| l.batch_size);
+        let network = self.options.learn().filter(|l| l.variant == Variant::Network).map_or(0, Learn::batch);
         Ok(Needs { network, ..Needs::default() })
     }
 

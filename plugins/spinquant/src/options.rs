@@ -1,7 +1,7 @@
 //! Options of `spinquant`.
 
 use qfw_core::Result;
-use qfw_core::algorithm::{Answer, Elsewhere, invalid_option, read_options};
+use qfw_core::algorithm::{Answer, Elsewhere, invalid_option, read_options, unused_option};
 use qfw_core::topology::RotationKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -98,21 +98,21 @@ pub struct Learn {
     #[serde(alias = "max-steps", alias = "max_steps", alias = "iters")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub steps: usize,
-    /// Calibration windows of a step, drawn without replacement.
+    /// Calibration windows of a step, drawn without replacement. Left out: 8.
     #[serde(alias = "batch_size", alias = "per-device-train-batch-size", alias = "per_device_train_batch_size")]
     #[schemars(range(min = 1, max = 65_536))]
-    pub batch_size: usize,
+    pub batch_size: Option<usize>,
     /// Calibration windows that take part, the first ones. Left out: all.
     #[serde(alias = "nsamples", alias = "nsamples-rot-calibration", alias = "nsamples_rot_calibration")]
     pub samples: Option<usize>,
     /// Step size at first; it goes down to nothing in a straight line. Left out: 1e-3 for `adam`, 1.5 for `cayley-sgd`.
     #[serde(alias = "learning-rate", alias = "learning_rate")]
     pub lr: Option<f64>,
-    /// Momentum of `cayley-sgd`.
+    /// Momentum of `cayley-sgd`. Left out: 0.9.
     #[schemars(range(min = 0.0, max = 0.999))]
-    pub momentum: f64,
-    /// Whether weights are rounded, to nearest, while `network` learns, or activations only.
-    pub weights: bool,
+    pub momentum: Option<f64>,
+    /// Whether weights are rounded, to nearest, while `network` learns, or activations only. Left out: yes.
+    pub weights: Option<bool>,
 }
 
 impl Default for Learn {
@@ -121,11 +121,11 @@ impl Default for Learn {
             variant: Variant::Network,
             optimizer: Optimizer::Adam,
             steps: 100,
-            batch_size: 8,
+            batch_size: None,
             samples: None,
             lr: None,
-            momentum: 0.9,
-            weights: true,
+            momentum: None,
+            weights: None,
         }
     }
 }
@@ -137,9 +137,18 @@ impl Learn {
         lr * (1.0 - done)
     }
 
+    /// Windows of a step.
+    pub(crate) fn batch(&self) -> usize {
+        self.batch_size.unwrap_or(8)
+    }
+
+    pub(crate) fn momentum(&self) -> f64 {
+        self.momentum.unwrap_or(0.9)
+    }
+
     fn check(&self) -> Result<()> {
         let bad = |name: &str, value: f64, hint: &str| Err(invalid_option("spinquant", &format!("optimize.{name}"), value, hint));
-        if self.batch_size == 0 {
+        if self.batch_size == Some(0) {
             return bad("batch-size", 0.0, "a step needs a window to learn from");
         }
         if self.samples == Some(0) {
@@ -148,8 +157,18 @@ impl Learn {
         if let Some(lr) = self.lr.filter(|lr| !(lr.is_finite() && *lr > 0.0)) {
             return bad("lr", lr, "it has to be above 0");
         }
-        if !(0.0..1.0).contains(&self.momentum) {
-            return bad("momentum", self.momentum, "it has to lie between 0 and 1, without 1");
+        if !(0.0..1.0).contains(&self.momentum()) {
+            return bad("momentum", self.momentum(), "it has to lie between 0 and 1, without 1");
+        }
+        let blind = self.variant == Variant::WeightRecon;
+        let given = [
+            ("momentum", self.momentum.is_some() && self.optimizer == Optimizer::Adam, "`optimizer` = `adam` has averages of its own"),
+            ("batch-size", self.batch_size.is_some() && blind, "`variant` = `weight-recon` reads no data"),
+            ("samples", self.samples.is_some() && blind, "`variant` = `weight-recon` reads no data"),
+            ("weights", self.weights.is_some() && blind, "`variant` = `weight-recon` is about nothing else"),
+        ];
+        if let Some((name, _, why)) = given.into_iter().find(|(_, idle, _)| *idle) {
+            return Err(unused_option("spinquant", &format!("optimize.{name}"), why));
         }
         Ok(())
     }
@@ -248,7 +267,7 @@ impl Options {
             .find_map(|name| options.get(name))
             .filter(|t| t.is_object())
         {
-            read_options::<Learn>("spinquant", table, KNOWN_OF_LEARNING, ELSEWHERE)?.check()?;
+            read_options::<Learn>("spinquant", table, KNOWN_OF_LEARNING, ELSEWHERE)?;
         }
         let mut o: Self = read_options("spinquant", options, KNOWN, &[])?;
         if o.sdpa_regions {
@@ -285,6 +304,7 @@ impl Options {
         if self.mode == Mode::Layerwise || !fused {
             return Err(invalid_option("spinquant", "optimize", true, "only fused rotations, `r1` and `r2`, are learned"));
         }
+        learn.check()?;
         self.optimize = Switch::With(learn);
         Ok(())
     }
@@ -310,7 +330,7 @@ mod tests {
         assert_eq!(read(json!({})).rotations, [Which::R1, Which::R2]);
         assert_eq!(read(json!({})).learn(), None);
         let learned = read(json!({ "optimize-rotations": { "learning_rate": 0.5, "max_steps": 7, "per_device_train_batch_size": 2 } }));
-        let expected = Learn { lr: Some(0.5), steps: 7, batch_size: 2, ..Learn::default() };
+        let expected = Learn { lr: Some(0.5), steps: 7, batch_size: Some(2), ..Learn::default() };
         assert_eq!(learned.learn(), Some(&expected));
         assert_eq!(read(json!({ "variant": "weight_recon" })).learn().map(|l| l.variant), Some(Variant::WeightRecon));
     }
@@ -326,6 +346,14 @@ mod tests {
         assert!(message(json!({ "train": { "weight_decay": 0.1 } })).contains("rotations have no length that could decay"));
         assert_eq!(message(json!({ "mode": "layerwise", "optimize": true })), "option `optimize` of `spinquant` is true");
         assert_eq!(message(json!({ "rotations": ["r4"], "optimize": true })), "option `optimize` of `spinquant` is true");
+        for (option, variant) in
+            [("momentum", "network"), ("batch-size", "weight-recon"), ("samples", "weight-recon"), ("weights", "weight-recon")]
+        {
+            let value = if option == "weights" { json!(true) } else { json!(if option == "momentum" { 0.5 } else { 2.0 }) };
+            let value = if ["batch-size", "samples"].contains(&option) { json!(2) } else { value };
+            let told = message(json!({ "optimize": { "variant": variant, option: value } }));
+            assert!(told.contains(&format!("option `optimize.{option}` of `spinquant` would change nothing")), "{told}");
+        }
         assert_eq!(message(json!({ "variant": "network" })), "option `variant` of `spinquant` is network");
         assert!(message(json!({ "angle": 1 })).contains("unknown field `angle`"));
     }
