@@ -26,6 +26,13 @@ pub enum Units {
     Wide(Vec<u16>),
 }
 
+/// The values of the nearest codes of a matrix, row-major.
+pub fn nearest_values(grid: &Grid, params: &QParams, weight: &[f32]) -> Vec<f32> {
+    let mut out = Vec::new();
+    decode(grid, params, &encode(grid, params, weight), 0..params.layout.rows, None, &mut out);
+    out
+}
+
 /// What a code is stored in while it is worked on.
 pub trait Unit: Copy + Default + Send + Sync + 'static {
     /// The low bits of `code`.

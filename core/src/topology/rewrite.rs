@@ -198,9 +198,13 @@ impl Rewriting {
                         Some(turn) => Arc::clone(turn),
                         None => Arc::new(rotation.turn()?),
                     };
-                    let region = id;
-                    let found = topology.regions.iter().find(|r| r.id == *region);
-                    let region = found.ok_or_else(|| Error::internal(format!("`{region}` is no region of this model")))?;
+                    let here = |s: &&Rewrite| matches!(s, Rewrite::Rotate { region, .. } if region == id);
+                    if *learned && steps.iter().filter(here).count() > 1 {
+                        let message = format!("`{id}` is rotated by what is learned, and rotated again");
+                        return Err(Error::plan("topology::rotated-twice", message).hint("leave one of the rotations out"));
+                    }
+                    let found = topology.regions.iter().find(|r| r.id == *id);
+                    let region = found.ok_or_else(|| Error::internal(format!("`{id}` is no region of this model")))?;
                     allowed(region, rotation)?;
                     if region.space == Space::Residual && !folded {
                         return Err(Error::plan(

@@ -114,7 +114,8 @@ impl Turn {
         let gap = product.iter().enumerate().map(|(i, x)| (x - if i / size == i % size { 1.0 } else { 0.0 }).abs());
         let gap = gap.fold(0.0, |a: f64, b| if b > a || b.is_nan() { b } else { a });
         if gap.is_nan() || gap > 1e-9 {
-            return Err(Error::numeric("topology::not-orthogonal", format!("a matrix of {size} is {gap:.1e} away from a rotation")));
+            return Err(Error::numeric("topology::not-orthogonal", format!("a matrix of {size} is {gap:.1e} away from a rotation"))
+                .hint("start over with `--overwrite`"));
         }
         Ok(Self { size, form: Form::Dense(matrix) })
     }

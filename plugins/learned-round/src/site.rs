@@ -12,7 +12,7 @@
 
 use qfw_core::Result;
 use qfw_core::algorithm::SiteContext;
-use qfw_core::numeric::{decode, encode};
+use qfw_core::numeric::nearest_values;
 use qfw_core::observer::ScaleRule;
 use qfw_core::scheme::{Grid, QParams};
 use rayon::prelude::*;
@@ -116,9 +116,7 @@ impl<'a> Site<'a> {
 
     /// `moved`, rounded to nearest.
     pub(crate) fn nearest(&self, params: &QParams, moved: &[f32]) -> Vec<f32> {
-        let mut out = Vec::new();
-        decode(self.grid(), params, &encode(self.grid(), params, moved), 0..params.layout.rows, None, &mut out);
-        out
+        nearest_values(self.grid(), params, moved)
     }
 
     /// Moves the ranges against the gradient `g` of what `moved` was rounded to.

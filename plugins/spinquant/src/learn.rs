@@ -89,11 +89,15 @@ fn skew(g: &[f32], r: &[f64], n: usize, keeps_mean: bool) -> Vec<f64> {
     gemm((n, n, n), Onto::Replace, &mut product, n, &g, Transpose::No, n, r, Transpose::Yes, n);
     let mut a: Vec<f64> = (0..n * n).map(|k| product[k] - product[k % n * n + k / n]).collect();
     if keeps_mean {
-        // P·A·P with P = I − 1·1ᵀ/n; of a skew matrix the mean of all entries is none.
-        let means: Vec<f64> = a.chunks_exact(n).map(|row| row.iter().sum::<f64>() / n as f64).collect();
-        a.iter_mut().enumerate().for_each(|(k, a)| *a += means[k % n] - means[k / n]);
+        drop_mean(&mut a, n);
     }
     a
+}
+
+/// `P·A·P` with `P = I − 1·1ᵀ/n`; of a skew matrix the mean of all entries is none.
+fn drop_mean(a: &mut [f64], n: usize) {
+    let means: Vec<f64> = a.chunks_exact(n).map(|row| row.iter().sum::<f64>() / n as f64).collect();
+    a.iter_mut().enumerate().for_each(|(k, a)| *a += means[k % n] - means[k / n]);
 }
 
 /// The largest sum of magnitudes in a column; that of a row is the same, as the matrix is skew.
@@ -127,8 +131,7 @@ impl Learner for Rotations<'_> {
                     let mut d: Vec<f64> = first.iter().zip(&self.second[i]).map(entry).collect();
                     if start.keeps_mean {
                         // Rates of their own do not keep sums at nothing.
-                        let means: Vec<f64> = d.chunks_exact(n).map(|row| row.iter().sum::<f64>() / n as f64).collect();
-                        d.iter_mut().enumerate().for_each(|(k, d)| *d += means[k % n] - means[k / n]);
+                        drop_mean(&mut d, n);
                     }
                     d
                 }

@@ -2,7 +2,7 @@
 
 use qfw_core::Result;
 use qfw_core::algorithm::{Learner, Rounded, SiteContext};
-use qfw_core::numeric::{decode, encode};
+use qfw_core::numeric::nearest_values;
 use rayon::prelude::*;
 
 use crate::options::Lkd;
@@ -33,11 +33,8 @@ impl Layer<'_> {
 
     /// What its codes stand for. Weights that are no numbers any more stay what they are: the loss tells.
     fn values(&self) -> Vec<f32> {
-        let Ok(params) = self.cx.fit(&self.weight) else { return self.weight.clone() };
-        let grid = &self.cx.spec.grid;
-        let mut out = Vec::new();
-        decode(grid, &params, &encode(grid, &params, &self.weight), 0..params.layout.rows, None, &mut out);
-        out
+        let params = self.cx.fit(&self.weight);
+        params.map_or_else(|_| self.weight.clone(), |params| nearest_values(&self.cx.spec.grid, &params, &self.weight))
     }
 }
 

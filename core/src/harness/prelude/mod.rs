@@ -9,6 +9,7 @@ mod turned;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -19,13 +20,14 @@ use self::reconstruction::Reconstruction;
 use self::turned::{Turned, Values};
 use super::block::{Job, values};
 use super::journal::{Journal, hash_file};
+use super::report::Progress;
 use super::run::{Control, Run};
-use crate::algorithm::{LearnRotations, Learning, Objective, RotationsContext, Stage, Start};
+use crate::algorithm::{LearnRotations, Learning, Objective, RotationsContext, Stage, Start, Training};
 use crate::checkpoint::native::write_shard;
 use crate::checkpoint::{SafetensorsSource, StoredDtype, TensorDecl, TensorSource};
 use crate::error::{Error, Result};
 use crate::model::MapWeights;
-use crate::numeric::{Onto, Transpose, decode, encode, gemm};
+use crate::numeric::{Onto, Transpose, gemm, nearest_values};
 use crate::observer::{self, ScaleRule};
 use crate::topology::{Part, Region, Rewrite, SiteId, Space, Turn};
 
@@ -115,12 +117,17 @@ fn learn(run: &Run<'_>, starts: &[Start], journal: &Journal, control: &Control<'
     let result = match learner.objective() {
         Objective::Network { weights } => {
             let stream = regions.iter().position(|(r, _)| r.space == Space::Residual);
-            let training = Network::new(run, (turned, sizes, stream), weights, learner.steps(), journal.dir().to_owned(), control)?;
-            learner.learn(&RotationsContext { starts, training: &training, seed })
+            // Of its own, as nobody needs what spills there once this is done.
+            let dir = journal.dir().join("prelude");
+            std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create", e))?;
+            let network = Network::new(run, (turned, sizes, stream), weights, dir.clone(), control)?;
+            let learned = learner.learn(&RotationsContext { starts, training: &Reported::new(&network, learner.steps(), control), seed });
+            std::fs::remove_dir_all(&dir).map_err(|e| Error::io(&dir, "remove", e))?;
+            learned
         }
         Objective::Reconstruction => {
-            let training = Reconstruction::new(run, (turned, sizes), learner.steps(), control);
-            learner.learn(&RotationsContext { starts, training: &training, seed })
+            let weights = Reconstruction::new(run, (turned, sizes), control);
+            learner.learn(&RotationsContext { starts, training: &Reported::new(&weights, learner.steps(), control), seed })
         }
     };
     let algo = run.plan().passes[pass].algo.clone();
@@ -136,6 +143,37 @@ fn learn(run: &Run<'_>, starts: &[Start], journal: &Journal, control: &Control<'
     Ok((matrices, LearnedRotations { algo, initial, reached, steps, curve }))
 }
 
+/// An objective that tells of each step.
+struct Reported<'a> {
+    of: &'a dyn Training,
+    done: AtomicUsize,
+    total: usize,
+    control: &'a Control<'a>,
+}
+
+impl<'a> Reported<'a> {
+    fn new(of: &'a dyn Training, total: usize, control: &'a Control<'a>) -> Self {
+        Self { of, done: AtomicUsize::new(0), total, control }
+    }
+}
+
+impl Training for Reported<'_> {
+    fn windows(&self) -> usize {
+        self.of.windows()
+    }
+
+    fn loss(&self, windows: &[usize], rotations: Vec<Vec<f32>>) -> Result<f64> {
+        self.of.loss(windows, rotations)
+    }
+
+    fn gradients(&self, windows: &[usize], rotations: Vec<Vec<f32>>) -> Result<(f64, Vec<Vec<f32>>)> {
+        let (loss, gradients) = self.of.gradients(windows, rotations)?;
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        self.control.report(Progress::Rotations { done, total: self.total, loss });
+        Ok((loss, gradients))
+    }
+}
+
 /// Makes a matrix that is nearly orthogonal exactly so, by Newton's iteration for the orthogonal factor: `X ← X·(3 − XᵀX)/2`.
 fn orthogonalize(x: &mut [f64], start: &Start) -> Result<()> {
     let n = start.size;
@@ -147,7 +185,8 @@ fn orthogonalize(x: &mut [f64], start: &Start) -> Result<()> {
             return Err(Error::numeric(
                 "topology::not-orthogonal",
                 format!("what was learned for `{}` is no rotation: {gap:.1e} away", start.region),
-            ));
+            )
+            .hint("take smaller steps"));
         }
         if gap < 1e-13 * n as f64 {
             break;
@@ -161,7 +200,8 @@ fn orthogonalize(x: &mut [f64], start: &Start) -> Result<()> {
         return Err(Error::numeric(
             "topology::moves-mean",
             format!("what was learned for `{}` moves the mean by {moved:.1e}", start.region),
-        ));
+        )
+        .hint("the model has LayerNorm; a method that learns has to keep `R·1 = 1` where it is asked to"));
     }
     Ok(())
 }
@@ -193,7 +233,5 @@ fn rounded(job: &Job<'_>, weight: &[f32]) -> Result<Vec<f32>> {
     let amax = weight.iter().fold(0.0, |m: f32, w| m.max(w.abs()));
     let layout = job.spec.granularity.layout(job.linear.shape.0, job.linear.shape.1);
     let params = observer::fit(job.observer, &ScaleRule::of(job.spec, amax), weight, layout)?;
-    let mut out = Vec::new();
-    decode(&job.spec.grid, &params, &encode(&job.spec.grid, &params, weight), 0..layout.rows, None, &mut out);
-    Ok(out)
+    Ok(nearest_values(&job.spec.grid, &params, weight))
 }

@@ -9,14 +9,12 @@
 //! stream is turned behind the one and turned back before the other, which is the same function.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::super::block::values;
-use super::super::report::Progress;
 use super::super::run::{Control, Run};
 use super::super::stream::Stream;
 use super::super::sweep::for_each_window;
@@ -46,7 +44,6 @@ pub(super) struct Network<'a> {
     rounds_weights: bool,
     dir: PathBuf,
     control: &'a Control<'a>,
-    steps: (AtomicUsize, usize),
 }
 
 /// What a forward pass leaves for the way back.
@@ -65,7 +62,6 @@ impl<'a> Network<'a> {
         run: &'a Run<'a>,
         (turned, sizes, stream): (Turned, Vec<usize>, Option<usize>),
         rounds_weights: bool,
-        steps: usize,
         dir: PathBuf,
         control: &'a Control<'a>,
     ) -> Result<Self> {
@@ -73,7 +69,7 @@ impl<'a> Network<'a> {
         let parts = (0..edges.vocab()).step_by(ROWS).map(|first| first..edges.vocab().min(first + ROWS));
         let head = parts.map(|rows| Factor::new(edges.head_rows(rows)?, run.bf16())).collect::<Result<_>>()?;
         let activations = run.dynamic_activations()?;
-        Ok(Self { run, turned, stream, sizes, edges, head, activations, rounds_weights, dir, control, steps: (AtomicUsize::new(0), steps) })
+        Ok(Self { run, turned, stream, sizes, edges, head, activations, rounds_weights, dir, control })
     }
 
     /// `x·R` or `x·Rᵀ`, row by row.
@@ -122,7 +118,7 @@ impl<'a> Network<'a> {
 
     fn stream_of(&self, windows: &[usize], name: &str) -> Result<Stream> {
         let lengths = windows.iter().map(|w| self.run.window_tokens(*w)).collect();
-        let path = self.dir.join(format!("prelude-{name}.f32"));
+        let path = self.dir.join(format!("{name}.f32"));
         Stream::new(lengths, self.run.model().dims.hidden, self.run.spills().then_some(&path))
     }
 
@@ -256,8 +252,6 @@ impl Training for Network<'_> {
                 add(&mut found[nth], &Self::outer(&x, &passed.gradient.get(i, self.run.device())?)?);
             }
         }
-        let done = self.steps.0.fetch_add(1, Ordering::Relaxed) + 1;
-        self.control.report(Progress::Rotations { done, total: self.steps.1, loss: passed.loss });
         Ok((passed.loss, found.into_iter().map(|g| g.into_iter().map(|x| x as f32).collect()).collect()))
     }
 }

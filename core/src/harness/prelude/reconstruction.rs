@@ -3,12 +3,9 @@
 //! `L = Σ over layers of mean (Q(V) − V)²` with `V` the rotated weight. As rotations keep lengths, that is what is lost of the weights as
 //! they were, `mean (Q(V)·Rᵀ − W)²`. Codes stand still while a step is taken: `∂V = 2·(V − Q(V))/n`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use rayon::prelude::*;
 
 use super::super::block::Job;
-use super::super::report::Progress;
 use super::super::run::{Control, Run};
 use super::super::sweep::interrupted;
 use super::rounded;
@@ -23,12 +20,11 @@ pub(super) struct Reconstruction<'a> {
     turned: Turned,
     sizes: Vec<usize>,
     control: &'a Control<'a>,
-    steps: (AtomicUsize, usize),
 }
 
 impl<'a> Reconstruction<'a> {
-    pub(super) fn new(run: &'a Run<'a>, (turned, sizes): (Turned, Vec<usize>), steps: usize, control: &'a Control<'a>) -> Self {
-        Self { run, turned, sizes, control, steps: (AtomicUsize::new(0), steps) }
+    pub(super) fn new(run: &'a Run<'a>, (turned, sizes): (Turned, Vec<usize>), control: &'a Control<'a>) -> Self {
+        Self { run, turned, sizes, control }
     }
 
     /// The loss, and for each rotation what `of` makes of a layer that is turned and rounded.
@@ -76,8 +72,6 @@ impl Training for Reconstruction<'_> {
         for (nth, g) in found.into_iter().flatten() {
             sums[nth].iter_mut().zip(&g).for_each(|(s, g)| *s += f64::from(*g));
         }
-        let done = self.steps.0.fetch_add(1, Ordering::Relaxed) + 1;
-        self.control.report(Progress::Rotations { done, total: self.steps.1, loss });
         Ok((loss, sums.into_iter().map(|g| g.into_iter().map(|x| x as f32).collect()).collect()))
     }
 }
