@@ -46,6 +46,26 @@ fn learning_does_better_and_says_so() {
     assert_eq!(of("none", "--algo learned-round --set learned-round.iters=0").to_bits(), of("again", "--algo rtn").to_bits());
 }
 
+/// What a branch leaves is learned while the branch runs beside it; a branch that is fitted afterwards sees what learning left.
+#[test]
+fn learning_goes_with_branches() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, compensate) in [("split", false), ("compensated", true)] {
+        let words =
+            |algo: &str, more: &str| format!("--algo svdquant,{algo} --set svdquant.rank=4 --set svdquant.compensate={compensate} {more}");
+        let of = |kind: &str, words: &str| run(dir.path(), "tiny-gpt2", &format!("{name}-{kind}"), words);
+        let nearest = perplexity(&of("rtn", &words("rtn", "")));
+        let none = perplexity(&of("none", &words("learned-round", "--set learned-round.iters=0")));
+        assert_eq!(none.to_bits(), nearest.to_bits(), "{name}");
+        let out = of("learned", &words("learned-round", "--set learned-round.iters=40 --set learned-round.batch-size=4"));
+        assert!(perplexity(&out) < nearest, "{name}: {} for {nearest}", perplexity(&out));
+        let learned = learned(&out);
+        assert!(learned.iter().all(|(initial, reached, _)| reached < initial), "{name}: {learned:?}");
+        let three = of("three", &words("learned-round", "--set learned-round.iters=40 --set learned-round.batch-size=4 --threads 3"));
+        same_tree(&tree(&out), &tree(&three), name);
+    }
+}
+
 /// Blocks of the student see what the original ones before them put out, and what is rounded of activations is part of the student.
 #[test]
 fn distillation_does_better_than_its_scheme_alone() {
@@ -101,10 +121,6 @@ fn what_cannot_be_learned_is_refused() {
             assert!(run.stderr.contains(part), "`{part}` is missing in: {}", run.stderr);
         }
     };
-    refused(
-        "--algo svdquant,learned-round",
-        &["plan::unsupported", "`blocks.0.attn.q` gets a branch, and `learned-round` rounds blocks as wholes", "`gptq` or `rtn`"],
-    );
     refused("--algo learned-round --set learned-round.lr=0", &["`lr`", "it has to be above 0"]);
     refused("--algo learned-round --set learned-round.seed=3", &["set `calibration.seed`"]);
     refused(

@@ -5,6 +5,7 @@ mod activations;
 mod branches;
 mod compat;
 mod containers;
+mod degenerate;
 mod determinism;
 mod errors;
 mod gguf;

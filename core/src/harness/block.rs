@@ -256,9 +256,7 @@ pub(super) fn through<'a>(block: Box<dyn Block + 'a>, stream: &'a Stream, run: &
 
 /// Rounds the sites of a group, all at once, and puts what they became into the block.
 pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, result: &mut BlockResult) -> Result<()> {
-    let mut amax = shared_amax(group, &result.weights)?;
-    let mut branches = Group { run, jobs: group, stats, weights: &result.weights, amax: &amax }.before()?;
-    share_amax_left(group, &branches, &mut amax);
+    let (amax, branches) = split_off(run, group, stats, &result.weights)?;
     // The largest start first, so that none is left to run alone at the end.
     let mut order: Vec<usize> = (0..group.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(group[*i].linear.shape.1));
@@ -266,21 +264,47 @@ pub(super) fn round_group(run: &Run<'_>, group: &[&Job<'_>], stats: &Stats, resu
         .into_par_iter()
         .map(|i| Ok((i, round_site(run, group[i], amax[i], branches.get(&i), stats, &result.weights)?)))
         .collect::<Result<_>>()?;
-    let mut rounded: BTreeMap<usize, RoundedSite> = rounded.into_iter().collect();
-    branches.extend(Group { run, jobs: group, stats, weights: &result.weights, amax: &amax }.after(&mut rounded)?);
+    settle(run, group, stats, &amax, rounded.into_iter().collect(), branches, result)
+}
+
+/// The branches that are taken out of weights before these are rounded, by position in the group, and for each weight the magnitude that
+/// its ranges refer to.
+pub(super) fn split_off<'a>(
+    run: &'a Run<'_>,
+    group: &[&Job<'_>],
+    stats: &Stats,
+    weights: &MapWeights,
+) -> Result<(Vec<f32>, BTreeMap<usize, SplitOff<'a>>)> {
+    let mut amax = shared_amax(group, weights)?;
+    let branches = Group { run, jobs: group, stats, weights, amax: &amax }.before()?;
+    share_amax_left(group, &branches, &mut amax);
+    Ok((amax, branches))
+}
+
+/// Fits branches to what rounding has left, and puts what sites became into the block, with these and the other branches.
+pub(super) fn settle<'a>(
+    run: &'a Run<'_>,
+    group: &[&Job<'_>],
+    stats: &Stats,
+    amax: &[f32],
+    mut rounded: BTreeMap<usize, RoundedSite>,
+    mut branches: BTreeMap<usize, SplitOff<'a>>,
+    result: &mut BlockResult,
+) -> Result<()> {
+    branches.extend(Group { run, jobs: group, stats, weights: &result.weights, amax }.after(&mut rounded)?);
     rounded.into_iter().for_each(|(i, site)| put(group[i], site, result));
     split::store(run, group, branches, result)
 }
 
 /// Puts what a site became into the block.
-pub(super) fn put(job: &Job<'_>, RoundedSite { weight, tensors, report }: RoundedSite, result: &mut BlockResult) {
+fn put(job: &Job<'_>, RoundedSite { weight, tensors, report }: RoundedSite, result: &mut BlockResult) {
     result.weights.insert(job.linear.site, Part::Weight, weight);
     result.tensors.extend(tensors);
     result.sites.push(report);
 }
 
 /// For each job the largest magnitude over the weights that share a factor with it: those that read the same input, which engines fuse.
-pub(super) fn shared_amax(group: &[&Job<'_>], weights: &MapWeights) -> Result<Vec<f32>> {
+fn shared_amax(group: &[&Job<'_>], weights: &MapWeights) -> Result<Vec<f32>> {
     let mut shared: BTreeMap<Port, f32> = BTreeMap::new();
     for job in group.iter().filter(|j| j.spec.scale == ScaleForm::TwoLevel) {
         let weight = weights.get(job.linear.site, Part::Weight)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;

@@ -1,9 +1,11 @@
 //! Rounding all sites of a block together.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::block::{BlockResult, Job, Streams, conditioned, finished, put, shared_amax, site_context, values};
+use super::block::{BlockResult, Job, Streams, conditioned, finished, settle, site_context, split_off, values};
 use super::run::{Control, Run};
+use super::split;
 use super::training::{BlockTraining, Weights};
 use crate::algorithm::{BlockContext, Event, Rounded, SiteContext, Stage};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,13 +30,31 @@ pub(super) fn round_together(
         return Err(Error::internal("a pass that rounds blocks has another stage"));
     };
     let start = Instant::now();
-    let amax = shared_amax(group, &result.weights)?;
+    let (amax, branches) = split_off(run, group, stats, &result.weights)?;
     let weights = group.iter().map(|job| values(&result.weights, job.linear.site, Part::Weight)).collect::<Result<Vec<_>>>()?;
-    let plain: Vec<SiteContext<'_>> =
-        group.iter().zip(&weights).zip(&amax).map(|((job, w), amax)| site_context(run, job, w, stats, *amax)).collect();
-    let moved = group.iter().zip(&plain).map(|(job, cx)| conditioned(run, job, cx)).collect::<Result<Vec<_>>>()?;
+    let residuals: Vec<_> = weights.iter().enumerate().map(|(i, w)| branches.get(&i).map(|b| b.residuals(w))).collect();
+    let mut told: Vec<Vec<Event>> = (0..group.len()).map(|i| branches.get(&i).map_or_else(Vec::new, |b| b.events.clone())).collect();
+    // The block learns with its branches.
+    split::store(run, group, branches, result)?;
+    let plain: Vec<SiteContext<'_>> = group
+        .iter()
+        .zip(&weights)
+        .zip(&residuals)
+        .zip(&amax)
+        .map(|(((job, w), residuals), amax)| match residuals {
+            Some((weight, original)) => SiteContext { weight, original, ..site_context(run, job, w, stats, *amax) },
+            None => site_context(run, job, w, stats, *amax),
+        })
+        .collect();
+    let mut moved: Vec<Option<Vec<f32>>> = Vec::new();
+    for (((job, cx), residuals), told) in group.iter().zip(&plain).zip(&residuals).zip(&mut told) {
+        // Where a branch was taken out, conditions came before that.
+        let (weight, events) = if residuals.is_some() { (None, Vec::new()) } else { conditioned(run, job, cx)? };
+        moved.push(weight);
+        told.extend(events);
+    }
     let sites: Vec<SiteContext<'_>> =
-        plain.iter().zip(&moved).map(|(cx, (moved, _))| SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx }).collect();
+        plain.iter().zip(&moved).map(|(cx, moved)| SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx }).collect();
     let stream = run.needs(pass).training.unwrap_or(run.stream());
     let rounded = {
         let training = BlockTraining::new(
@@ -64,9 +84,11 @@ pub(super) fn round_together(
         return Err(Error::new(ErrorKind::Plugin, "plugin::contract", message));
     }
     let seconds = start.elapsed().as_secs_f64() / group.len().max(1) as f64;
-    for (((job, weight), mut rounded), (_, events)) in group.iter().zip(&weights).zip(rounded).zip(moved) {
-        rounded.events.splice(0..0, events);
-        put(job, finished(run, job, (weight, None), rounded, stats, seconds)?, result);
+    let mut finished_sites = BTreeMap::new();
+    for (i, (mut rounded, told)) in rounded.into_iter().zip(told).enumerate() {
+        rounded.events.splice(0..0, told);
+        let left = residuals[i].as_ref().map(|(_, left)| left.as_slice());
+        finished_sites.insert(i, finished(run, group[i], (&weights[i], left), rounded, stats, seconds)?);
     }
-    Ok(())
+    settle(run, group, stats, &amax, finished_sites, BTreeMap::new(), result)
 }

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::run::{Control, Run};
 use super::sweep::for_each_window;
 use crate::error::{Error, Result};
-use crate::model::{Activations, Block, MapWeights, WeightSource};
+use crate::model::{Activations, Block, Branch, MapWeights, WeightSource};
 use crate::numeric::{Factor, Matrix, Record, Traced, bias_gradient, walk_back, weight_gradient};
 use crate::topology::{Part, SiteId};
 
@@ -144,7 +144,7 @@ impl<'a> TracedBlock<'a> {
         if loss.is_finite() {
             return Ok(loss);
         }
-        Err(Error::numeric("numeric::not-finite", format!("the error of block {} became {loss} while it was learned", self.block))
+        Err(Error::numeric("numeric::not-finite", format!("the error of the block became {loss} while it was learned"))
             .hint("take smaller steps"))
     }
 }
@@ -162,6 +162,10 @@ impl WeightSource for Source<'_> {
 
     fn bf16(&self) -> Option<crate::numeric::Bf16Unit> {
         self.weights.bf16()
+    }
+
+    fn branch(&self, site: SiteId) -> Result<Option<Branch>> {
+        self.weights.branch(site)
     }
 
     fn matrix(&self, site: SiteId) -> Result<Matrix> {

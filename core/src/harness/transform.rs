@@ -87,7 +87,7 @@ pub(super) fn transform(
             // What there is to say goes into the report of a reader, or of any site of the block: those that are kept have none.
             let reader_job = jobs.iter().find(|j| readers.iter().any(|(l, _)| l.site == j.linear.site));
             let reported = reader_job.or(jobs.first()).map(|j| j.linear.site.to_string());
-            match solved.map_err(|e| e.within(format!("`{algo}` in `{}`", region.id))) {
+            match solved.and_then(usable).map_err(|e| e.within(format!("`{algo}` in `{}`", region.id))) {
                 Ok(None) => {}
                 Ok(Some(Solved { symmetry, events })) => {
                     fuse(run, region, symmetry, &mut done)?;
@@ -112,6 +112,17 @@ pub(super) fn transform(
     Ok(done)
 }
 
+/// What was solved, if it can be applied: statistics that are not finite make factors that are not.
+fn usable(solved: Option<Solved>) -> Result<Option<Solved>> {
+    if let Some(Solved { symmetry: Symmetry::Diagonal(factors), .. }) = &solved
+        && let Some(factor) = factors.iter().find(|s| !(s.is_finite() && **s > 0.0))
+    {
+        let message = format!("a channel would be scaled by {factor}");
+        return Err(Error::numeric("numeric::not-finite", message).hint("the activations of the calibration data are not finite here"));
+    }
+    Ok(solved)
+}
+
 fn keys(run: &Run<'_>, pass: usize, regions: &[&Region]) -> Vec<StatKey> {
     let readers = regions.iter().flat_map(|r| &r.consumers).filter_map(|slot| run.model().topology.linear(slot.site));
     readers
@@ -127,7 +138,8 @@ fn readers<'a>(run: &'a Run<'_>, region: &Region, weights: &MapWeights) -> Resul
 
 fn reader<'a>(run: &'a Run<'_>, jobs: &'a [Job<'_>], linear: &'a Linear, weight: &'a [f32]) -> Reader<'a> {
     let job = jobs.iter().find(|j| j.linear.site == linear.site);
-    Reader { linear, weight, target: job.map(|j| (j.spec, j.observer)), input: run.input_of(linear) }
+    let compensates = job.is_some_and(|j| run.needs(j.pass).compensates);
+    Reader { linear, weight, target: job.map(|j| (j.spec, j.observer)), input: run.input_of(linear), compensates }
 }
 
 /// Applies a symmetry to the weights and the statistics.

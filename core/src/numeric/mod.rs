@@ -72,8 +72,14 @@ pub use transpose::transpose;
 pub use truncated_svd::{Dense, LinearMap, TruncatedSvd, truncated_svd};
 pub(crate) use vectorize::{Kernel, vectorize};
 
-/// The instruction-set level the kernels run at on this machine; results of two levels may differ in their last bits.
-pub fn instructions() -> String {
+/// The instruction-set level the kernels run at on this machine, and what multiplies bf16, if anything is to; results of two levels may
+/// differ in their last bits.
+pub fn instructions(bf16: Option<Bf16Unit>) -> String {
+    let level = level();
+    bf16.map_or_else(|| level.clone(), |unit| format!("{level} {}", unit.name()))
+}
+
+fn level() -> String {
     #[cfg(target_arch = "x86_64")]
     {
         let level = if std::arch::is_x86_feature_detected!("avx512f") {

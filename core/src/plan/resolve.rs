@@ -76,7 +76,7 @@ pub fn resolve(
         RawProducts::Auto if calibration.is_none() => Products::F32,
         choice => choice.here(),
     };
-    products.unit(Bf16Unit::detect()).map_err(|e| e.within("`harness`"))?;
+    let bf16 = products.unit(Bf16Unit::detect()).map_err(|e| e.within("`harness`"))?;
     let stream = if raw.harness.propagate == Some(RawPropagate::Reference) { Stream::Reference } else { Stream::Quantized };
     let (mut biases, mut steps, mut rewrites) = (BTreeSet::new(), Vec::new(), Vec::new());
     let mut planned_branches = Vec::new();
@@ -145,12 +145,6 @@ pub fn resolve(
         algorithms.push(algorithm);
         needs.push(need);
     }
-    for (pass, _) in passes.iter().zip(&algorithms).filter(|(_, a)| matches!(a.stage(), Stage::RoundBlock(_))) {
-        if let Some(branch) = planned_branches.iter().find(|b| pass.sites.contains(&b.site)) {
-            let message = format!("`{}` gets a branch, and `{}` rounds blocks as wholes, which have none", branch.site, pass.algo);
-            return Err(Error::plan("plan::unsupported", message).hint("round these layers with another pass, such as `gptq` or `rtn`"));
-        }
-    }
     for (algo, share, sites) in steps {
         shrink_steps(&mut specs, algo, share, &linears, &sites)?;
     }
@@ -188,7 +182,7 @@ pub fn resolve(
             on_failure: if raw.harness.on_failure == RawOnFailure::Error { Failure::Error } else { Failure::Rtn },
             seed: raw.calibration.seed,
             device: raw.harness.device.clone(),
-            instructions: crate::numeric::instructions(),
+            instructions: crate::numeric::instructions(bf16),
         },
         output: OutputPlan {
             formats: raw.output.format.clone(),

@@ -150,7 +150,7 @@ pub enum RawPropagate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RawProducts {
-    /// As the CPU can: bf16, else f32.
+    /// What is faster on this CPU.
     #[default]
     Auto,
     /// Not rounded.
@@ -163,7 +163,7 @@ impl RawProducts {
     /// The choice made for this CPU.
     pub fn here(self) -> Products {
         match self {
-            Self::Auto if Bf16Unit::detect().is_some() => Products::Bf16,
+            Self::Auto if Bf16Unit::detect().is_some_and(Bf16Unit::pays) => Products::Bf16,
             Self::Auto | Self::F32 => Products::F32,
             Self::Bf16 => Products::Bf16,
         }

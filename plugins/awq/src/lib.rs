@@ -17,6 +17,15 @@
 //!
 //! which is the squared error of what the readers return, summed over all calibration tokens, from one matrix that they share. `s = 1` is
 //! among the candidates. Clipping, AWQ's second half, is the pass `clip`.
+//!
+//! Where the rounding that follows feeds the error of each channel into those after it, most of that sum is made up for, and scales that
+//! are good for it do harm. What remains is each channel's error by itself,
+//!
+//! ```text
+//! min_s  Σ_readers Σ_j ‖Δ_j‖² / U_jj²,   H⁻¹ = UᵀU,  U upper triangular, channels by falling H_jj
+//! ```
+//!
+//! the squared errors that such rounding itself minimizes, with those of rounding to nearest for `Δ`. (This is not in the paper.)
 
 mod options;
 mod search;

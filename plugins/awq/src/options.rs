@@ -17,8 +17,9 @@ pub struct Options {
     /// Whether weights have a say in the scales too: `false`, `true`, or `both`, which tries half of the exponents with and half without.
     #[serde(alias = "duo_scaling")]
     pub duo_scaling: Duo,
-    /// What is compared: what each layer puts out (`linear`), known from its Gram matrix, or what the whole module behind the region does
-    /// (`module`), which is run again for every exponent.
+    /// What is compared: what each layer puts out (`linear`), known from its Gram matrix; that part of it which the rounding behind cannot
+    /// make up for in other channels (`compensated`); one of the two, by whether that rounding does such a thing (`auto`); or what the
+    /// whole module behind the region does (`module`), which is run again for every exponent.
     pub loss: Loss,
 }
 
@@ -26,9 +27,13 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
-    /// The layers' outputs.
+    /// `compensated` for layers whose rounding compensates, `linear` for others.
     #[default]
+    Auto,
+    /// The layers' outputs.
     Linear,
+    /// The part of them that no other channel can stand in for.
+    Compensated,
     /// The module's output, where a region is read by more than one layer.
     Module,
 }
@@ -83,7 +88,7 @@ impl From<Duo> for Said {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { grid: 20, duo_scaling: Duo::Off, loss: Loss::Linear }
+        Self { grid: 20, duo_scaling: Duo::Off, loss: Loss::Auto }
     }
 }
 
@@ -104,7 +109,8 @@ const ELSEWHERE: &[Elsewhere] = &[
 
 impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
-        let o: Self = read_options("awq", options, "grid, duo-scaling (false, true, both), loss (linear, module)", ELSEWHERE)?;
+        let o: Self =
+            read_options("awq", options, "grid, duo-scaling (false, true, both), loss (auto, linear, compensated, module)", ELSEWHERE)?;
         if !(1..=1000).contains(&o.grid) {
             return Err(invalid_option("awq", "grid", o.grid, "it must be from 1 to 1000; 20 is usual"));
         }

@@ -2,12 +2,12 @@
 
 use qfw_core::Result;
 use qfw_core::algorithm::{Reader, RegionContext};
-use qfw_core::numeric::gram_energy;
+use qfw_core::numeric::{FactorOptions, gram_energy};
 use qfw_core::scheme::Granularity;
-use qfw_core::statistic::StatKind;
+use qfw_core::statistic::{Gram, StatKind};
 use rayon::prelude::*;
 
-use crate::options::Options;
+use crate::options::{Loss, Options};
 
 /// What was found.
 pub(crate) struct Found {
@@ -25,6 +25,8 @@ pub(crate) fn search(cx: &RegionContext<'_>, options: &Options) -> Result<Option
     }
     let gram = cx.gram()?;
     let magnitudes = cx.channels(StatKind::AbsMean)?;
+    let compensated = |r: &Reader<'_>| options.loss == Loss::Compensated || (options.loss == Loss::Auto && r.compensates);
+    let left = if rounded.iter().any(|r| compensated(r)) { left_over(gram)? } else { Vec::new() };
     let repeat = (magnitudes.len() / cx.region.width) as f64;
     let m: Vec<f64> = cx.region.gather(magnitudes, |a, b| a + b)?.into_iter().map(|x| x / repeat).collect();
     let w = cx.region.gather(&weight_means(&rounded), |a, b| a + b)?.into_iter().map(|x| x / repeat).collect::<Vec<_>>();
@@ -40,7 +42,8 @@ pub(crate) fn search(cx: &RegionContext<'_>, options: &Options) -> Result<Option
             }
             None => {
                 for reader in &rounded {
-                    loss += error(reader, &spread, gram.n, &gram.lower)?;
+                    let measure = if compensated(reader) { Measure::Left(&left) } else { Measure::Whole(&gram.lower) };
+                    loss += error(reader, &spread, gram.n, measure)?;
                 }
             }
         }
@@ -65,14 +68,44 @@ fn factors(m: &[f64], w: &[f64], exponent: f64, duo: bool) -> Vec<f64> {
     s.into_iter().map(|s| s / middle).collect()
 }
 
+/// Damping of `H`, relative to its mean diagonal; as rounding that compensates does by default.
+const DAMP: f64 = 0.01;
+
 /// Rows taken at a time: few enough to stay in cache from scaling to error.
 const ROWS: usize = 64;
 
-/// `tr(ΔHΔᵀ)` of a reader whose input is divided by `s`.
-fn error(reader: &Reader<'_>, s: &[f64], n: usize, lower: &[f32]) -> Result<f64> {
+/// How much an error counts.
+#[derive(Clone, Copy)]
+enum Measure<'a> {
+    /// By the Gram matrix `H`: its lower triangle.
+    Whole(&'a [f32]),
+    /// Each channel by itself, by [`left_over`].
+    Left(&'a [f64]),
+}
+
+/// For each channel the part of `H_jj` that the channels after it, by falling diagonal, cannot stand in for: `1/U_jj²` of `H⁻¹ = UᵀU`. A
+/// dead channel has none.
+fn left_over(gram: &Gram) -> Result<Vec<f64>> {
+    let factor = gram.inverse_factor(&FactorOptions { damp: DAMP, by_diagonal: true })?;
+    let mut left = vec![0.0; gram.n];
+    for place in 0..gram.n {
+        let column = factor.order.as_ref().map_or(place, |o| o[place] as usize);
+        left[column] = f64::from(factor.u[place * gram.n + place]).powi(-2);
+    }
+    factor.dead.iter().for_each(|column| left[*column as usize] = 0.0);
+    Ok(left)
+}
+
+/// The error of a reader whose input is divided by `s`.
+fn error(reader: &Reader<'_>, s: &[f64], n: usize, measure: Measure<'_>) -> Result<f64> {
     let part = |rows: &[f32], mut delta: Vec<f32>| {
         delta.iter_mut().zip(rows).for_each(|(d, w)| *d -= w);
-        gram_energy(&delta, lower, n)
+        match measure {
+            Measure::Whole(lower) => gram_energy(&delta, lower, n),
+            Measure::Left(left) => {
+                delta.chunks_exact(n).map(|row| row.iter().zip(left).map(|(d, l)| f64::from(*d).powi(2) * l).sum::<f64>()).sum()
+            }
+        }
     };
     Ok(pieces(reader, s, n, part)?.iter().sum())
 }

@@ -50,9 +50,49 @@ fn loss(r: &Readers, s: &[f64], group: usize) -> f64 {
     sum
 }
 
+/// `Σ_readers Σ_j δ_j²·D_j`: `D_j` is what is left of channel `j` of `XᵀX + λI` once all channels with smaller diagonals are eliminated.
+fn compensated_loss(r: &Readers, s: &[f64], group: usize) -> f64 {
+    let n = r.columns();
+    let mut h = vec![vec![0.0; n]; n];
+    for x in r.input.chunks(n) {
+        (0..n).for_each(|i| (0..n).for_each(|j| h[i][j] += x[i] * x[j]));
+    }
+    let damp = 0.01 * (0..n).map(|i| h[i][i]).sum::<f64>() / n as f64;
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by(|a, b| h[*b][*b].total_cmp(&h[*a][*a]));
+    (0..n).for_each(|i| h[i][i] += damp);
+    let mut left = vec![0.0; n];
+    for p in (0..n).rev() {
+        let c = order[p];
+        left[c] = h[c][c];
+        for i in &order[..p] {
+            for j in &order[..p] {
+                h[*i][*j] -= h[*i][c] * h[c][*j] / left[c];
+            }
+        }
+    }
+    let spread: Vec<f64> = (0..n).map(|i| s[r.home(i)]).collect();
+    let mut sum = 0.0;
+    for row in r.weights.iter().flat_map(|w| w.chunks(n)) {
+        let scaled: Vec<f64> = row.iter().zip(&spread).map(|(w, s)| f64::from((f64::from(*w) * s) as f32)).collect();
+        let delta = rounded(&scaled, group).into_iter().zip(&spread).zip(row).map(|((q, s), w)| q / s - f64::from(*w));
+        sum += delta.zip(&left).map(|(d, l)| d * d * l).sum::<f64>();
+    }
+    sum
+}
+
+type LossOf = fn(&Readers, &[f64], usize) -> f64;
+
 #[test]
 fn the_scales_of_least_error_are_found() {
-    for (seed, width, repeat) in [(1, 64, 1), (2, 64, 1), (3, 32, 2)] {
+    let cases: [(u64, usize, usize, &str, LossOf); 5] = [
+        (1, 64, 1, "auto", loss),
+        (2, 64, 1, "linear", loss),
+        (3, 32, 2, "auto", loss),
+        (1, 64, 1, "compensated", compensated_loss),
+        (3, 32, 2, "compensated", compensated_loss),
+    ];
+    for (seed, width, repeat, name, loss) in cases {
         let r = readers(seed, width, repeat);
         let (n, group) = (r.columns(), 32);
         let tokens = (r.input.len() / n) as f64;
@@ -67,8 +107,9 @@ fn the_scales_of_least_error_are_found() {
             .collect();
         let losses: Vec<f64> = candidates.iter().map(|s| loss(&r, s, group)).collect();
         let best = (0..20).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).unwrap();
-        assert!(best > 0, "a case in which scaling helps: {losses:?}");
-        let solved = r.solve(&RECORD, Some(&spec("uint4", Granularity::group(group as u32), false)), &json!({})).unwrap().unwrap();
+        assert!(best > 0, "a case in which scaling helps: {name} {losses:?}");
+        let solved =
+            r.solve(&RECORD, Some(&spec("uint4", Granularity::group(group as u32), false)), &json!({ "loss": name })).unwrap().unwrap();
         let Symmetry::Diagonal(factors) = solved.symmetry else { panic!("a scaling") };
         for (found, s) in factors.iter().zip(&candidates[best]) {
             assert!((found * s - 1.0).abs() < 1e-9, "{found} and 1/{s}");

@@ -87,7 +87,7 @@ impl Place {
         let cx = qfw_core::algorithm::PlanContext { topology: &topology, sites: &[], weights: &[], inputs: &[], stream: Stream::Quantized };
         let needs = algorithm.needs(&cx)?;
         let stats = self.stats(&needs.inputs);
-        let readers = [Reader { linear: &self.linear, weight: &self.weight, target: None, input: None }];
+        let readers = [Reader { linear: &self.linear, weight: &self.weight, target: None, input: None, compensates: false }];
         let (region, stream, seed) = (&self.region, Stream::Quantized, self.seed);
         let solved =
             stage.solve(&RegionContext { region, readers: &readers, producers: &[], stats: &stats, replay: None, stream, seed })?;

@@ -2,10 +2,11 @@
 //! Scores and softmax are f32.
 
 use super::Bf16Unit;
+use super::engine::{Engine, HIGH};
 use super::gram::lay_out_across;
 use super::panels::{DEPTH, STRIDE, lay_out};
 use super::scratch::{with_lines, with_words};
-use super::tile::{COLUMNS, Keep, Line, ROWS, round, tile};
+use super::tile::{COLUMNS, Keep, Line, pairs, round};
 use crate::numeric::attention::{AttentionShape, QUERY_BLOCK};
 use crate::numeric::softmax::softmax_row;
 use crate::numeric::{Kernel, Onto, vectorize};
@@ -31,7 +32,8 @@ pub(in crate::numeric) fn attention_bf16(
     assert_eq!((q.len(), out.len()), (t * heads * d, t * heads * d), "queries of {heads} heads");
     assert_eq!((k.len(), v.len()), (s * kv_heads * d, s * kv_heads * d), "keys of {kv_heads} heads");
     let width = kv_heads * d;
-    let (key_lines, value_lines) = (s.div_ceil(COLUMNS) * d.div_ceil(2) * 2, d.div_ceil(COLUMNS) * s.div_ceil(2) * 2);
+    let (key_lines, value_lines) = (s.div_ceil(COLUMNS) * pairs(d) * 2, d.div_ceil(COLUMNS) * pairs(s) * 2);
+    let engine = Engine::new(unit);
     let mut scores = vec![0.0; QUERY_BLOCK * s];
     for group in 0..kv_heads {
         with_lines(key_lines + value_lines, |lines| {
@@ -43,7 +45,7 @@ pub(in crate::numeric) fn attention_bf16(
                 for first in (0..t).step_by(QUERY_BLOCK) {
                     let rows = QUERY_BLOCK.min(t - first);
                     let at = first * heads * d + head * d;
-                    let queries = Queries { unit, keys, values, shape, first: s - t + first, rows, s };
+                    let queries = Queries { unit, engine: &engine, keys, values, shape, first: s - t + first, rows, s };
                     let probs = queries.probs(&q[at..], &mut scores);
                     queries.mix(probs, &scores, &mut out[at..]);
                 }
@@ -55,6 +57,7 @@ pub(in crate::numeric) fn attention_bf16(
 /// A block of queries of one head.
 struct Queries<'a> {
     unit: Bf16Unit,
+    engine: &'a Engine,
     /// Panels of 32 positions, pairs of channels.
     keys: &'a [Line],
     /// Panels of 32 channels, pairs of positions.
@@ -76,19 +79,15 @@ impl Queries<'_> {
     /// Rows of attention weights over the positions seen, in `scores`; returns which positions these are.
     fn probs(&self, q: &[f32], scores: &mut [f32]) -> std::ops::Range<usize> {
         let (d, stride, seen) = (self.shape.head_dim, self.shape.heads * self.shape.head_dim, self.seen());
-        let pairs = d.div_ceil(2);
-        with_words(self.rows * STRIDE, |rounded| {
-            for (row, rounded) in rounded.chunks_exact_mut(STRIDE).enumerate() {
+        with_words(self.rows.next_multiple_of(HIGH) * STRIDE, |rounded| {
+            for (row, rounded) in rounded.chunks_exact_mut(STRIDE).enumerate().take(self.rows) {
                 round(self.unit, &q[row * stride..][..d], rounded);
             }
-            let panels = self.keys.chunks_exact(2 * pairs).enumerate();
+            let panels = self.keys.chunks_exact(2 * pairs(d)).enumerate();
             for (panel, b) in panels.take(seen.end.div_ceil(COLUMNS)).skip(seen.start / COLUMNS) {
                 let at = panel * COLUMNS - seen.start;
                 let keep = Keep { width: COLUMNS.min(seen.len() - at), below: COLUMNS };
-                for row in (0..self.rows).step_by(ROWS) {
-                    let c = (&mut scores[row * seen.len() + at..], seen.len());
-                    tile::<STRIDE, 1>(self.unit, ROWS.min(self.rows - row), &rounded[row * STRIDE..], b, c, keep, Onto::Replace);
-                }
+                self.engine.panel(self.rows, rounded, b, (&mut scores[at..], seen.len()), keep, Onto::Replace);
             }
         });
         vectorize(Softmax { scores, queries: self, seen: seen.clone() });
@@ -101,17 +100,14 @@ impl Queries<'_> {
         for start in seen.clone().step_by(DEPTH) {
             let block = start..seen.end.min(start + DEPTH);
             let onto = if start == seen.start { Onto::Replace } else { Onto::Add };
-            with_words(self.rows * STRIDE, |rounded| {
+            with_words(self.rows.next_multiple_of(HIGH) * STRIDE, |rounded| {
                 for (probs, rounded) in probs.chunks_exact(seen.len()).zip(rounded.chunks_exact_mut(STRIDE)) {
                     round(self.unit, &probs[start - seen.start..block.end - seen.start], rounded);
                 }
-                for (panel, b) in self.values.chunks_exact(2 * self.s.div_ceil(2)).enumerate() {
-                    let b = &b[start..block.end.next_multiple_of(2)];
+                for (panel, b) in self.values.chunks_exact(2 * pairs(self.s)).enumerate() {
+                    let b = &b[start..start + 2 * pairs(block.len())];
                     let keep = Keep { width: COLUMNS.min(d - panel * COLUMNS), below: COLUMNS };
-                    for row in (0..self.rows).step_by(ROWS) {
-                        let c = (&mut out[row * stride + panel * COLUMNS..], stride);
-                        tile::<STRIDE, 1>(self.unit, ROWS.min(self.rows - row), &rounded[row * STRIDE..], b, c, keep, onto);
-                    }
+                    self.engine.panel(self.rows, rounded, b, (&mut out[panel * COLUMNS..], stride), keep, onto);
                 }
             });
         }

@@ -3,8 +3,11 @@
 use std::ops::Range;
 
 use super::Bf16Unit;
-use super::scratch::with_lines;
-use super::tile::{COLUMNS, Keep, Line, ROWS, round_across, tile, words};
+use super::amx::turned;
+use super::engine::{Engine, HIGH};
+use super::panels::STRIDE;
+use super::scratch::{with_lines, with_words};
+use super::tile::{COLUMNS, Keep, Line, ROWS, pairs, round_across, tile, words};
 use crate::numeric::Onto;
 
 /// Most tokens summed between two visits to H.
@@ -29,11 +32,10 @@ pub fn gram_bf16(unit: Bf16Unit, x: &[f32], n: usize, h: &mut [f32]) {
     }
     for (block, x) in x.chunks(DEPTH * n).enumerate() {
         let tokens = x.len() / n;
-        let pairs = tokens.div_ceil(2);
         let onto = if block == 0 { Onto::Replace } else { Onto::Add };
-        with_lines(n.div_ceil(COLUMNS) * pairs * 2, |lines| {
+        with_lines(n.div_ceil(COLUMNS) * pairs(tokens) * 2, |lines| {
             lay_out_across(unit, tokens, n, |token| &x[token * n..][..n], lines);
-            triangle(unit, lines, pairs, h, n, onto);
+            with_left(unit, lines, pairs(tokens), |left| triangle(&left, lines, h, n, onto));
         });
     }
 }
@@ -55,36 +57,80 @@ pub fn across_bf16(unit: Bf16Unit, (g, width, columns): (&[f32], usize, Range<us
     }
     for (block, (g, x)) in g.chunks(DEPTH * width).zip(x.chunks(DEPTH * n)).enumerate() {
         let tokens = x.len() / n;
-        let pairs = tokens.div_ceil(2);
         let onto = if block == 0 { onto } else { Onto::Add };
-        let (of_g, of_x) = (m.div_ceil(COLUMNS) * pairs * 2, n.div_ceil(COLUMNS) * pairs * 2);
+        let length = 2 * pairs(tokens);
+        let (of_g, of_x) = (m.div_ceil(COLUMNS) * length, n.div_ceil(COLUMNS) * length);
         with_lines(of_g + of_x, |lines| {
             let (left, right) = lines.split_at_mut(of_g);
             lay_out_across(unit, tokens, m, |token| &g[token * width..][columns.clone()], left);
             lay_out_across(unit, tokens, n, |token| &x[token * n..][..n], right);
-            let left = words(left);
-            for (panel, b) in right.chunks_exact(2 * pairs).enumerate() {
-                let column = panel * COLUMNS;
-                let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
-                for above in 0..m.div_ceil(COLUMNS) {
-                    for row in (0..COLUMNS.min(m - above * COLUMNS)).step_by(ROWS) {
-                        let i = above * COLUMNS + row;
-                        let a = &left[above * pairs * COLUMNS + row..];
-                        let rows = ROWS.min(m - i).min(COLUMNS - row);
-                        tile::<1, COLUMNS>(unit, rows, a, b, (&mut c[i * n + column..], n), keep, onto);
+            with_left(unit, left, pairs(tokens), |left| {
+                let all = n.div_ceil(COLUMNS);
+                for first in (0..all).step_by(left.together()) {
+                    for above in 0..m.div_ceil(COLUMNS) {
+                        for panel in first..all.min(first + left.together()) {
+                            let (i, column) = (above * COLUMNS, panel * COLUMNS);
+                            let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
+                            let b = &right[panel * length..][..length];
+                            left.times(above, COLUMNS.min(m - i), b, (&mut c[i * n + column..], n), keep, onto);
+                        }
                     }
                 }
-            }
+            });
         });
+    }
+}
+
+/// A left operand that came in panels of its transpose.
+enum Left<'a> {
+    /// As it came: for tiles that read pairs anywhere.
+    Across { unit: Bf16Unit, words: &'a [u32], pairs: usize },
+    /// Its rows, [`STRIDE`] words apart.
+    Rows { engine: Engine, words: &'a [u32] },
+}
+
+/// Runs `f` with what `panels`, of so many pairs each, are the transpose of.
+fn with_left<R>(unit: Bf16Unit, panels: &[Line], pairs: usize, f: impl FnOnce(Left<'_>) -> R) -> R {
+    match Engine::new(unit) {
+        Engine::Pairs(unit) => f(Left::Across { unit, words: words(panels), pairs }),
+        engine @ Engine::Tiles(_) => with_words(panels.len() / (2 * pairs) * HIGH * STRIDE, |words| {
+            for (panel, rows) in panels.chunks_exact(2 * pairs).zip(words.chunks_exact_mut(HIGH * STRIDE)) {
+                turned(panel, rows);
+            }
+            f(Left::Rows { engine, words })
+        }),
+    }
+}
+
+impl Left<'_> {
+    /// See [`Engine::together`].
+    fn together(&self) -> usize {
+        match self {
+            Self::Across { .. } => 1,
+            Self::Rows { engine, .. } => engine.together(),
+        }
+    }
+
+    /// `C ← A·B`, or added to C, for the first rows of a panel of A's transpose and the columns of a panel of B.
+    fn times(&self, panel: usize, rows: usize, b: &[Line], (c, stride): (&mut [f32], usize), keep: Keep, onto: Onto) {
+        match self {
+            Self::Across { unit, words, pairs } => {
+                for row in (0..rows).step_by(ROWS) {
+                    let (a, c) = (&words[panel * pairs * COLUMNS + row..], &mut c[row * stride..]);
+                    tile::<1, COLUMNS>(*unit, ROWS.min(rows - row), a, b, (c, stride), keep.from(row), onto);
+                }
+            }
+            Self::Rows { engine, words } => engine.panel(rows, &words[panel * HIGH * STRIDE..], b, (c, stride), keep, onto),
+        }
     }
 }
 
 /// Rounds the rows of a matrix `[tokens, n]` into panels of its transpose: pairs of tokens, 32 channels each, zeros for what is missing.
 pub(super) fn lay_out_across<'a>(unit: Bf16Unit, tokens: usize, n: usize, row: impl Fn(usize) -> &'a [f32], lines: &mut [Line]) {
-    let pairs = tokens.div_ceil(2);
+    let pairs = pairs(tokens);
+    let row = |token: usize| if token < tokens { row(token) } else { &[] };
     for pair in 0..pairs {
-        let even = row(2 * pair);
-        let odd = if 2 * pair + 1 < tokens { row(2 * pair + 1) } else { &[] };
+        let (even, odd) = (row(2 * pair), row(2 * pair + 1));
         for panel in 0..n.div_ceil(COLUMNS) {
             let part = |x: &'a [f32]| if x.is_empty() { x } else { &x[panel * COLUMNS..n.min((panel + 1) * COLUMNS)] };
             if let Some((both, _)) = lines[(panel * pairs + pair) * 2..].split_first_chunk_mut() {
@@ -94,19 +140,17 @@ pub(super) fn lay_out_across<'a>(unit: Bf16Unit, tokens: usize, n: usize, row: i
     }
 }
 
-/// The tiles on and below the diagonal; both operands are panels.
-fn triangle(unit: Bf16Unit, lines: &[Line], pairs: usize, h: &mut [f32], n: usize, onto: Onto) {
-    let words = words(lines);
-    for (panel, b) in lines.chunks_exact(2 * pairs).enumerate() {
-        let column = panel * COLUMNS;
-        let width = COLUMNS.min(n - column);
-        for above in panel..n.div_ceil(COLUMNS) {
-            for row in (0..COLUMNS.min(n - above * COLUMNS)).step_by(ROWS) {
-                let i = above * COLUMNS + row;
-                let rows = ROWS.min(n - i).min(COLUMNS - row);
-                let keep = Keep { width, below: i - column + 1 };
-                let a = &words[above * pairs * COLUMNS + row..];
-                tile::<1, COLUMNS>(unit, rows, a, b, (&mut h[i * n + column..], n), keep, onto);
+/// The tiles on and below the diagonal.
+fn triangle(left: &Left<'_>, lines: &[Line], h: &mut [f32], n: usize, onto: Onto) {
+    let panels = n.div_ceil(COLUMNS);
+    let length = lines.len() / panels;
+    for first in (0..panels).step_by(left.together()) {
+        for above in first..panels {
+            for panel in first..(above + 1).min(first + left.together()) {
+                let (i, column) = (above * COLUMNS, panel * COLUMNS);
+                let keep = Keep { width: COLUMNS.min(n - column), below: i - column + 1 };
+                let b = &lines[panel * length..][..length];
+                left.times(above, COLUMNS.min(n - i), b, (&mut h[i * n + column..], n), keep, onto);
             }
         }
     }

@@ -6,12 +6,16 @@
 //!     for each panel of 32 rows of B       it stays in the first cache
 //!       for each 12 rows of A              a tile of C in registers
 //! ```
+//!
+//! Tiles of AMX are faster than the second cache: there the two innermost loops change places within eight panels, and 32 rows of A stay in
+//! the first cache.
 
 use std::ops::Range;
 
 use super::Bf16Unit;
+use super::engine::{Engine, HIGH};
 use super::scratch::with_words;
-use super::tile::{COLUMNS, Keep, Line, ROWS, round, tile};
+use super::tile::{COLUMNS, Keep, Line, pairs, round};
 use crate::numeric::Onto;
 
 /// Longest block of `k`.
@@ -46,10 +50,10 @@ impl Bf16Panels {
     pub fn new(unit: Bf16Unit, b: &[f32], (n, k): (usize, usize)) -> Self {
         assert_eq!(b.len(), n * k, "a matrix of {n}x{k}");
         let panels = n.div_ceil(COLUMNS);
-        let mut lines = vec![Line([0; 16]); panels * k.div_ceil(2) * 2];
+        let mut lines = vec![Line([0; 16]); panels * 2 * blocks(k).map(|block| pairs(block.len())).sum::<usize>()];
         let mut rest = lines.as_mut_slice();
         for block in blocks(k) {
-            let (here, behind) = rest.split_at_mut(2 * block.len().div_ceil(2) * panels);
+            let (here, behind) = rest.split_at_mut(2 * pairs(block.len()) * panels);
             rest = behind;
             lay_out(unit, n, block.len(), |row| &b[row * k..][block.clone()], here);
         }
@@ -74,28 +78,29 @@ impl Bf16Panels {
         if k == 0 && onto == Onto::Replace {
             c.fill(0.0);
         }
-        with_words(HEIGHT.min(m) * STRIDE, |rounded| self.multiply(a, onto, c, rounded));
+        with_words(HEIGHT.min(m).next_multiple_of(HIGH) * STRIDE, |rounded| self.multiply(a, onto, c, rounded));
     }
 
     fn multiply(&self, a: &[f32], onto: Onto, c: &mut [f32], rounded: &mut [u32]) {
         let (n, k) = (self.n, self.k);
+        let engine = Engine::new(self.unit);
         let mut rest = self.lines.as_slice();
         for block in blocks(k) {
-            let pairs = block.len().div_ceil(2);
-            let (here, behind) = rest.split_at(2 * pairs * n.div_ceil(COLUMNS));
+            let length = 2 * pairs(block.len());
+            let (here, behind) = rest.split_at(length * n.div_ceil(COLUMNS));
             rest = behind;
             let onto = if block.start == 0 { onto } else { Onto::Add };
             for (a, c) in a.chunks(HEIGHT * k).zip(c.chunks_mut(HEIGHT * n)) {
                 for (a, rounded) in a.chunks_exact(k).zip(rounded.chunks_exact_mut(STRIDE)) {
                     round(self.unit, &a[block.clone()], rounded);
                 }
-                let rows = a.len() / k;
-                for (panel, b) in here.chunks_exact(2 * pairs).enumerate() {
-                    let first = panel * COLUMNS;
-                    let keep = Keep { width: COLUMNS.min(n - first), below: COLUMNS };
-                    for row in (0..rows).step_by(ROWS) {
-                        let (a, c) = (&rounded[row * STRIDE..], &mut c[row * n + first..]);
-                        tile::<STRIDE, 1>(self.unit, ROWS.min(rows - row), a, b, (c, n), keep, onto);
+                let (rows, all) = (a.len() / k, n.div_ceil(COLUMNS));
+                for (first, high) in (0..all).step_by(engine.together()).flat_map(|p| engine.strips(rows).map(move |r| (p, r))) {
+                    for panel in first..all.min(first + engine.together()) {
+                        let column = panel * COLUMNS;
+                        let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
+                        let c = (&mut c[high.start * n + column..], n);
+                        engine.panel(high.len(), &rounded[high.start * STRIDE..], &here[panel * length..][..length], c, keep, onto);
                     }
                 }
             }
@@ -106,7 +111,7 @@ impl Bf16Panels {
 /// Rounds the `n` rows of a matrix, each `length` long and at most [`DEPTH`], into panels: 32 rows each, zeros for those that are missing.
 pub(super) fn lay_out<'a>(unit: Bf16Unit, n: usize, length: usize, row: impl Fn(usize) -> &'a [f32], lines: &mut [Line]) {
     let mut rounded = [0; STRIDE];
-    for (panel, lines) in lines.chunks_exact_mut(2 * length.div_ceil(2)).enumerate() {
+    for (panel, lines) in lines.chunks_exact_mut(2 * pairs(length)).enumerate() {
         let rows = COLUMNS.min(n - panel * COLUMNS);
         for j in 0..COLUMNS {
             if j < rows {

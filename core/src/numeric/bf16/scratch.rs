@@ -2,26 +2,26 @@
 
 use std::cell::RefCell;
 
-use super::tile::Line;
+use super::tile::{Line, words_mut};
 
 thread_local! {
-    static WORDS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static WORDS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
     static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `f` on `n` words that hold anything. `f` must not ask for words again.
+/// Runs `f` on `n` words that hold anything, the first at the beginning of a line. `f` must not ask for words again.
 pub(super) fn with_words<R>(n: usize, f: impl FnOnce(&mut [u32]) -> R) -> R {
-    WORDS.with_borrow_mut(|kept| f(grown(kept, n, 0)))
+    WORDS.with_borrow_mut(|kept| f(&mut words_mut(grown(kept, n.div_ceil(16)))[..n]))
 }
 
 /// Runs `f` on `n` lines that hold anything. `f` must not ask for lines again.
 pub(super) fn with_lines<R>(n: usize, f: impl FnOnce(&mut [Line]) -> R) -> R {
-    LINES.with_borrow_mut(|kept| f(grown(kept, n, Line([0; 16]))))
+    LINES.with_borrow_mut(|kept| f(grown(kept, n)))
 }
 
-fn grown<T: Clone>(kept: &mut Vec<T>, n: usize, empty: T) -> &mut [T] {
+fn grown(kept: &mut Vec<Line>, n: usize) -> &mut [Line] {
     if kept.len() < n {
-        kept.resize(n, empty);
+        kept.resize(n, Line([0; 16]));
     }
     &mut kept[..n]
 }

@@ -29,23 +29,24 @@ fn sum(pairs: impl Iterator<Item = (f32, f32)>, extra: usize) -> (f64, f64) {
 
 #[test]
 fn a_product_is_that_of_the_rounded_matrices() {
-    let Some(unit) = Bf16Unit::detect() else { return };
-    for m in [1, 5, 12, 13, 30] {
-        for n in [1, 15, 16, 17, 32, 33, 70] {
-            for k in [1, 2, 3, 31, 32, 65, 576, 577, 1153] {
-                let (a, b) = (wave(m * k, 0.37), wave(n * k, 0.73));
-                let panels = Bf16Panels::new(unit, &b, (n, k));
-                assert_eq!(panels.shape(), (n, k));
-                let (mut c, mut d) = (vec![f32::NAN; m * n], vec![1.0; m * n]);
-                panels.product(&a, m, Onto::Replace, &mut c);
-                panels.product(&a, m, Onto::Add, &mut d);
-                for i in 0..m {
-                    for j in 0..n {
-                        let (want, bound) = sum((0..k).map(|p| (a[i * k + p], b[j * k + p])), k.div_ceil(512));
-                        let (got, added) = (f64::from(c[i * n + j]), f64::from(d[i * n + j]));
-                        assert!((got - want).abs() <= bound, "{m}x{n}x{k} at {i},{j}: {got}, not {want} ± {bound}");
-                        let bound = bound + 1e-6 * (1.0 + want.abs());
-                        assert!((added - want - 1.0).abs() <= bound, "{m}x{n}x{k} at {i},{j}: {added}, not 1 + {want} ± {bound}");
+    for unit in Bf16Unit::all() {
+        for m in [1, 5, 12, 13, 30, 32, 45, 65] {
+            for n in [1, 16, 17, 32, 33, 70] {
+                for k in [1, 2, 3, 31, 32, 65, 576, 577, 1153] {
+                    let (a, b) = (wave(m * k, 0.37), wave(n * k, 0.73));
+                    let panels = Bf16Panels::new(unit, &b, (n, k));
+                    assert_eq!(panels.shape(), (n, k));
+                    let (mut c, mut d) = (vec![f32::NAN; m * n], vec![1.0; m * n]);
+                    panels.product(&a, m, Onto::Replace, &mut c);
+                    panels.product(&a, m, Onto::Add, &mut d);
+                    for i in 0..m {
+                        for j in 0..n {
+                            let (want, bound) = sum((0..k).map(|p| (a[i * k + p], b[j * k + p])), k.div_ceil(512));
+                            let (got, added) = (f64::from(c[i * n + j]), f64::from(d[i * n + j]));
+                            assert!((got - want).abs() <= bound, "{m}x{n}x{k} at {i},{j}: {got}, not {want} ± {bound}");
+                            let bound = bound + 1e-6 * (1.0 + want.abs());
+                            assert!((added - want - 1.0).abs() <= bound, "{m}x{n}x{k} at {i},{j}: {added}, not 1 + {want} ± {bound}");
+                        }
                     }
                 }
             }
@@ -55,20 +56,21 @@ fn a_product_is_that_of_the_rounded_matrices() {
 
 #[test]
 fn a_product_over_tokens_is_that_of_the_transposes() {
-    let Some(unit) = Bf16Unit::detect() else { return };
-    for t in [1, 2, 7, 513] {
-        for (width, columns, n) in [(1, 0..1, 1), (40, 3..40, 33), (44, 0..32, 7), (97, 64..97, 45)] {
-            let (g, x) = (wave(t * width, 0.37), wave(t * n, 0.73));
-            let m = columns.len();
-            let (mut c, mut d) = (vec![f32::NAN; m * n], vec![1.0; m * n]);
-            across_bf16(unit, (&g, width, columns.clone()), (&x, n), Onto::Replace, &mut c);
-            across_bf16(unit, (&g, width, columns.clone()), (&x, n), Onto::Add, &mut d);
-            for i in 0..m {
-                for j in 0..n {
-                    let (want, bound) = sum((0..t).map(|p| (g[p * width + columns.start + i], x[p * n + j])), t.div_ceil(512));
-                    let (got, added) = (f64::from(c[i * n + j]), f64::from(d[i * n + j]));
-                    assert!((got - want).abs() <= bound, "{t} {m}x{n} at {i},{j}: {got}, not {want} ± {bound}");
-                    assert!((added - want - 1.0).abs() <= bound + 1e-6 * (1.0 + want.abs()), "{t} {m}x{n} at {i},{j}: {added}");
+    for unit in Bf16Unit::all() {
+        for t in [1, 2, 7, 513] {
+            for (width, columns, n) in [(1, 0..1, 1), (40, 3..40, 33), (44, 0..32, 7), (97, 64..97, 45)] {
+                let (g, x) = (wave(t * width, 0.37), wave(t * n, 0.73));
+                let m = columns.len();
+                let (mut c, mut d) = (vec![f32::NAN; m * n], vec![1.0; m * n]);
+                across_bf16(unit, (&g, width, columns.clone()), (&x, n), Onto::Replace, &mut c);
+                across_bf16(unit, (&g, width, columns.clone()), (&x, n), Onto::Add, &mut d);
+                for i in 0..m {
+                    for j in 0..n {
+                        let (want, bound) = sum((0..t).map(|p| (g[p * width + columns.start + i], x[p * n + j])), t.div_ceil(512));
+                        let (got, added) = (f64::from(c[i * n + j]), f64::from(d[i * n + j]));
+                        assert!((got - want).abs() <= bound, "{t} {m}x{n} at {i},{j}: {got}, not {want} ± {bound}");
+                        assert!((added - want - 1.0).abs() <= bound + 1e-6 * (1.0 + want.abs()), "{t} {m}x{n} at {i},{j}: {added}");
+                    }
                 }
             }
         }
@@ -77,19 +79,20 @@ fn a_product_over_tokens_is_that_of_the_transposes() {
 
 #[test]
 fn a_gram_matrix_is_the_product_of_the_transposes() {
-    let Some(unit) = Bf16Unit::detect() else { return };
-    for t in [1, 2, 7, 64, 511, 512] {
-        for n in [1, 7, 12, 31, 32, 33, 44, 97] {
-            let x = wave(t * n, 0.37);
-            let mut h = vec![7.0; n * n];
-            gram_bf16(unit, &x, n, &mut h);
-            let transposed: Vec<f32> = (0..n * t).map(|i| x[i % t * n + i / t]).collect();
-            let mut full = vec![0.0; n * n];
-            Bf16Panels::new(unit, &transposed, (n, t)).product(&transposed, n, Onto::Replace, &mut full);
-            for i in 0..n {
-                for j in 0..n {
-                    let want = if j <= i { full[i * n + j] } else { 7.0 };
-                    assert_eq!(h[i * n + j].to_bits(), want.to_bits(), "{t}x{n} at {i},{j}: {} or {want}", h[i * n + j]);
+    for unit in Bf16Unit::all() {
+        for t in [1, 2, 7, 64, 511, 512] {
+            for n in [1, 7, 12, 31, 32, 33, 44, 97] {
+                let x = wave(t * n, 0.37);
+                let mut h = vec![7.0; n * n];
+                gram_bf16(unit, &x, n, &mut h);
+                let transposed: Vec<f32> = (0..n * t).map(|i| x[i % t * n + i / t]).collect();
+                let mut full = vec![0.0; n * n];
+                Bf16Panels::new(unit, &transposed, (n, t)).product(&transposed, n, Onto::Replace, &mut full);
+                for i in 0..n {
+                    for j in 0..n {
+                        let want = if j <= i { full[i * n + j] } else { 7.0 };
+                        assert_eq!(h[i * n + j].to_bits(), want.to_bits(), "{t}x{n} at {i},{j}: {} or {want}", h[i * n + j]);
+                    }
                 }
             }
         }
@@ -98,16 +101,17 @@ fn a_gram_matrix_is_the_product_of_the_transposes() {
 
 #[test]
 fn a_gram_matrix_of_a_long_window_is_exact_to_rounding() {
-    let Some(unit) = Bf16Unit::detect() else { return };
-    for (t, n) in [(513, 40), (1500, 33), (2048, 5)] {
-        let x = wave(t * n, 0.37);
-        let mut h = vec![0.0; n * n];
-        gram_bf16(unit, &x, n, &mut h);
-        for i in 0..n {
-            for j in 0..=i {
-                let (want, bound) = sum((0..t).map(|r| (x[r * n + i], x[r * n + j])), t.div_ceil(512));
-                let got = f64::from(h[i * n + j]);
-                assert!((got - want).abs() <= bound, "{t}x{n} at {i},{j}: {got}, not {want} ± {bound}");
+    for unit in Bf16Unit::all() {
+        for (t, n) in [(513, 40), (1500, 33), (2048, 5)] {
+            let x = wave(t * n, 0.37);
+            let mut h = vec![0.0; n * n];
+            gram_bf16(unit, &x, n, &mut h);
+            for i in 0..n {
+                for j in 0..=i {
+                    let (want, bound) = sum((0..t).map(|r| (x[r * n + i], x[r * n + j])), t.div_ceil(512));
+                    let got = f64::from(h[i * n + j]);
+                    assert!((got - want).abs() <= bound, "{t}x{n} at {i},{j}: {got}, not {want} ± {bound}");
+                }
             }
         }
     }
@@ -115,88 +119,92 @@ fn a_gram_matrix_of_a_long_window_is_exact_to_rounding() {
 
 #[test]
 fn neither_threads_nor_the_split_of_rows_change_a_bit() {
-    let Some(unit) = Bf16Unit::detect() else { return };
-    let (m, n, k) = (600, 50, 700);
-    let (a, b) = (wave(m * k, 0.37), wave(n * k, 0.73));
-    let panels = Bf16Panels::new(unit, &b, (n, k));
-    let mut whole = vec![0.0; m * n];
-    panels.product(&a, m, Onto::Replace, &mut whole);
-    let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-    for threads in [1, 2, 3, 7] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        for rows in [1, 3, 8, 12, 13, 511, 512] {
-            let mut parts = vec![0.0; m * n];
-            pool.install(|| {
-                a.par_chunks(rows * k).zip(parts.par_chunks_mut(rows * n)).for_each(|(a, c)| {
-                    panels.product(a, a.len() / k, Onto::Replace, c);
+    for unit in Bf16Unit::all() {
+        let (m, n, k) = (600, 50, 700);
+        let (a, b) = (wave(m * k, 0.37), wave(n * k, 0.73));
+        let panels = Bf16Panels::new(unit, &b, (n, k));
+        let mut whole = vec![0.0; m * n];
+        panels.product(&a, m, Onto::Replace, &mut whole);
+        let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        for threads in [1, 2, 3, 7] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for rows in [1, 3, 8, 12, 13, 32, 33, 511, 512] {
+                let mut parts = vec![0.0; m * n];
+                pool.install(|| {
+                    a.par_chunks(rows * k).zip(parts.par_chunks_mut(rows * n)).for_each(|(a, c)| {
+                        panels.product(a, a.len() / k, Onto::Replace, c);
+                    });
                 });
-            });
-            assert_eq!(bits(&parts), bits(&whole), "{threads} threads, {rows} rows a call");
+                assert_eq!(bits(&parts), bits(&whole), "{threads} threads, {rows} rows a call");
+            }
         }
     }
 }
 
 #[test]
 fn rounding_is_half_to_even_and_what_is_not_finite_stays() {
-    let Some(unit) = Bf16Unit::detect() else { return };
-    let one = |x: f32| {
-        let mut c = [0.0];
-        Bf16Panels::new(unit, &[1.0], (1, 1)).product(&[x], 1, Onto::Replace, &mut c);
-        c[0]
-    };
-    for i in 0..=u16::MAX {
-        // Every bf16, and what lies at, just below and just above the middle to the next one.
-        for low in [0, 0x7fff, 0x8000, 0x8001] {
-            let x = f32::from_bits((u32::from(i) << 16) | low);
-            let want = bf16::from_f32(if x.is_subnormal() { 0.0 } else { x }).to_f32();
-            let got = one(x);
-            assert!(got == want || (got.is_nan() && want.is_nan()), "{x:e}: {got:e}, not {want:e}");
+    for unit in Bf16Unit::all() {
+        let one = |x: f32| {
+            let mut c = [0.0];
+            Bf16Panels::new(unit, &[1.0], (1, 1)).product(&[x], 1, Onto::Replace, &mut c);
+            c[0]
+        };
+        for i in 0..=u16::MAX {
+            // Every bf16, and what lies at, just below and just above the middle to the next one.
+            for low in [0, 0x7fff, 0x8000, 0x8001] {
+                let x = f32::from_bits((u32::from(i) << 16) | low);
+                let want = bf16::from_f32(if x.is_subnormal() { 0.0 } else { x }).to_f32();
+                let got = one(x);
+                assert!(got == want || (got.is_nan() && want.is_nan()), "{x:e}: {got:e}, not {want:e}");
+            }
         }
+        let mut h = [0.0; 4];
+        gram_bf16(unit, &[f32::INFINITY, 1.0, 1.0, 1.0], 2, &mut h);
+        assert_eq!(h, [f32::INFINITY, 0.0, f32::INFINITY, 2.0]);
+        gram_bf16(unit, &[f32::NAN, 1.0], 2, &mut h);
+        assert!(h[0].is_nan() && h[2].is_nan() && h[3] == 1.0, "{h:?}");
     }
-    let mut h = [0.0; 4];
-    gram_bf16(unit, &[f32::INFINITY, 1.0, 1.0, 1.0], 2, &mut h);
-    assert_eq!(h, [f32::INFINITY, 0.0, f32::INFINITY, 2.0]);
-    gram_bf16(unit, &[f32::NAN, 1.0], 2, &mut h);
-    assert!(h[0].is_nan() && h[2].is_nan() && h[3] == 1.0, "{h:?}");
 }
 
 #[test]
 fn nothing_to_sum_is_zero() {
-    let Some(unit) = Bf16Unit::detect() else { return };
-    let mut c = [1.0; 6];
-    Bf16Panels::new(unit, &[], (3, 0)).product(&[], 2, Onto::Add, &mut c);
-    assert_eq!(c, [1.0; 6]);
-    Bf16Panels::new(unit, &[], (3, 0)).product(&[], 2, Onto::Replace, &mut c);
-    assert_eq!(c, [0.0; 6]);
-    Bf16Panels::new(unit, &[], (0, 4)).product(&[0.0; 4], 1, Onto::Replace, &mut []);
-    let mut h = [1.0; 4];
-    gram_bf16(unit, &[], 2, &mut h);
-    assert_eq!(h, [0.0, 1.0, 0.0, 0.0]);
+    for unit in Bf16Unit::all() {
+        let mut c = [1.0; 6];
+        Bf16Panels::new(unit, &[], (3, 0)).product(&[], 2, Onto::Add, &mut c);
+        assert_eq!(c, [1.0; 6]);
+        Bf16Panels::new(unit, &[], (3, 0)).product(&[], 2, Onto::Replace, &mut c);
+        assert_eq!(c, [0.0; 6]);
+        Bf16Panels::new(unit, &[], (0, 4)).product(&[0.0; 4], 1, Onto::Replace, &mut []);
+        let mut h = [1.0; 4];
+        gram_bf16(unit, &[], 2, &mut h);
+        assert_eq!(h, [0.0, 1.0, 0.0, 0.0]);
+    }
 }
 
 #[test]
 fn attention_is_that_of_rounded_queries_keys_weights_and_values() {
-    let Some(unit) = Bf16Unit::detect() else { return };
-    for (t, past, d, window) in [
-        (1, 0, 8, None),
-        (70, 0, 8, None),
-        (130, 5, 7, None),
-        (130, 5, 40, Some(9)),
-        (3, 40, 64, Some(16)),
-        (65, 600, 33, None),
-        (200, 1000, 16, Some(700)),
-    ] {
-        let s = t + past;
-        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: d, scale: 0.1, window };
-        let input = |rows: usize, width: usize, f| {
-            let exact = wave(rows * width, f).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
-            Tensor::from_vec::<_, f32>(exact, (rows, width), &Device::Cpu).unwrap()
-        };
-        let (q, k, v) = (input(t, 4 * d, 0.37), input(s, 2 * d, 0.71), input(s, 2 * d, 0.13));
-        let exact = attention(&q, &k, &v, &shape, None).unwrap();
-        let got = attention(&q, &k, &v, &shape, Some(unit)).unwrap();
-        let gap = (got - exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        // Weights that sum to one, each off by at most 2⁻⁸ of itself, of values up to 3.
-        assert!(gap <= 3.0 / 256.0 + 1e-4, "T={t} past={past} D={d} window={window:?}: {gap}");
+    for unit in Bf16Unit::all() {
+        for (t, past, d, window) in [
+            (1, 0, 8, None),
+            (70, 0, 8, None),
+            (130, 5, 7, None),
+            (130, 5, 40, Some(9)),
+            (3, 40, 64, Some(16)),
+            (65, 600, 33, None),
+            (200, 1000, 16, Some(700)),
+        ] {
+            let s = t + past;
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: d, scale: 0.1, window };
+            let input = |rows: usize, width: usize, f| {
+                let exact = wave(rows * width, f).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
+                Tensor::from_vec::<_, f32>(exact, (rows, width), &Device::Cpu).unwrap()
+            };
+            let (q, k, v) = (input(t, 4 * d, 0.37), input(s, 2 * d, 0.71), input(s, 2 * d, 0.13));
+            let exact = attention(&q, &k, &v, &shape, None).unwrap();
+            let got = attention(&q, &k, &v, &shape, Some(unit)).unwrap();
+            let gap = (got - exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            // Weights that sum to one, each off by at most 2⁻⁸ of itself, of values up to 3.
+            assert!(gap <= 3.0 / 256.0 + 1e-4, "T={t} past={past} D={d} window={window:?}: {gap}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The innermost loop: a tile of up to 12 rows and 32 columns of C, held in registers over all of its `k`.
+//! The innermost loop of `vdpbf16ps`: a tile of up to 12 rows and 32 columns of C, held in registers over all of its `k`.
 //!
 //! `vdpbf16ps` multiplies pairs: lane `j` of the sum receives `a₀·b₀ⱼ + a₁·b₁ⱼ`. So both operands are stored as pairs of neighbours along
 //! `k`, one 32-bit word each. A step loads two lines of B (32 columns) and gives each row's pair to all of their lanes: 24 products
@@ -23,11 +23,26 @@ pub(super) const COLUMNS: usize = 32;
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [u32; 16]);
 
+/// Pairs in a line, and in a step of the tiles of AMX: panels are padded with zeros to multiples.
+pub(super) const STEP: usize = 16;
+
+/// How many pairs a panel has for `length` numbers of `k`.
+pub(super) fn pairs(length: usize) -> usize {
+    length.div_ceil(2).next_multiple_of(STEP)
+}
+
 /// The pairs of `lines`, one after the other.
 #[allow(unsafe_code, reason = "a view of the same numbers")]
 pub(super) fn words(lines: &[Line]) -> &[u32] {
     // SAFETY: a line is 16 words and nothing else.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
+}
+
+/// The same to be written.
+#[allow(unsafe_code, reason = "a view of the same numbers")]
+pub(super) fn words_mut(lines: &mut [Line]) -> &mut [u32] {
+    // SAFETY: a line is 16 words and nothing else, and any bits are a word.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
 }
 
 /// Which part of a tile is written: row `r` has its first `min(width, below + r)` columns written.
@@ -40,8 +55,18 @@ pub(super) struct Keep {
 }
 
 impl Keep {
+    /// The same for the rows from `row` on.
+    pub(super) fn from(self, row: usize) -> Self {
+        Self { below: self.below + row, ..self }
+    }
+
+    /// How many columns of a row are written.
+    pub(super) fn columns(self, row: usize) -> usize {
+        self.width.min(self.below + row)
+    }
+
     fn mask(self, row: usize) -> u32 {
-        let columns = self.width.min(self.below + row);
+        let columns = self.columns(row);
         if columns >= COLUMNS { u32::MAX } else { (1 << columns) - 1 }
     }
 }
