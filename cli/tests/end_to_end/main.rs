@@ -16,6 +16,7 @@ mod options;
 mod pairs;
 mod plugin_kit;
 mod plugins;
+mod plugins_found;
 mod plugins_refused;
 mod resume;
 mod rotations;

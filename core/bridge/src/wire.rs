@@ -115,15 +115,28 @@ pub struct NeedsWire {
 }
 
 impl NeedsWire {
-    /// These needs; `None` where they want to run the model.
-    pub fn of(needs: &Needs) -> Option<Self> {
-        (!needs.replay && needs.training.is_none()).then(|| Self {
-            inputs: needs.inputs.clone(),
-            group_index: needs.group_index,
-            bias: needs.bias,
-            rescale: needs.rescale,
-            branch: needs.branch.map(|b| BranchWire { rank: b.rank, stored: b.stored, shared: b.shared }),
-            scratch_bytes: needs.scratch_bytes,
+    /// These needs.
+    ///
+    /// # Errors
+    /// Why they do not cross: what runs the model has to be in the program.
+    pub fn of(needs: &Needs) -> Result<Self, &'static str> {
+        // Every field by its name: one that is new has to be thought of here.
+        let Needs { inputs, group_index, bias, rescale, replay, training, network, branch, scratch_bytes } = needs;
+        let refused = [
+            (*replay, "it runs parts of the model again"),
+            (training.is_some(), "it runs blocks, with gradients"),
+            (*network > 0, "it runs the whole model, with gradients"),
+        ];
+        if let Some((_, why)) = refused.into_iter().find(|(refused, _)| *refused) {
+            return Err(why);
+        }
+        Ok(Self {
+            inputs: inputs.clone(),
+            group_index: *group_index,
+            bias: *bias,
+            rescale: *rescale,
+            branch: branch.map(|b| BranchWire { rank: b.rank, stored: b.stored, shared: b.shared }),
+            scratch_bytes: *scratch_bytes,
         })
     }
 
@@ -166,7 +179,10 @@ mod tests {
 
     #[test]
     fn needs_that_run_the_model_do_not_cross() {
-        assert!(NeedsWire::of(&Needs { replay: true, ..Needs::default() }).is_none());
+        let refused = |needs: Needs| NeedsWire::of(&needs).unwrap_err();
+        assert_eq!(refused(Needs { replay: true, ..Needs::default() }), "it runs parts of the model again");
+        assert_eq!(refused(Needs { training: Some(Stream::Reference), ..Needs::default() }), "it runs blocks, with gradients");
+        assert_eq!(refused(Needs { network: 1, ..Needs::default() }), "it runs the whole model, with gradients");
         let needs = Needs { inputs: vec![(StatKind::CrossGram, Stream::Rounded)], rescale: 0.5, ..Needs::default() };
         let text = serde_json::to_string(&NeedsWire::of(&needs).unwrap()).unwrap();
         assert_eq!(serde_json::from_str::<NeedsWire>(&text).unwrap().needs(), needs);
