@@ -162,7 +162,7 @@ impl Round for Bad {
                 eprintln!("this is the end");
                 std::process::abort();
             }
-            Fault::Leak => drop(Box::leak(site.weight().to_vec().into_boxed_slice())),
+            Fault::Leak => drop(std::hint::black_box(Box::leak(site.weight().to_vec().into_boxed_slice()))),
             Fault::Order => weight[0] += CALLS.fetch_add(1, Ordering::Relaxed) as f32,
             _ => {}
         }
