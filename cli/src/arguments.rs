@@ -278,7 +278,7 @@ pub(crate) enum PluginCommand {
     New {
         /// Name of the plugin and of the directory that is made
         name: String,
-        /// condition, round, split or transform; in C condition or round
+        /// condition, round, split or transform
         #[arg(long, default_value = "round")]
         phase: String,
         /// rust or c
@@ -292,9 +292,12 @@ pub(crate) enum PluginCommand {
         /// Seed of what is tried
         #[arg(long, default_value_t = 0)]
         seed: u64,
-        /// Only cases whose name holds this
-        #[arg(long)]
+        /// Only cases whose name matches this pattern
+        #[arg(long, value_name = "PATTERN")]
         case: Option<String>,
+        /// No cases whose name matches this pattern
+        #[arg(long, value_name = "PATTERN")]
+        skip: Option<String>,
         /// Run the cases in this process; a crash ends it
         #[arg(long)]
         in_process: bool,

@@ -11,7 +11,7 @@ use qfw_core::{Error, Result};
 use qfw_loader::{Catalog, Host, InFlight, Places, Policy};
 
 use crate::arguments::DynamicArgs;
-use crate::terminal::{CANCELLED, note};
+use crate::terminal::{self, CANCELLED, note};
 
 /// Calls of plugins that have not returned.
 static IN_FLIGHT: LazyLock<InFlight> = LazyLock::new(InFlight::default);
@@ -51,7 +51,8 @@ fn places() -> Places {
 pub(crate) fn catalog() -> Result<Catalog> {
     let catalog = Catalog::scan(&places())?;
     for problem in &catalog.problems {
-        note(&format!("note: a plugin is left out: {problem}"));
+        let cause = std::error::Error::source(problem).map_or_else(String::new, |cause| format!(": {cause}"));
+        note(&format!("note: a plugin is left out: {problem}{cause}"));
     }
     Ok(catalog)
 }
@@ -64,7 +65,7 @@ fn log(level: u32, line: &str) {
 
 /// What plugins have of this program.
 pub(crate) fn host() -> Host {
-    Host { cancel: &CANCELLED, in_flight: IN_FLIGHT.clone(), log }
+    Host { cancel: &CANCELLED, in_flight: IN_FLIGHT.clone(), log, progress: terminal::progress }
 }
 
 /// Everything that a run may choose from: what is linked, and plugins that were added.
@@ -115,4 +116,16 @@ fn end(code: i32) -> ! {
     }
     #[cfg(not(unix))]
     std::process::exit(code)
+}
+
+#[cfg(test)]
+mod tests {
+    /// Whatever the environment says: the system's directories come last, and no entry depends on where the program runs.
+    #[test]
+    fn plugins_are_looked_for_in_places_that_do_not_move() {
+        let places = super::places();
+        assert!(places.search.iter().chain(&places.added).all(|p| p.is_absolute()), "{places:?}");
+        #[cfg(unix)]
+        assert!(places.search.ends_with(&["/usr/local/lib/qfw/plugins".into(), "/usr/lib/qfw/plugins".into()]), "{places:?}");
+    }
 }

@@ -40,33 +40,4 @@ use qfw_weight_equalization as _;
 use qfw_zeroquant as _;
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn every_plugin_of_the_workspace_is_linked() {
-        let registry = qfw_core::registry::Registry::linked().unwrap();
-        for id in [
-            "rtn",
-            "gptq",
-            "gpfq",
-            "qronos",
-            "fold-norms",
-            "center-residual",
-            "spinquant",
-            "smoothquant",
-            "awq",
-            "weight-equalization",
-            "learned-round",
-            "adaround",
-            "magr",
-            "clip",
-            "svdquant",
-            "bias-correction",
-            "zeroquant",
-        ] {
-            assert!(registry.algorithm(id).is_ok(), "{id}");
-        }
-        for id in ["qfw", "compressed-tensors", "compressed-tensors-int8", "compressed-tensors-online", "gptq", "gptq-v2", "awq", "gguf"] {
-            assert!(registry.container(id).is_ok(), "{id}");
-        }
-    }
-}
+mod tests;

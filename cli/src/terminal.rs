@@ -1,8 +1,8 @@
 //! What a person sees: errors, progress, sizes. Data goes to stdout, everything else to stderr.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -67,6 +67,17 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// The display of the run that is under way.
+static CURRENT: Mutex<Option<Arc<RunDisplay>>> = Mutex::new(None);
+
+/// What is told beside the run's own progress: how far a call of a plugin is.
+pub(crate) fn progress(p: &Progress) {
+    let current = CURRENT.lock().ok().and_then(|current| current.clone());
+    if let Some(display) = current {
+        display.show(p);
+    }
+}
+
 /// Progress of a run: a bar on a terminal, a line per block otherwise.
 pub(crate) struct RunDisplay {
     bar: Option<ProgressBar>,
@@ -80,10 +91,16 @@ struct State {
     began: Option<Instant>,
     first: u32,
     done: u32,
+    /// When there last was a line about a call.
+    told: Option<Instant>,
 }
 
+/// Lines about calls are no closer than this.
+const BETWEEN_CALLS: Duration = Duration::from_secs(5);
+
 impl RunDisplay {
-    pub(crate) fn new(quiet: bool) -> Self {
+    /// A display, which is the current one from now on.
+    pub(crate) fn new(quiet: bool) -> Arc<Self> {
         let show = !quiet && std::io::stderr().is_terminal() && std::env::var_os("QFW_NO_PROGRESS").is_none();
         let bar = show.then(|| {
             let bar = ProgressBar::new(0);
@@ -92,7 +109,11 @@ impl RunDisplay {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { bar, start: Instant::now(), state: Mutex::default() }
+        let display = Arc::new(Self { bar, start: Instant::now(), state: Mutex::default() });
+        if let Ok(mut current) = CURRENT.lock() {
+            *current = Some(Arc::clone(&display));
+        }
+        display
     }
 
     /// Time left, from the blocks of this process.
@@ -139,6 +160,14 @@ impl RunDisplay {
             (Progress::Step { name }, Some(bar)) => {
                 let total = bar.length().unwrap_or(0) as u32;
                 bar.set_message(format!("{name:<10} {}", self.eta(&state, total)));
+            }
+            (Progress::Call { what, done, total }, Some(bar)) => bar.set_message(format!("{what}  {done}/{total}")),
+            (Progress::Call { what, done, total }, None) => {
+                let due = state.told.is_none_or(|told| told.elapsed() >= BETWEEN_CALLS);
+                if due {
+                    state.told = Some(Instant::now());
+                    note(&format!("{what}: {done}/{total}"));
+                }
             }
             (Progress::BlockDone { done, total, seconds, sites }, bar) => {
                 state.done = *done;

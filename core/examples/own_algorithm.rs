@@ -59,7 +59,7 @@ impl Round for Balanced {
     }
 }
 
-/// What the registry knows of it. `inventory::submit! { RECORD }` instead of `add_algorithm` puts it into every program it is linked to.
+/// What the registry knows of it. `qfw_core::register_algorithm!(RECORD)` instead of `add_algorithm` puts it into every program it is linked to.
 const RECORD: AlgorithmRecord = AlgorithmRecord {
     id: "balanced",
     aliases: &[],

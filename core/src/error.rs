@@ -74,6 +74,12 @@ impl Error {
         Self::new(ErrorKind::Numeric, code, message)
     }
 
+    /// A run that was asked to stop; what is on disk can be gone on from (exit code 130).
+    pub fn interrupted() -> Self {
+        Self::new(ErrorKind::Interrupted, "interrupted", "interrupted")
+            .hint("finished blocks are kept; run the same command with `--resume` to go on")
+    }
+
     /// A bug in this program.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, "internal", message)

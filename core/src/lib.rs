@@ -12,6 +12,7 @@ pub mod model;
 pub mod numeric;
 pub mod observer;
 pub mod plan;
+mod register;
 pub mod registry;
 pub mod scheme;
 pub mod session;
@@ -20,3 +21,5 @@ pub mod topology;
 
 pub use candle_core as candle;
 pub use error::{Error, ErrorKind, Result};
+#[doc(hidden)]
+pub use inventory;

@@ -17,6 +17,7 @@ mod options;
 mod pairs;
 mod plugin_kit;
 mod plugins;
+mod plugins_found;
 mod plugins_refused;
 mod resume;
 mod rotations;

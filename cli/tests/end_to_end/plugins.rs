@@ -23,45 +23,7 @@ pub(super) fn loadable() -> PathBuf {
 }
 
 /// What the manifest of the library of in-tree algorithms says.
-pub(super) const LOADABLE: &str = r#"
-id = "org.qfw.loadable"
-version = "0.1.0"
-abi = { major = 1, minor = 0 }
-[[algo]]
-id = "rtn"
-phase = "round"
-summary = "round to nearest"
-weight-only = true
-[[algo]]
-id = "gptq"
-phase = "round"
-summary = "GPTQ"
-[[algo]]
-id = "qronos"
-phase = "round"
-summary = "Qronos"
-[[algo]]
-id = "magr"
-phase = "condition"
-summary = "MagR"
-[[algo]]
-id = "svdquant"
-phase = "split"
-summary = "SVDQuant"
-weight-only = true
-[[algo]]
-id = "smoothquant"
-phase = "transform"
-summary = "SmoothQuant"
-[[algo]]
-id = "clip"
-phase = "condition"
-summary = "clip"
-[[algo]]
-id = "gpfq"
-phase = "round"
-summary = "GPFQ"
-"#;
+pub(super) const LOADABLE: &str = include_str!("../../../tests/plugins/loadable/plugin.toml");
 
 /// The target entry of a manifest.
 pub(super) fn target(file: &str, hash: &str) -> String {
@@ -156,7 +118,7 @@ fn same_tensors(a: &Path, b: &Path) {
 fn a_loaded_algorithm_gives_the_bytes_of_the_linked_one() {
     let home = Home::new();
     home.add(&home.package("loadable", &loadable(), LOADABLE));
-    let prefer: String = ["rtn", "gptq", "qronos", "magr", "svdquant", "smoothquant", "clip", "gpfq"]
+    let prefer: String = ["rtn", "gptq", "qronos", "magr", "svdquant", "smoothquant", "clip", "gpfq", "awq", "zeroquant"]
         .iter()
         .map(|id| format!(" --set plugins.prefer.{id}=org.qfw.loadable"))
         .collect();
@@ -166,6 +128,7 @@ fn a_loaded_algorithm_gives_the_bytes_of_the_linked_one() {
         "--algo magr,gptq --set scheme.weights.format=int3 --format qfw",
         "--algo smoothquant,qronos --preset w8a8 --set scheme.weights.format=int8",
         "--algo clip,gpfq --format qfw",
+        "--algo awq,zeroquant --set scheme.weights.granularity.group=32",
         "--algo svdquant,rtn --set svdquant.rank=4 --set svdquant.gram=true --format qfw",
         "--algo smoothquant,svdquant,gptq --set svdquant.rank=4 --set svdquant.compensate=true --format qfw",
     ]
@@ -189,8 +152,9 @@ fn an_id_that_two_offer_wants_a_choice() {
     home.add(&home.package("loadable", &loadable(), LOADABLE));
     let out = home.path("out");
     let says = [
-        "algorithm `gptq` is offered twice: by `qfw-gptq` and by plugin `org.qfw.loadable`",
-        "hint: choose with `--set plugins.prefer.gptq=org.qfw.loadable`, or run `qfw plugin remove org.qfw.loadable`",
+        "algorithm `gptq` is offered twice: by `qfw-gptq` and by `org.qfw.loadable`",
+        "hint: choose with `--set plugins.prefer.gptq=qfw-gptq` or `--set plugins.prefer.gptq=org.qfw.loadable`, \
+         or run `qfw plugin remove org.qfw.loadable`",
     ];
     refused_with(&home.apply(&out, "--algo gptq"), 3, "plugin::duplicate", &says);
     assert!(!out.exists());
@@ -201,23 +165,7 @@ fn an_id_that_two_offer_wants_a_choice() {
     refused_with(&ran, 3, "plugin::required", &["takes `gptq` from `org.nobody`, which does not offer it", "qfw-gptq, org.qfw.loadable"]);
 }
 
-const IN_C: &str = r#"
-id = "org.qfw.in-c"
-version = "1.2.3"
-abi = { major = 1, minor = 0 }
-[[algo]]
-id = "c.nearest"
-phase = "round"
-summary = "round to nearest, in C"
-weight-only = true
-[[algo]]
-id = "c.gptq"
-phase = "round"
-summary = "GPTQ, in C"
-[[format]]
-id = "seven"
-summary = "seven values"
-"#;
+pub(super) const IN_C: &str = include_str!("../../../tests/plugins/c/nearest.toml");
 
 /// A plugin in C runs beside linked ones, and over the host's numerics gives the host's bytes.
 #[test]

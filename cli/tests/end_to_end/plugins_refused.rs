@@ -9,15 +9,7 @@ use super::plugins::{Home, LOADABLE, compiled, library, loadable, target};
 use super::{apply_args, finish};
 
 /// What the misbehaving library declares.
-pub(super) fn misbehaving() -> String {
-    let mut text = "id = \"org.qfw.misbehaving\"\nversion = \"0.1.0\"\nabi = { major = 1, minor = 0 }\n".to_owned();
-    for name in ["nothing", "panic", "range", "nan-scale", "unstored-scale", "nan-weight", "hang", "fails", "event"] {
-        let phase = if name == "nan-weight" { "condition" } else { "round" };
-        let weights = name != "hang";
-        text += &format!("[[algo]]\nid = \"bad.{name}\"\nphase = \"{phase}\"\nsummary = \"wrong\"\nweight-only = {weights}\n");
-    }
-    text
-}
+pub(super) const MISBEHAVING: &str = include_str!("../../../tests/plugins/misbehaving/plugin.toml");
 
 /// Nothing is left that looks like a result.
 #[track_caller]
@@ -29,7 +21,7 @@ fn unfinished(out: &Path) {
 #[test]
 fn what_a_plugin_returns_is_checked_before_it_is_used() {
     let home = Home::new();
-    home.add(&home.package("misbehaving", &library("qfw_test_misbehaving"), &misbehaving()));
+    home.add(&home.package("misbehaving", &library("qfw_test_misbehaving"), MISBEHAVING));
     let named = "plugin `org.qfw.misbehaving` 0.1.0: ";
     let contract = "plugin::contract";
     for (algo, code, says) in [
@@ -40,13 +32,26 @@ fn what_a_plugin_returns_is_checked_before_it_is_used() {
         ("bad.nan-weight,rtn", contract, "it returned NaN as number 3 of the weight"),
         ("bad.fails", "plugin::failed", "the disk is full"),
         ("bad.event", contract, "it reported an event that is none: unknown variant `no-such-event`"),
+        ("bad.zero-factor,rtn", "topology::symmetry", "the factor of channel 0 is 0, not finite and positive"),
+        ("bad.negative-factor,rtn", "topology::symmetry", "the factor of channel 0 is -1, not finite and positive"),
+        ("bad.nan-factor,rtn", "topology::symmetry", "the factor of channel 0 is NaN, not finite and positive"),
     ] {
         let out = home.path(&algo.replace(',', "-"));
         let ran = home.apply(&out, &format!("--algo {algo} --strict"));
         refused_with(&ran, 3, code, &[named, says, "`blocks.0."]);
         unfinished(&out);
     }
-    home.apply(&home.path("good"), "--algo bad.nothing").ok();
+    // One that breaks before the run says so itself, though it declares that it reads no activations.
+    let out = home.path("needs");
+    refused_with(&home.apply(&out, "--algo bad.needs"), 3, "plugin::panic", &[named, "it panicked: a bug before the run"]);
+    // A schema that nothing would hold options to.
+    let says = ["its schema cannot be held to: what it says of `strength` has `multipleOf`", "QFW_CHECKS_OPTIONS"];
+    refused_with(&home.apply(&out, "--algo bad.schema"), 3, "plugin::contract", &says);
+    assert!(!out.exists());
+    // How far a call is, is told.
+    let ran = home.apply(&home.path("good"), "--algo bad.nothing").ok();
+    assert!(ran.stderr.contains("plugin `org.qfw.misbehaving` 0.1.0 in `blocks.0."), "{}", ran.stderr);
+    assert!(ran.stderr.contains("`: 1/2"), "{}", ran.stderr);
     // Options are checked by the schema, and defaults come from there.
     let option = |set: &str| home.apply(&home.path("never"), &format!("--algo bad.nothing --set {set}"));
     for (set, says, hint) in [
@@ -102,7 +107,7 @@ fn a_manifest_that_says_something_else_than_its_library_is_refused() {
         (
             "[[algo]]\nid = \"smoothquant\"\nphase = \"transform\"\nsummary = \"SmoothQuant\"\n",
             "",
-            "it declares 8 algorithms, and its manifest 7",
+            "it declares 10 algorithms, and its manifest 9",
         ),
         ("summary = \"GPTQ\"", "summary = \"GPTQ\"\nweight-only = true", "its manifest says `weight-only = true` of `gptq`"),
     ]
@@ -154,6 +159,10 @@ fn libraries_are_checked_before_anything_of_them_is_used() {
         ("OTHER_ID", "plugin::contract", "its library says `org.qfw.other` 1.0.0, and its manifest `org.qfw.broken` 1.0.0"),
         ("NO_INSTANCE", "plugin::contract", "its instance is missing"),
         ("OVERRUN", "plugin::contract", "it wrote behind the end of its scales"),
+        ("OTHER_TYPE", "plugin::failed", "it passed a tensor of codes of type (2, 32, 1) to the host; the site's is u8 ["),
+        ("OTHER_SHAPE", "plugin::failed", "it passed a tensor of codes of shape ["),
+        ("ONE_DIMENSION", "plugin::failed", "it passed a tensor of codes of 1 dimensions to the host"),
+        ("OFFSET", "plugin::failed", "it passed a tensor of codes with an offset"),
     ] {
         let built = home.path(&format!("{fault}.so"));
         if !compiled("broken.c", &[&format!("-DFAULT={fault}")], &built) {
@@ -171,20 +180,69 @@ fn libraries_are_checked_before_anything_of_them_is_used() {
     let cc = Command::new("cc").args(["-shared", "-fPIC"]).arg(&empty).arg("-o").arg(&built).status();
     assert!(cc.unwrap().success());
     home.add(&home.package("empty", &built, manifest));
-    let ran = home.apply(&home.path("out-empty"), "--algo broken");
-    refused_with(&ran, 3, "plugin::load", &["plugin `org.qfw.broken`", "there is no symbol `qfw_plugin_entry_v1`"]);
+    let out = home.path("out-empty");
+    let says = ["plugin `org.qfw.broken`", "there is no symbol `qfw_plugin_entry_v1`", "caused by: "];
+    refused_with(&home.apply(&out, "--algo broken"), 3, "plugin::load", &says);
+    assert!(!out.exists());
+}
+
+/// Number formats are looked at when the library is opened, whatever of it is used.
+#[test]
+fn formats_are_checked_before_anything_of_a_library_is_used() {
+    let home = Home::new();
+    let manifest = "id = \"org.qfw.formats\"\nversion = \"1.0.0\"\nabi = { major = 1, minor = 0 }\n\
+        [[format]]\nid = \"four\"\nsummary = \"four values\"\n";
+    for (fault, says) in [
+        ("FALLING", "format `four`: its levels do not rise, or are not finite"),
+        ("OTHER_ID", "it declares the format `five`, which its manifest does not name"),
+        ("TOO_MANY", "it declares 4000000000 formats, and its manifest 1"),
+    ] {
+        let built = home.path(&format!("{fault}.so"));
+        if !compiled("formats.c", &[&format!("-DFAULT={fault}")], &built) {
+            return;
+        }
+        home.add(&home.package(fault, &built, manifest));
+        let out = home.path("out");
+        let ran = home.apply(&out, "--algo rtn --set scheme.weights.format=four --format qfw");
+        refused_with(&ran, 3, "plugin::contract", &["plugin `org.qfw.formats`", says]);
+        assert!(!out.exists());
+    }
+    // Without a fault it is a format like any other; the kit tells one that cannot stand for zero.
+    let build = |fault: &str| {
+        let built = home.path(&format!("{fault}.so"));
+        compiled("formats.c", &[&format!("-DFAULT={fault}")], &built);
+        home.package(fault, &built, manifest)
+    };
+    let good = build("RISING");
+    home.add(&good);
+    home.apply(&home.path("four"), "--algo rtn --set scheme.weights.format=four --format qfw").ok();
+    let said = home.qfw(&["plugin", "check", &good.display().to_string()]).ok().stdout;
+    for case in ["four.format.grid", "four.format.fixed-point", "four.format.nearest"] {
+        assert!(said.lines().any(|l| l.starts_with(case) && l.ends_with(" success")), "{case}: {said}");
+    }
+    let said = home.qfw(&["plugin", "check", &build("ONE_SIDE").display().to_string(), "--case", "four.format.grid"]).ok().stdout;
+    assert!(said.contains("warning: zero is none of its values"), "{said}");
 }
 
 /// What others could replace is not loaded.
 #[test]
 #[cfg(unix)]
-fn a_package_that_anybody_may_write_to_is_refused() {
+fn a_package_that_others_may_write_to_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let home = Home::new();
     let package = home.package("loadable", &loadable(), LOADABLE);
-    std::fs::set_permissions(&package, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let ran = home.qfw(&["plugin", "add", &package.display().to_string()]);
-    refused_with(&ran, 3, "plugin::permissions", &["anybody may write to `", "of plugin `org.qfw.loadable`", "chmod o-w"]);
+    for (what, mode, who) in
+        [("", 0o777, "anybody"), ("", 0o775, "its group"), ("lib.so", 0o664, "its group"), ("plugin.toml", 0o646, "anybody")]
+    {
+        let path = if what.is_empty() { package.clone() } else { package.join(what) };
+        let before = std::fs::metadata(&path).unwrap().permissions();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let ran = home.qfw(&["plugin", "add", &package.display().to_string()]);
+        let says = [format!("{who} may write to `{}` of plugin `org.qfw.loadable`", path.canonicalize().unwrap().display())];
+        refused_with(&ran, 3, "plugin::permissions", &[&says[0], "chmod go-w '"]);
+        std::fs::set_permissions(&path, before).unwrap();
+    }
+    home.add(&package);
 }
 
 /// A plugin that does not return when it is asked to: after the grace period it is named, and the program ends. What was finished stays.
@@ -192,7 +250,7 @@ fn a_package_that_anybody_may_write_to_is_refused() {
 #[cfg(unix)]
 fn a_plugin_that_hangs_is_named_and_left() {
     let home = Home::new();
-    home.add(&home.package("misbehaving", &library("qfw_test_misbehaving"), &misbehaving()));
+    home.add(&home.package("misbehaving", &library("qfw_test_misbehaving"), MISBEHAVING));
     let out = home.path("out");
     // The first block is done by another.
     let toml = home.path("run.toml");
@@ -220,6 +278,37 @@ fn a_plugin_that_hangs_is_named_and_left() {
     let journal = std::fs::read_to_string(out.join(".qfw/journal.json")).unwrap();
     let journal: serde_json::Value = serde_json::from_str(&journal).unwrap();
     assert_eq!(journal["blocks"].as_array().unwrap().len(), 1, "the first block is kept");
+    // Once it works, the run goes on from there, to the bytes of one that was never stopped.
+    let go = |out: &Path, more: &str| {
+        let mut command = home.command(&apply_args("tiny-llama", out, &format!("--config {} {more}", toml.display())));
+        finish(command.env("QFW_TEST_CURED", "1"))
+    };
+    let resumed = go(&out, "--resume").ok();
+    assert!(resumed.stderr.contains("resuming: 1 of "), "{}", resumed.stderr);
+    let whole = home.path("whole");
+    go(&whole, "").ok();
+    super::same_tree(&super::tree(&out), &super::tree(&whole), "resumed after a plugin that hung");
+}
+
+/// A run does not go on with other code than it began with.
+#[test]
+fn a_run_is_not_resumed_with_another_library() {
+    let home = Home::new();
+    let package = home.package("misbehaving", &library("qfw_test_misbehaving"), MISBEHAVING);
+    home.add(&package);
+    let out = home.path("out");
+    let ran = home.apply(&out, "--algo bad.fails");
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    // Another build: the same but for its hash.
+    let mut bytes = std::fs::read(package.join("lib.so")).unwrap();
+    bytes.push(0);
+    std::fs::write(home.path("rebuilt"), bytes).unwrap();
+    home.add(&home.package("misbehaving", &home.path("rebuilt"), MISBEHAVING));
+    let ran = home.apply(&out, "--algo bad.fails --resume");
+    refused_with(&ran, 2, "resume::different-plan", &["org.qfw.misbehaving 0.1.0 blake3:"]);
+    // Without the plugin there is nothing to go on with either, and the way out is to begin anew.
+    home.qfw(&["plugin", "remove", "org.qfw.misbehaving"]).ok();
+    home.apply(&out, "--algo rtn --overwrite").ok();
 }
 
 #[test]
@@ -231,6 +320,12 @@ fn no_library_for_this_machine_is_told() {
     let ran = home.qfw(&["plugin", "add", &package.display().to_string()]);
     let says = format!("plugin `org.qfw.loadable` has no library for {}", qfw_loader::target());
     refused_with(&ran, 3, "plugin::target", &[&says, "it has one for: pdp11-dec-unix"]);
+    // One that was never packed.
+    std::fs::write(package.join("plugin.toml"), LOADABLE).unwrap();
+    for command in ["add", "check"] {
+        let ran = home.qfw(&["plugin", command, &package.display().to_string()]);
+        refused_with(&ran, 3, "plugin::target", &[&says, "hint: build it, and write the library into its manifest with `qfw plugin pack"]);
+    }
     assert!(finish(&mut home.command(&["list-plugins"])).stdout.contains("gptq"));
     assert!(target("a", "b").contains("file = \"a\""));
 }

@@ -139,7 +139,7 @@ typedef struct qfw_host {
     void (*log)(const struct qfw_host *host, uint32_t level, qfw_str message);
     /* [any] Not 0: return QFW_ERR_CANCELLED soon; after a grace period the host ends the process. */
     int32_t (*cancelled)(const struct qfw_host *host);
-    /* [any] */
+    /* [any] How far the call is, in steps of any size; the host shows it, now and then. */
     void (*progress)(const struct qfw_host *host, uint64_t done, uint64_t total);
     /* [any] The answer of a call that has one: JSON. The last one counts. */
     void (*reply)(const struct qfw_host *host, qfw_str json);
@@ -272,7 +272,7 @@ typedef struct qfw_algo_desc {
     uint32_t phase;
     const char *id;
     const char *summary;        /* one line */
-    const char *options_schema; /* JSON Schema 2020-12 */
+    const char *options_schema; /* JSON Schema 2020-12; without QFW_CHECKS_OPTIONS no more than the guide says the host checks */
     uint64_t needs;
     uint32_t flags;
     uint32_t reserved;
@@ -362,7 +362,8 @@ typedef struct qfw_transform {
     uint32_t reserved;
     /* [main] Whether it works on a region: 0 no, 1 if it is named, 2 by default. */
     int32_t (*suits)(const qfw_algo *algo, const qfw_region *region);
-    /* [instance] `factor`, f64 [width], holds ones: channel i becomes factor[i] times what it was. All ones: leave it. */
+    /* [instance] `factor`, f64 [width], holds ones: channel i becomes factor[i] times what it was. Finite and positive, and alike where
+     * channels are rotated together. All ones: leave it. */
     int32_t (*solve)(qfw_algo *algo, const qfw_host *host, const qfw_region *region, qfw_tensor *factor);
 } qfw_transform;
 
@@ -395,7 +396,7 @@ typedef struct qfw_plugin {
     uint32_t (*count)(void);
     /* [main] */
     const qfw_algo_desc *(*describe)(uint32_t index);
-    /* [main] A new instance. `seed` is 0 in this version: a site carries the run's. */
+    /* [main] A new instance. `seed` is 0 in this version: a site carries the run's. NULL where there are formats only. */
     int32_t (*create)(const qfw_host *host, const char *id, qfw_str options, uint64_t seed, qfw_algo **out);
     /* [main] "qfw.format/1"; NULL for what it does not have. May itself be NULL. */
     const void *(*extension)(const char *id);

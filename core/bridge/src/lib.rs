@@ -19,4 +19,4 @@ mod region;
 mod statistics;
 pub mod wire;
 
-pub use linked::Linked;
+pub use linked::{Linked, link_time_only};

@@ -70,12 +70,19 @@ impl Factory for Linked {
     }
 }
 
-/// Why an algorithm cannot cross the border, if it cannot.
-fn link_time_only(algorithm: &dyn PtqAlgorithm) -> Option<&'static str> {
+/// A newer host may have layers that this version of core has no role for.
+fn unknown(role: &str) -> Failure {
+    Failure::new(Status::Unsupported, format!("the role `{role}` is unknown to the plugin")).hint("get a newer build of the plugin")
+}
+
+/// Why an algorithm cannot cross the border, if its phase tells; what it needs for a plan may be more than crosses, too
+/// ([`NeedsWire::of`]).
+pub fn link_time_only(algorithm: &dyn PtqAlgorithm) -> Option<&'static str> {
     match algorithm.stage() {
         algorithm::Stage::ModelTransform(_) => Some("it rewrites the whole model"),
         algorithm::Stage::RoundBlock(_) => Some("it runs blocks, with gradients"),
         algorithm::Stage::Correct(_) => Some("it works on the finished codes"),
+        algorithm::Stage::Transform(t) if t.reads_producers() => Some("it looks at what writes a region"),
         _ => None,
     }
 }
@@ -104,16 +111,16 @@ impl Algorithm for Bridged {
 
     fn needs(&self, plan: &str) -> Result<Option<String>> {
         let plan: PlanWire = serde_json::from_str(plan).map_err(|e| json(&e))?;
-        let linears: Vec<Linear> = plan.sites.iter().filter_map(|s| s.linear.linear()).collect();
+        let linears: Vec<Linear> =
+            plan.sites.iter().map(|s| s.linear.linear().ok_or_else(|| unknown(&s.linear.role))).collect::<Result<_>>()?;
         let topology = Topology { blocks: plan.blocks, linears: linears.clone(), ..Topology::default() };
         let sites: Vec<&Linear> = linears.iter().collect();
         let weights: Vec<&QuantSpec> = plan.sites.iter().map(|s| &s.weights).collect();
         let inputs: Vec<Option<&QuantSpec>> = plan.sites.iter().map(|s| s.input.as_ref()).collect();
         let cx = PlanContext { topology: &topology, sites: &sites, weights: &weights, inputs: &inputs, stream: plan.stream };
         let needs = self.algorithm.needs(&cx).map_err(|e| failure(&e))?;
-        let wire = NeedsWire::of(&needs).ok_or_else(|| {
-            Failure::new(Status::Unsupported, "it cannot be loaded at run time: it runs parts of the model")
-                .hint("link it into the program")
+        let wire = NeedsWire::of(&needs).map_err(|why| {
+            Failure::new(Status::Unsupported, format!("it cannot be loaded at run time: {why}")).hint("link it into the program")
         })?;
         serde_json::to_string(&wire).map(Some).map_err(|e| json(&e))
     }
@@ -136,8 +143,7 @@ impl Bridged {
     /// What core wants to know of a site.
     pub(crate) fn owned(&self, site: &Site<'_>) -> Result<Owned> {
         let linear: LinearWire = serde_json::from_str(site.linear()).map_err(|e| json(&e))?;
-        let unknown = || Failure::new(Status::Unsupported, format!("the role `{}` is unknown to the plugin", site.role()));
-        let linear = linear.linear().ok_or_else(unknown)?;
+        let linear = linear.linear().ok_or_else(|| unknown(site.role()))?;
         let spec = |text: &str| -> Result<Option<QuantSpec>> {
             if text.is_empty() { Ok(None) } else { serde_json::from_str(text).map(Some).map_err(|e| json(&e)) }
         };

@@ -51,6 +51,7 @@ impl LinearWire {
             input: port(self.input),
             output: port(self.output),
             bias: self.bias,
+            compensates: self.compensates,
             module: String::new(),
             transposed: false,
         })
@@ -106,6 +107,8 @@ pub struct NeedsWire {
     pub group_index: bool,
     /// Its sites have to have a bias.
     pub bias: bool,
+    /// It makes up for the error of each input channel in others.
+    pub compensates: bool,
     /// The share of the step that its sites are to have; 0 leaves it.
     pub rescale: f64,
     /// The branches of a split.
@@ -115,15 +118,29 @@ pub struct NeedsWire {
 }
 
 impl NeedsWire {
-    /// These needs; `None` where they want to run the model.
-    pub fn of(needs: &Needs) -> Option<Self> {
-        (!needs.replay && needs.training.is_none()).then(|| Self {
-            inputs: needs.inputs.clone(),
-            group_index: needs.group_index,
-            bias: needs.bias,
-            rescale: needs.rescale,
-            branch: needs.branch.map(|b| BranchWire { rank: b.rank, stored: b.stored, shared: b.shared }),
-            scratch_bytes: needs.scratch_bytes,
+    /// These needs.
+    ///
+    /// # Errors
+    /// Why they do not cross: what runs the model has to be in the program.
+    pub fn of(needs: &Needs) -> Result<Self, &'static str> {
+        // Every field by its name: one that is new has to be thought of here.
+        let Needs { inputs, group_index, bias, compensates, rescale, replay, training, network, branch, scratch_bytes } = needs;
+        let refused = [
+            (*replay, "it runs parts of the model again"),
+            (training.is_some(), "it runs blocks, with gradients"),
+            (*network > 0, "it runs the whole model, with gradients"),
+        ];
+        if let Some((_, why)) = refused.into_iter().find(|(refused, _)| *refused) {
+            return Err(why);
+        }
+        Ok(Self {
+            inputs: inputs.clone(),
+            group_index: *group_index,
+            bias: *bias,
+            compensates: *compensates,
+            rescale: *rescale,
+            branch: branch.map(|b| BranchWire { rank: b.rank, stored: b.stored, shared: b.shared }),
+            scratch_bytes: *scratch_bytes,
         })
     }
 
@@ -133,6 +150,7 @@ impl NeedsWire {
             inputs: self.inputs,
             group_index: self.group_index,
             bias: self.bias,
+            compensates: self.compensates,
             rescale: self.rescale,
             branch: self.branch.map(|b| BranchNeed { rank: b.rank, stored: b.stored, shared: b.shared }),
             scratch_bytes: self.scratch_bytes,
@@ -166,7 +184,10 @@ mod tests {
 
     #[test]
     fn needs_that_run_the_model_do_not_cross() {
-        assert!(NeedsWire::of(&Needs { replay: true, ..Needs::default() }).is_none());
+        let refused = |needs: Needs| NeedsWire::of(&needs).unwrap_err();
+        assert_eq!(refused(Needs { replay: true, ..Needs::default() }), "it runs parts of the model again");
+        assert_eq!(refused(Needs { training: Some(Stream::Reference), ..Needs::default() }), "it runs blocks, with gradients");
+        assert_eq!(refused(Needs { network: 1, ..Needs::default() }), "it runs the whole model, with gradients");
         let needs = Needs { inputs: vec![(StatKind::CrossGram, Stream::Rounded)], rescale: 0.5, ..Needs::default() };
         let text = serde_json::to_string(&NeedsWire::of(&needs).unwrap()).unwrap();
         assert_eq!(serde_json::from_str::<NeedsWire>(&text).unwrap().needs(), needs);

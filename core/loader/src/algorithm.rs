@@ -1,9 +1,8 @@
 //! An algorithm of a library as core knows algorithms.
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use qfw_abi::raw;
 use qfw_bridge::wire::{LinearWire, NeedsWire, PlanSite, PlanWire};
@@ -20,10 +19,13 @@ use serde_json::Value;
 use crate::call::{Call, Told, heard, lend};
 use crate::contract;
 use crate::library::{Described, Lazy, Library, sized};
-use crate::options::filled;
+use crate::options::{filled, readable};
 use crate::plugin_error;
 use crate::site::{Layer, LentSite, lend_site, stats};
 use crate::tensor::Output;
+
+/// What an author does whose options are more than the host checks.
+const CHECK_YOURSELF: &str = "its author has to check the options in `create`, and to say so with `QFW_CHECKS_OPTIONS`";
 
 /// Makes instances of one algorithm of a package; the first opens its library.
 pub(crate) struct Loadable {
@@ -52,8 +54,8 @@ pub(crate) struct Loaded {
     phase: PhaseCalls,
     /// Calls of an instance that is not reentrant take turns.
     turn: Mutex<()>,
-    /// It has panicked, and is not called again.
-    broken: AtomicBool,
+    /// The panic after which it is not called again.
+    broken: OnceLock<String>,
     /// Statistics that it asked for when the plan was made.
     asked: Mutex<Vec<(StatKind, Stream)>>,
 }
@@ -79,7 +81,7 @@ impl Drop for Loaded {
         // SAFETY: made by `create`, destroyed once. One that has panicked is left alone: its state may be anything.
         #[allow(unsafe_code, reason = "the border")]
         if let Some(destroy) = unsafe { (*self.algo).destroy }
-            && !self.broken.load(Ordering::Relaxed)
+            && self.broken.get().is_none()
         {
             // SAFETY: as above.
             unsafe { destroy(self.algo) };
@@ -87,24 +89,30 @@ impl Drop for Loaded {
     }
 }
 
-/// The extension of an instance, if it has it.
-fn extension<T>(algo: *mut raw::Algo, id: &str) -> std::result::Result<Option<&'static T>, String> {
-    let name = CString::new(id).map_err(|e| e.to_string())?;
+fn extension_pointer(algo: *mut raw::Algo, id: &CStr) -> *const c_void {
     // SAFETY: `create` has made it, and it is sized as this version wants.
     #[allow(unsafe_code, reason = "the border")]
-    let pointer: *const c_void = unsafe { (*algo).extension.map_or(std::ptr::null(), |f| f(algo, name.as_ptr())) };
-    if pointer.is_null() { Ok(None) } else { sized(pointer.cast::<T>()).map(Some).map_err(|e| format!("its `{id}` {e}")) }
+    unsafe {
+        (*algo).extension.map_or(std::ptr::null(), |f| f(algo, id.as_ptr()))
+    }
+}
+
+/// The extension of an instance, if it has it.
+fn extension<T>(algo: *mut raw::Algo, id: &CStr) -> std::result::Result<Option<&'static T>, String> {
+    let pointer = extension_pointer(algo, id);
+    let sized = || sized(pointer.cast::<T>()).map(Some).map_err(|e| format!("its `{}` {e}", id.to_string_lossy()));
+    if pointer.is_null() { Ok(None) } else { sized() }
 }
 
 fn phase_calls(algo: *mut raw::Algo, phase: Phase) -> std::result::Result<PhaseCalls, String> {
-    fn need<T>(algo: *mut raw::Algo, id: &str) -> std::result::Result<&'static T, String> {
-        extension::<T>(algo, id)?.ok_or_else(|| format!("it has no `{id}`, which its phase asks for"))
+    fn need<T>(algo: *mut raw::Algo, id: &CStr) -> std::result::Result<&'static T, String> {
+        extension::<T>(algo, id)?.ok_or_else(|| format!("it has no `{}`, which its phase asks for", id.to_string_lossy()))
     }
     Ok(match phase {
-        Phase::Round => PhaseCalls::Round(need(algo, "qfw.round/1")?),
-        Phase::Condition => PhaseCalls::Condition(need(algo, "qfw.condition/1")?),
-        Phase::Split => PhaseCalls::Split(need(algo, "qfw.split/1")?),
-        Phase::Transform => PhaseCalls::Transform(need(algo, "qfw.transform/1")?),
+        Phase::Round => PhaseCalls::Round(need(algo, c"qfw.round/1")?),
+        Phase::Condition => PhaseCalls::Condition(need(algo, c"qfw.condition/1")?),
+        Phase::Split => PhaseCalls::Split(need(algo, c"qfw.split/1")?),
+        Phase::Transform => PhaseCalls::Transform(need(algo, c"qfw.transform/1")?),
         Phase::Correct => return Err("the phase `correct` is for linked plugins".to_owned()),
     })
 }
@@ -113,11 +121,11 @@ impl Loaded {
     pub(crate) fn new(lazy: Arc<Lazy>, id: &str, options: &Value) -> Result<(Self, Value)> {
         let library = lazy.library()?;
         let described = library.algorithm(id).cloned().ok_or_else(|| Error::internal(format!("`{id}` is in no library")))?;
+        let broken = |message: String| plugin_error("plugin::contract", format!("`{id}`: {message}")).within(library.name());
         let options = match described.flags & raw::CHECKS_OPTIONS {
             0 => {
-                let schema = serde_json::from_str(&described.schema).map_err(|e| {
-                    plugin_error("plugin::contract", format!("the schema of `{id}` is no JSON: {e}")).within(library.name())
-                })?;
+                let schema = serde_json::from_str(&described.schema).map_err(|e| broken(format!("its schema is no JSON: {e}")))?;
+                readable(&schema).map_err(|why| broken(format!("its schema cannot be held to: {why}")).hint(CHECK_YOURSELF))?;
                 filled(id, &schema, options)?
             }
             _ => options.clone(),
@@ -127,8 +135,7 @@ impl Loaded {
         let create = library.plugin.create.ok_or_else(|| Error::internal("a library without `create`"))?;
         // SAFETY: the header's `create`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        Call::new(library, Vec::new()).run("", |host| unsafe { create(host, name.as_ptr(), lend(&text), 0, &mut algo) })?;
-        let broken = |message: String| plugin_error("plugin::contract", format!("`{id}`: {message}")).within(library.name());
+        Call::new(library, "", Vec::new()).run(|host| unsafe { create(host, name.as_ptr(), lend(&text), 0, &mut algo) })?;
         let table = sized(algo.cast_const()).map_err(|e| broken(format!("its instance {e}")))?;
         let phase = phase_calls(algo, described.phase).map_err(broken)?;
         // SAFETY: a string of the instance's, says the header.
@@ -138,7 +145,7 @@ impl Loaded {
             "" => options,
             text => serde_json::from_str(text).map_err(|e| broken(format!("its options are no JSON: {e}")))?,
         };
-        let (turn, broken, asked) = (Mutex::new(()), AtomicBool::new(false), Mutex::default());
+        let (turn, broken, asked) = (Mutex::new(()), OnceLock::new(), Mutex::default());
         Ok((Self { lazy: Arc::clone(&lazy), described, algo, phase, turn, broken, asked }, options))
     }
 
@@ -147,8 +154,8 @@ impl Loaded {
     }
 
     /// Whether it answers to an extension's name.
-    pub(crate) fn has_extension(&self, id: &str) -> bool {
-        !matches!(extension::<raw::PlanExt>(self.algo, id), Ok(None))
+    pub(crate) fn has_extension(&self, id: &CStr) -> bool {
+        !extension_pointer(self.algo, id).is_null()
     }
 
     /// Its transform's functions.
@@ -163,21 +170,31 @@ impl Loaded {
 
     /// A call of this instance about a site or region, on a thread of its own: one of the pool would take up other sites while the call
     /// waits for the pool, and call the instance again from inside of its own call.
-    pub(crate) fn call_at(&self, call: &Call<'_>, site: &str, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
-        self.call(call, |call| call.run_apart(site, function))
+    pub(crate) fn call_at(&self, call: &Call<'_>, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
+        self.call(call, |call| call.run_apart(function))
     }
 
     fn call(&self, call: &Call<'_>, run: impl FnOnce(&Call<'_>) -> Result<Told>) -> Result<Told> {
         let _turn = self.turn();
-        if self.broken.load(Ordering::Relaxed) {
-            let message = format!("`{}` has panicked before and is not called again", self.described.id);
-            return Err(plugin_error("plugin::panic", message).within(call.library.name()));
+        if let Some(panic) = self.broken.get() {
+            let message = format!("{panic}; `{}` is not called again after that", self.described.id);
+            return Err(plugin_error("plugin::panic", message));
         }
         run(call).inspect_err(|e| {
             if e.code() == "plugin::panic" {
-                self.broken.store(true, Ordering::Relaxed);
+                self.broken.get_or_init(|| e.to_string());
             }
         })
+    }
+
+    /// The answer of one of the functions that have no host, and so no way to fail.
+    pub(crate) fn answer<T>(&self, about: &str, function: impl FnOnce(*mut raw::Algo) -> T) -> Option<T> {
+        let library = self.library().ok()?;
+        if self.broken.get().is_some() {
+            return None;
+        }
+        let _flying = library.enter(about);
+        Some(function(self.algo))
     }
 
     /// Statistics that it wants at the input of its sites.
@@ -205,13 +222,13 @@ impl Loaded {
         let broken =
             |message: String| plugin_error("plugin::contract", format!("`{}`: {message}", self.described.id)).within(library.name());
         let mut needs = Needs { inputs: self.declared(plan.stream), ..Needs::default() };
-        let table = extension::<raw::PlanExt>(self.algo, "qfw.plan/1").map_err(broken)?;
+        let table = extension::<raw::PlanExt>(self.algo, c"qfw.plan/1").map_err(broken)?;
         if let Some(function) = table.and_then(|t| t.needs) {
             let text = serde_json::to_string(plan).map_err(|e| Error::internal(e.to_string()))?;
-            let call = Call::new(library, Vec::new());
+            let call = Call::new(library, "", Vec::new());
             // SAFETY: the header's `needs`, with what it asks for.
             #[allow(unsafe_code, reason = "the border")]
-            let told = self.call(&call, |call| call.run("", |host| unsafe { function(self.algo, host, lend(&text)) }))?;
+            let told = self.call(&call, |call| call.run(|host| unsafe { function(self.algo, host, lend(&text)) }))?;
             if let Some(reply) = told.reply {
                 let wire: NeedsWire = serde_json::from_str(&reply).map_err(|e| broken(format!("its needs cannot be read: {e}")))?;
                 needs = wire.needs();
@@ -253,7 +270,8 @@ impl PtqAlgorithm for Loaded {
 
     fn reads_activations(&self) -> bool {
         let nothing = PlanWire { blocks: 0, stream: Stream::Quantized, sites: Vec::new() };
-        self.ask(&nothing).is_ok_and(|needs| !needs.inputs.is_empty())
+        // One that does not answer may read them for all that is known; `needs` comes to why.
+        self.ask(&nothing).map_or(true, |needs| !needs.inputs.is_empty())
     }
 }
 
@@ -292,7 +310,7 @@ impl Round for Loaded {
         let PhaseCalls::Round(raw::RoundExt { round: Some(function), .. }) = self.phase else {
             return Err(plugin_error("plugin::contract", "its `qfw.round/1` has no `round`").within(library.name()));
         };
-        let (layout, call) = (cx.layout(), Call::new(library, vec![*cx]));
+        let (layout, call) = (cx.layout(), Call::new(library, &cx.linear.site.to_string(), vec![*cx]));
         let site = self.lend(cx, 0)?;
         let empty = Codes::new(&cx.spec.grid, 0);
         let codes = CodesOut::new(&empty, &[layout.rows, layout.cols]);
@@ -309,7 +327,7 @@ impl Round for Loaded {
         };
         // SAFETY: the header's `round`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let told = self.call_at(&call, &cx.linear.site.to_string(), |host| unsafe { function(self.algo, host, &site.raw, &mut out) })?;
+        let told = self.call_at(&call, |host| unsafe { function(self.algo, host, &site.raw, &mut out) })?;
         let finish = || {
             let codes = Codes { lo: empty.lo, data: codes.take()? };
             let (scale, zero) = (scale.take("scales")?, zero.take("zero points")?);
@@ -337,14 +355,13 @@ impl Condition for Loaded {
         let PhaseCalls::Condition(raw::ConditionExt { condition: Some(function), .. }) = self.phase else {
             return Err(plugin_error("plugin::contract", "its `qfw.condition/1` has no `condition`").within(library.name()));
         };
-        let call = Call::new(library, vec![*cx]);
+        let call = Call::new(library, &cx.linear.site.to_string(), vec![*cx]);
         let site = self.lend(cx, 0)?;
         let (rows, cols) = cx.linear.shape;
         let weight = Output::of(cx.weight, &[rows, cols]);
         // SAFETY: the header's `condition`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let told =
-            self.call_at(&call, &cx.linear.site.to_string(), |host| unsafe { function(self.algo, host, &site.raw, weight.raw()) })?;
+        let told = self.call_at(&call, |host| unsafe { function(self.algo, host, &site.raw, weight.raw()) })?;
         let finish = || {
             let weight = weight.take("weight")?;
             contract::finite("the weight", &weight)?;
@@ -373,8 +390,8 @@ impl Split for Loaded {
         let PhaseCalls::Split(raw::SplitExt { after_rounding: Some(function), .. }) = self.phase else { return false };
         // SAFETY: the header's `after_rounding`; any thread may call it.
         #[allow(unsafe_code, reason = "the border")]
-        let after = unsafe { function(self.algo) };
-        after != 0
+        let after = self.answer("", |algo| unsafe { function(algo) });
+        after.is_some_and(|after| after != 0)
     }
 
     fn split(&self, cx: &SplitContext<'_>) -> Result<Branches> {
@@ -382,7 +399,8 @@ impl Split for Loaded {
         let PhaseCalls::Split(raw::SplitExt { split: Some(function), .. }) = self.phase else {
             return Err(plugin_error("plugin::contract", "its `qfw.split/1` has no `split`").within(library.name()));
         };
-        let call = Call::new(library, cx.sites.to_vec());
+        let name = cx.sites.first().map_or_else(String::new, |s| s.linear.site.to_string());
+        let call = Call::new(library, &name, cx.sites.to_vec());
         let lent = cx.sites.iter().enumerate().map(|(i, s)| self.lend(s, i as u64)).collect::<Result<Vec<_>>>()?;
         let sites: Vec<*const raw::Site> = lent.iter().map(|s| std::ptr::from_ref(&s.raw)).collect();
         let cols = cx.sites.first().map_or(0, |s| s.linear.shape.1);
@@ -394,13 +412,11 @@ impl Split for Loaded {
             FloatKind::F16 => 1,
             FloatKind::Bf16 => 2,
         };
-        let name = cx.sites.first().map_or_else(String::new, |s| s.linear.site.to_string());
         let (rank, n) = (cx.rank as u64, sites.len());
         // SAFETY: the header's `split`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let told = self.call_at(&call, &name, |host| unsafe {
-            function(self.algo, host, sites.as_ptr(), n, rank, stored, a.raw(), pointers.as_ptr())
-        })?;
+        let told =
+            self.call_at(&call, |host| unsafe { function(self.algo, host, sites.as_ptr(), n, rank, stored, a.raw(), pointers.as_ptr()) })?;
         let finish = || {
             let a = a.take("A")?;
             let b = b.into_iter().map(|b| b.take("B")).collect::<Result<Vec<_>>>()?;

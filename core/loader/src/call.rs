@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use qfw_abi::raw;
 use qfw_core::algorithm::SiteContext;
+use qfw_core::harness::Progress;
 use qfw_core::numeric::InverseFactor;
-use qfw_core::{Error, ErrorKind, Result};
+use qfw_core::{Error, Result};
 
 use crate::library::Library;
 use crate::numeric;
@@ -52,6 +53,8 @@ pub(crate) struct Call<'a> {
     pub(crate) library: &'a Library,
     /// The sites of this call, by their tokens.
     pub(crate) sites: Vec<SiteContext<'a>>,
+    /// The site or region that it is about; empty: none.
+    about: String,
     /// Threads that the plugin may use, and the host for it.
     threads: usize,
     told: Mutex<Told>,
@@ -89,16 +92,17 @@ pub(crate) fn lend(text: &str) -> raw::Str {
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new(library: &'a Library, sites: Vec<SiteContext<'a>>) -> Self {
-        let threads = rayon::current_num_threads();
-        Self { library, sites, threads, told: Mutex::default(), allocated: Mutex::default(), factors: Mutex::default() }
+    /// A call about a site or region, or about none; `sites` are those whose numerics it may ask for.
+    pub(crate) fn new(library: &'a Library, about: &str, sites: Vec<SiteContext<'a>>) -> Self {
+        let (about, threads) = (about.to_owned(), rayon::current_num_threads());
+        Self { library, sites, about, threads, told: Mutex::default(), allocated: Mutex::default(), factors: Mutex::default() }
     }
 
-    /// Calls `function` with a host, and reads what its status says. `site` is what errors of a hanging call name.
+    /// Calls `function` with a host, and reads what its status says.
     ///
     /// # Errors
     /// What the plugin told, under its name.
-    pub(crate) fn run(&self, site: &str, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
+    pub(crate) fn run(&self, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
         let library = self.library;
         let host = raw::Host {
             size: size_of::<raw::Host>() as u32,
@@ -115,10 +119,9 @@ impl<'a> Call<'a> {
             extension: Some(extension),
         };
         if library.host.cancel.load(Ordering::Relaxed) {
-            return Err(interrupted());
+            return Err(Error::interrupted());
         }
-        let place = if site.is_empty() { String::new() } else { format!(" in `{site}`") };
-        let flying = library.host.in_flight.enter(format!("plugin `{}` {}{place}", library.id, library.version));
+        let flying = library.enter(&self.about);
         let status = function(&host);
         drop(flying);
         let told = std::mem::take(&mut *self.told.lock().map_err(|_| Error::internal("a function of the host broke"))?);
@@ -129,19 +132,19 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// As [`Call::run`].
-    pub(crate) fn run_apart(&self, site: &str, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
+    pub(crate) fn run_apart(&self, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
         struct Task<F>(F);
         // SAFETY: the header says of functions about sites that any thread may call them, one at a time where it matters; this one waits.
         #[allow(unsafe_code, reason = "see above")]
         unsafe impl<F> Send for Task<F> {}
         impl<F: FnOnce(*const raw::Host) -> i32> Task<F> {
-            fn run(self, call: &Call<'_>, site: &str) -> Result<Told> {
-                call.run(site, self.0)
+            fn run(self, call: &Call<'_>) -> Result<Told> {
+                call.run(self.0)
             }
         }
         let task = Task(function);
         std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || task.run(self, site));
+            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || task.run(self));
             let thread = thread.map_err(|e| Error::internal("a thread could not be started").with_source(e))?;
             thread.join().unwrap_or_else(|_| Err(Error::internal("a call of a plugin broke")))
         })
@@ -173,7 +176,7 @@ impl<'a> Call<'a> {
             raw::ERR_OPTIONS => Error::config("config::invalid", message),
             raw::ERR_UNSUPPORTED => Error::plan("plan::unsupported", message),
             raw::ERR_NUMERIC => Error::numeric("plugin::numeric", message),
-            raw::ERR_CANCELLED if self.library.host.cancel.load(Ordering::Relaxed) => return interrupted(),
+            raw::ERR_CANCELLED if self.library.host.cancel.load(Ordering::Relaxed) => return Error::interrupted(),
             raw::ERR_PANIC => plugin_error("plugin::panic", format!("it panicked: {message}")),
             _ => plugin_error("plugin::failed", message),
         };
@@ -199,11 +202,6 @@ impl<'a> Call<'a> {
         self.allocated.lock().ok()?.push(output);
         Some(raw)
     }
-}
-
-fn interrupted() -> Error {
-    Error::new(ErrorKind::Interrupted, "interrupted", "interrupted")
-        .hint("finished blocks are kept; run the same command with `--resume` to go on")
 }
 
 /// The call behind a host.
@@ -251,7 +249,16 @@ mod functions {
         i32::from(call.is_some_and(|c| c.library.host.cancel.load(Ordering::Relaxed)))
     }
 
-    pub(super) unsafe extern "C" fn progress(_host: *const raw::Host, _done: u64, _total: u64) {}
+    pub(super) unsafe extern "C" fn progress(host: *const raw::Host, done: u64, total: u64) {
+        // SAFETY: see above.
+        let call = unsafe { call_of(host) };
+        contain((), || {
+            if let Some(call) = call {
+                let what = call.library.what(&call.about);
+                (call.library.host.progress)(&Progress::Call { what, done, total: total.max(done) });
+            }
+        });
+    }
 
     pub(super) unsafe extern "C" fn reply(host: *const raw::Host, json: raw::Str) {
         // SAFETY: see above.

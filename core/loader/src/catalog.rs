@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qfw_core::algorithm::{AlgorithmRecord, BuiltAlgorithm, Maker};
-use qfw_core::format::FormatRecord;
 use qfw_core::registry::Registry;
 use qfw_core::{Error, Result};
 use serde_json::Value;
@@ -14,7 +13,7 @@ use crate::added::Added;
 use crate::algorithm::Loadable;
 use crate::format::LoadedFormat;
 use crate::library::{Host, Lazy, choice};
-use crate::manifest::FILE;
+use crate::manifest::{FILE, ManifestAlgo, ManifestFormat};
 use crate::package::{Origin, Package};
 use crate::plugin_error;
 
@@ -52,22 +51,30 @@ fn is_from(source: &str, wanted: &str) -> bool {
     source == wanted || source.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'))
 }
 
-fn leak(text: &str) -> &'static str {
+/// Text for a record, which lives as long as the process.
+pub(crate) fn leak(text: &str) -> &'static str {
     Box::leak(text.to_owned().into_boxed_str())
 }
 
-/// Stands for an id that two plugins offer.
+/// Stands for an id that several offer.
 struct Conflict {
     id: String,
-    sources: [String; 2],
+    sources: Vec<String>,
+}
+
+/// A setting of `plugins.prefer`, as a shell takes it: an id with dots is quoted.
+fn preferring(id: &str, source: &str) -> String {
+    if id.contains('.') { format!("--set 'plugins.prefer.\"{id}\"={source}'") } else { format!("--set plugins.prefer.{id}={source}") }
 }
 
 impl Maker for Conflict {
     fn build(&self, _: &Value) -> Result<BuiltAlgorithm> {
-        let [first, second] = &self.sources;
-        let message = format!("algorithm `{}` is offered twice: by `{first}` and by plugin `{second}`", self.id);
-        Err(plugin_error("plugin::duplicate", message)
-            .hint(format!("choose with `--set plugins.prefer.{}={second}`, or run `qfw plugin remove {second}`", self.id)))
+        let list = |of: &dyn Fn(&String) -> String, word: &str| self.sources.iter().map(of).collect::<Vec<_>>().join(word);
+        let times = if self.sources.len() == 2 { "twice".to_owned() } else { format!("{} times", self.sources.len()) };
+        let message = format!("algorithm `{}` is offered {times}: by {}", self.id, list(&|s| format!("`{s}`"), " and by "));
+        let choices = list(&|s| format!("`{}`", preferring(&self.id, s)), " or ");
+        let last = self.sources.last().map_or("", String::as_str);
+        Err(plugin_error("plugin::duplicate", message).hint(format!("choose with {choices}, or run `qfw plugin remove {last}`")))
     }
 
     fn origin(&self) -> String {
@@ -102,15 +109,36 @@ impl Catalog {
             }
         }
         for dir in places.search.iter().filter(|d| d.is_absolute()) {
-            for found in packages_in(dir) {
+            let packages = packages_in(dir).unwrap_or_else(|e| {
+                catalog.problems.push(e);
+                Vec::new()
+            });
+            for found in packages {
                 match Package::open(&found) {
-                    Ok(package) if catalog.packages.iter().any(|p| p.manifest.id == package.manifest.id) => {}
-                    Ok(package) => catalog.packages.push(package),
+                    Ok(package) => catalog.found(package),
                     Err(e) => catalog.problems.push(e),
                 }
             }
         }
         Ok(catalog)
+    }
+
+    /// A package of a directory that is searched: the first of an id is the one, and an added one comes before all.
+    fn found(&mut self, package: Package) {
+        let Some(first) = self.find(&package.manifest.id) else { return self.packages.push(package) };
+        let here = |p: &Package| p.dir.canonicalize().unwrap_or_else(|_| p.dir.clone());
+        if here(first) != here(&package) {
+            let (m, how) = (&package.manifest, if first.origin == Origin::Found { "comes first" } else { "was added" });
+            let message = format!(
+                "plugin `{}` {} in `{}`: {} in `{}` {how}",
+                m.id,
+                m.version,
+                package.dir.display(),
+                first.manifest.version,
+                first.dir.display()
+            );
+            self.problems.push(plugin_error("plugin::duplicate", message));
+        }
     }
 
     /// A package by its id.
@@ -124,6 +152,7 @@ impl Catalog {
     /// If a plugin that the policy names is not there.
     pub fn register(&self, registry: &mut Registry, policy: &Policy, host: &Host) -> Result<()> {
         self.required(registry, policy)?;
+        // Who offers an id, before those that follow.
         let mut offers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for line in registry.list().into_iter().filter(|l| l.kind == "algorithm") {
             for id in std::iter::once(line.id).chain(line.aliases) {
@@ -133,11 +162,12 @@ impl Catalog {
         for package in &self.packages {
             let lazy = Arc::new(Lazy::new(package.clone(), policy.allow_unpinned, host.clone()));
             for algo in &package.manifest.algos {
-                offers.entry(algo.id.clone()).or_default().push(package.manifest.id.clone());
-                self.algorithm(registry, policy, &lazy, &algo.id)?;
+                let before = offers.entry(algo.id.clone()).or_default();
+                algorithm(registry, policy, &lazy, algo, before)?;
+                before.push(package.manifest.id.clone());
             }
-            for format in &package.manifest.formats {
-                self.format(registry, &lazy, &format.id)?;
+            for f in &package.manifest.formats {
+                format(registry, policy, &lazy, f)?;
             }
         }
         for (id, wanted) in &policy.prefer {
@@ -156,10 +186,16 @@ impl Catalog {
             let requirement = semver::VersionReq::parse(wanted).map_err(|e| {
                 Error::config("config::invalid", format!("`plugins.require.{id}` is `{wanted}`: {e}")).hint("write it as \">=0.1, <0.3\"")
             })?;
-            let package = self.find(id).map(|p| p.manifest.version.clone());
+            let package = self.find(id);
+            let usable = package.filter(|p| p.usable(policy.allow_unpinned)).map(|p| p.manifest.version.clone());
             let linked = || registry.list().into_iter().find(|l| l.source == id.as_str()).map(|l| l.version.to_owned());
-            let Some(there) = package.or_else(linked) else {
-                return Err(choice(format!("plugin `{id}` is required, and is not there"), "run `qfw plugin add DIR` with its package"));
+            let Some(there) = usable.or_else(linked) else {
+                return Err(match package {
+                    Some(p) => {
+                        choice(format!("plugin `{id}` is required; it lies in `{}`, but was not added", p.dir.display()), &p.how_to_add())
+                    }
+                    None => choice(format!("plugin `{id}` is required, and is not there"), "run `qfw plugin add DIR` with its package"),
+                });
             };
             if !semver::Version::parse(&there).is_ok_and(|v| requirement.matches(&v)) {
                 let message = format!("plugin `{id}` is required as `{wanted}`, and version {there} is there");
@@ -168,59 +204,68 @@ impl Catalog {
         }
         Ok(())
     }
+}
 
-    fn algorithm(&self, registry: &mut Registry, policy: &Policy, lazy: &Arc<Lazy>, id: &str) -> Result<()> {
-        let manifest = &lazy.package.manifest;
-        let Some(algo) = manifest.algos.iter().find(|a| a.id == id) else { return Ok(()) };
-        let record = AlgorithmRecord {
-            id: leak(id),
-            aliases: &[],
-            phase: algo.phase,
-            summary: leak(&algo.summary),
-            version: leak(&manifest.version),
-            source: leak(&manifest.id),
-            weight_only: algo.weight_only,
-            schema: || Value::Null,
-            build: |_| Err(Error::internal("an algorithm of a library was built without it")),
-        };
-        let maker = Arc::new(Loadable { lazy: Arc::clone(lazy), id: id.to_owned() });
-        let Ok(taken) = registry.algorithm(id) else {
-            return registry.add_made(Box::leak(Box::new(record)), maker, false);
-        };
-        match policy.prefer.get(id) {
-            Some(wanted) if is_from(&manifest.id, wanted) => registry.add_made(Box::leak(Box::new(record)), maker, true),
-            Some(_) => Ok(()),
-            // What merely lies about cannot spoil what is there.
-            None if lazy.package.origin == Origin::Found && !policy.allow_unpinned => Ok(()),
-            None => {
-                let sources = [taken.source.to_owned(), manifest.id.clone()];
-                let conflict = Arc::new(Conflict { id: id.to_owned(), sources });
-                registry.add_made(taken, conflict, true)
-            }
+/// Makes an entry for an algorithm of a package; `before` are those that offer its id already, in order.
+fn algorithm(registry: &mut Registry, policy: &Policy, lazy: &Arc<Lazy>, algo: &ManifestAlgo, before: &[String]) -> Result<()> {
+    let manifest = &lazy.package.manifest;
+    let record = AlgorithmRecord {
+        id: leak(&algo.id),
+        aliases: &[],
+        phase: algo.phase,
+        summary: leak(&algo.summary),
+        version: leak(&manifest.version),
+        source: leak(&manifest.id),
+        weight_only: algo.weight_only,
+        schema: || Value::Null,
+        build: |_| Err(Error::internal("an algorithm of a library was built without it")),
+    };
+    let maker = Arc::new(Loadable { lazy: Arc::clone(lazy), id: algo.id.clone() });
+    let Ok(taken) = registry.algorithm(&algo.id) else {
+        return registry.add_made(Box::leak(Box::new(record)), maker, false);
+    };
+    match policy.prefer.get(&algo.id) {
+        Some(wanted) if is_from(&manifest.id, wanted) => registry.add_made(Box::leak(Box::new(record)), maker, true),
+        Some(_) => Ok(()),
+        // What merely lies about cannot spoil what is there.
+        None if !lazy.package.usable(policy.allow_unpinned) => Ok(()),
+        None => {
+            let sources = before.iter().chain([&manifest.id]).cloned().collect();
+            let conflict = Arc::new(Conflict { id: algo.id.clone(), sources });
+            // Of what is there keeps all but the name in question: that may be one of its aliases.
+            let AlgorithmRecord { phase, summary, version, source, weight_only, schema, build, .. } = *taken;
+            let aliases = if taken.id == algo.id { taken.aliases } else { &[] };
+            let stands_in = AlgorithmRecord { id: record.id, aliases, phase, summary, version, source, weight_only, schema, build };
+            registry.add_made(Box::leak(Box::new(stands_in)), conflict, true)
         }
-    }
-
-    fn format(&self, registry: &mut Registry, lazy: &Arc<Lazy>, id: &str) -> Result<()> {
-        let manifest = &lazy.package.manifest;
-        let Some(format) = manifest.formats.iter().find(|f| f.id == id) else { return Ok(()) };
-        let record = FormatRecord {
-            id: leak(id),
-            summary: leak(&format.summary),
-            version: leak(&manifest.version),
-            source: leak(&manifest.id),
-            find: |_| None,
-        };
-        registry.add_loaded_format(Box::leak(Box::new(record)), Arc::new(LoadedFormat::new(Arc::clone(lazy), id)))
     }
 }
 
-/// The packages in a directory: itself, or those that lie in it, by name.
-fn packages_in(dir: &Path) -> Vec<PathBuf> {
-    if dir.join(FILE).is_file() {
-        return vec![dir.to_owned()];
+/// Makes an entry for a number format of a package.
+fn format(registry: &mut Registry, policy: &Policy, lazy: &Arc<Lazy>, format: &ManifestFormat) -> Result<()> {
+    let (manifest, id) = (&lazy.package.manifest, &format.id);
+    if registry.format(id).is_ok() {
+        if !lazy.package.usable(policy.allow_unpinned) {
+            return Ok(());
+        }
+        let message = format!("the number format `{id}` of plugin `{}` is there already", manifest.id);
+        return Err(plugin_error("plugin::duplicate", message).hint(format!("run `qfw plugin remove {}`", manifest.id)));
     }
-    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(|e| e.ok().map(|e| e.path()));
-    let mut found: Vec<PathBuf> = entries.filter(|path| path.join(FILE).is_file()).collect();
+    let loaded = LoadedFormat::new(Arc::clone(lazy), id);
+    registry.add_loaded_format(loaded.record(&format.summary), Arc::new(loaded))
+}
+
+/// The packages in a directory: itself, or those that lie in it, by name. One that is not there has none.
+fn packages_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    if dir.join(FILE).is_file() {
+        return Ok(vec![dir.to_owned()]);
+    }
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(dir, "look for plugins in", e)),
+    };
+    let mut found: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|path| path.join(FILE).is_file()).collect();
     found.sort();
-    found
+    Ok(found)
 }

@@ -1,14 +1,19 @@
 //! What a plugin returns has to satisfy, before anything is done with it.
 
-use qfw_core::Result;
 use qfw_core::algorithm::{Event, SiteContext};
 use qfw_core::numeric::Codes;
 use qfw_core::scheme::{QParams, Zero};
+use qfw_core::{Error, Result};
 
 use crate::plugin_error;
 
+/// The error of a contract that was broken.
+pub(crate) fn violation(message: String) -> Error {
+    plugin_error("plugin::contract", message)
+}
+
 fn broken<T>(message: String) -> Result<T> {
-    Err(plugin_error("plugin::contract", message))
+    Err(violation(message))
 }
 
 /// Codes within the grid, scales and zero points as they can be stored.

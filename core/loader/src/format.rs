@@ -1,44 +1,81 @@
-//! Number formats of libraries: `qfw.format/1` returns a grid.
+//! Number formats of libraries: `qfw.format/1` returns a grid. Grids are read once, when the library is opened, and kept.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use qfw_abi::raw;
-use qfw_core::format::{Ask, Meaning, QuantFormat};
+use qfw_core::format::{Ask, FormatRecord, Meaning, QuantFormat};
 use qfw_core::scheme::{Convention, Grid, ScaleForm, Zero};
 use qfw_core::{Error, Result};
 
+use crate::catalog::leak;
 use crate::library::{Lazy, read, sized};
-use crate::plugin_error;
+use crate::manifest::Manifest;
 
 /// A format of a package; its library is opened when the grid is asked for.
 pub(crate) struct LoadedFormat {
     lazy: Arc<Lazy>,
     id: String,
-    grid: OnceLock<Option<Grid>>,
 }
 
 impl LoadedFormat {
     pub(crate) fn new(lazy: Arc<Lazy>, id: &str) -> Self {
-        Self { lazy, id: id.to_owned(), grid: OnceLock::new() }
+        Self { lazy, id: id.to_owned() }
     }
 
-    fn describe(&self) -> Result<Grid> {
-        let library = self.lazy.library()?;
-        let broken = |what: String| plugin_error("plugin::contract", format!("format `{}`: {what}", self.id)).within(library.name());
-        // SAFETY: a function of the table, with a C string.
-        #[allow(unsafe_code, reason = "the border")]
-        let table = library.plugin.extension.map(|f| unsafe { f(c"qfw.format/1".as_ptr()) });
-        let table = sized(table.unwrap_or(std::ptr::null()).cast::<raw::Formats>());
-        let table = table.map_err(|e| broken(format!("its `qfw.format/1` {e}")))?;
-        let (Some(count), Some(describe)) = (table.count, table.describe) else {
-            return Err(broken("its `qfw.format/1` lacks functions".to_owned()));
-        };
-        // SAFETY: functions of the table, which take no pointers.
-        #[allow(unsafe_code, reason = "the border")]
-        let all = unsafe { (0..count()).map(|i| describe(i)).collect::<Vec<_>>() };
-        let found = all.into_iter().filter_map(|d| sized(d).ok()).find(|d| read(d.id).as_deref() == Some(&self.id));
-        grid(&found.ok_or_else(|| broken("its library does not have it".to_owned()))?.grid).map_err(broken)
+    /// Its line in listings.
+    pub(crate) fn record(&self, summary: &str) -> &'static FormatRecord {
+        let manifest = &self.lazy.package.manifest;
+        Box::leak(Box::new(FormatRecord {
+            id: leak(&self.id),
+            summary: leak(summary),
+            version: leak(&manifest.version),
+            source: leak(&manifest.id),
+            find: |_| None,
+        }))
     }
+
+    fn grid(&self) -> Result<&Grid> {
+        let library = self.lazy.library()?;
+        // Opening it has compared its formats with the manifest's.
+        library.format(&self.id).ok_or_else(|| Error::internal(format!("format `{}` is in no library", self.id)))
+    }
+}
+
+/// The formats that a library declares, which have to be those of its manifest.
+///
+/// # Errors
+/// What is wrong with one of them.
+pub(crate) fn described(plugin: &raw::Plugin, manifest: &Manifest) -> std::result::Result<Vec<(String, Grid)>, String> {
+    // SAFETY: a function of the table, with a C string.
+    #[allow(unsafe_code, reason = "the border")]
+    let table = plugin.extension.map_or(std::ptr::null(), |f| unsafe { f(c"qfw.format/1".as_ptr()) });
+    if table.is_null() && manifest.formats.is_empty() {
+        return Ok(Vec::new());
+    }
+    let table = sized(table.cast::<raw::Formats>()).map_err(|e| format!("its `qfw.format/1` {e}"))?;
+    let (Some(count), Some(describe)) = (table.count, table.describe) else { return Err("its `qfw.format/1` lacks functions".to_owned()) };
+    // SAFETY: functions of the table, which take no pointers.
+    #[allow(unsafe_code, reason = "the border")]
+    let count = unsafe { count() };
+    if count as usize != manifest.formats.len() {
+        return Err(format!("it declares {count} formats, and its manifest {}", manifest.formats.len()));
+    }
+    let mut found: Vec<(String, Grid)> = Vec::new();
+    for index in 0..count {
+        // SAFETY: as above.
+        #[allow(unsafe_code, reason = "the border")]
+        let described = sized(unsafe { describe(index) }).map_err(|e| format!("its format {index} {e}"))?;
+        let id = read(described.id).ok_or_else(|| format!("its format {index} has no id"))?;
+        if found.iter().any(|(known, _)| *known == id) {
+            return Err(format!("it declares the format `{id}` twice"));
+        }
+        if !manifest.formats.iter().any(|f| f.id == id) {
+            return Err(format!("it declares the format `{id}`, which its manifest does not name"));
+        }
+        let grid = grid(&described.grid).map_err(|e| format!("format `{id}`: {e}"))?;
+        found.push((id, grid));
+    }
+    Ok(found)
 }
 
 /// The grid behind a description.
@@ -68,13 +105,13 @@ impl QuantFormat for LoadedFormat {
     }
 
     fn bits(&self) -> u8 {
-        let grid = self.grid.get_or_init(|| self.describe().ok());
-        let codes = grid.as_ref().map_or(2, Grid::codes);
+        // Without a grid there is no width, and `resolve` says why.
+        let codes = self.grid().map_or(2, Grid::codes);
         u8::try_from(codes.next_power_of_two().trailing_zeros()).unwrap_or(16).max(1)
     }
 
     fn resolve(&self, ask: &Ask) -> Result<Meaning> {
-        let grid = self.describe()?;
+        let grid = self.grid()?.clone();
         if !ask.symmetric {
             return Err(Error::config("config::invalid", format!("`{}` has no zero points", self.id)).hint("set `symmetric = true`"));
         }

@@ -23,6 +23,7 @@ mod manifest;
 mod numeric;
 mod options;
 mod package;
+mod passed;
 mod region;
 mod site;
 mod tensor;

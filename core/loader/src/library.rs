@@ -7,9 +7,12 @@ use std::sync::atomic::AtomicBool;
 
 use qfw_abi::raw;
 use qfw_core::algorithm::Phase;
+use qfw_core::harness::Progress;
+use qfw_core::scheme::Grid;
 use qfw_core::{Error, ErrorKind, Result};
 
-use crate::in_flight::InFlight;
+use crate::format;
+use crate::in_flight::{Flying, InFlight};
 use crate::manifest::{Manifest, abi_fits};
 use crate::package::Package;
 use crate::plugin_error;
@@ -23,6 +26,8 @@ pub struct Host {
     pub in_flight: InFlight,
     /// Where plugins' lines go; the level is 1 (error) to 4 (debug).
     pub log: fn(u32, &str),
+    /// Where it is told how far a call is: [`Progress::Call`].
+    pub progress: fn(&Progress),
 }
 
 /// An open library. There is one for each package, and it stays.
@@ -33,6 +38,7 @@ pub(crate) struct Library {
     pub(crate) host: Host,
     pub(crate) plugin: &'static raw::Plugin,
     pub(crate) algorithms: Vec<Described>,
+    formats: Vec<(String, Grid)>,
 }
 
 // SAFETY: its pointers are to constants of a library that stays open.
@@ -43,7 +49,7 @@ unsafe impl Send for Library {}
 unsafe impl Sync for Library {}
 
 /// An algorithm as its library describes it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Described {
     pub(crate) id: String,
     pub(crate) phase: Phase,
@@ -73,15 +79,35 @@ impl Lazy {
         let opened = self.opened.get_or_init(|| Library::open(&self.package, self.allow_unpinned, &self.host));
         opened.as_ref().map_err(|e| {
             let copy = Error::new(e.kind(), e.code(), e.to_string());
-            if let Some(hint) = e.hint_text() { copy.hint(hint) } else { copy }
+            let copy = if let Some(hint) = e.hint_text() { copy.hint(hint) } else { copy };
+            if let Some(cause) = first_cause(e) { copy.with_source(cause) } else { copy }
         })
     }
+}
+
+/// What lies at the bottom of an error: the one line of the system's that says why.
+pub(crate) fn first_cause(error: &Error) -> Option<String> {
+    let mut cause = std::error::Error::source(error)?;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Some(cause.to_string())
 }
 
 impl Library {
     /// What errors call it.
     pub(crate) fn name(&self) -> String {
         format!("plugin `{}` {}", self.id, self.version)
+    }
+
+    /// A call of it, and what it is about: a site, a region, or nothing.
+    pub(crate) fn what(&self, about: &str) -> String {
+        if about.is_empty() { self.name() } else { format!("{} in `{about}`", self.name()) }
+    }
+
+    /// Says that a call of it has begun, until what it returns is dropped.
+    pub(crate) fn enter(&self, about: &str) -> Flying {
+        self.host.in_flight.enter(self.what(about))
     }
 
     fn open(package: &Package, allow_unpinned: bool, host: &Host) -> Result<Self> {
@@ -95,11 +121,30 @@ impl Library {
             let message = format!("its library says `{id}` {version}, and its manifest `{}` {}", manifest.id, manifest.version);
             return Err(broken(message));
         }
-        if plugin.create.is_none() {
+        if plugin.create.is_none() && !manifest.algos.is_empty() {
             return Err(broken("it has no `create`".to_owned()));
         }
         let algorithms = algorithms(plugin, manifest).map_err(broken)?;
-        Ok(Self { id, version, hash, host: host.clone(), plugin, algorithms })
+        let formats = format::described(plugin, manifest).map_err(broken)?;
+        Ok(Self { id, version, hash, host: host.clone(), plugin, algorithms, formats })
+    }
+
+    /// Asked again, it declares what it did at first.
+    ///
+    /// # Errors
+    /// What has changed.
+    pub(crate) fn says_the_same(&self, manifest: &Manifest) -> std::result::Result<(), String> {
+        let again = (algorithms(self.plugin, manifest)?, format::described(self.plugin, manifest)?);
+        if again == (self.algorithms.clone(), self.formats.clone()) {
+            Ok(())
+        } else {
+            Err("it describes itself otherwise the second time".to_owned())
+        }
+    }
+
+    /// The values of one of its formats.
+    pub(crate) fn format(&self, id: &str) -> Option<&Grid> {
+        self.formats.iter().find(|(known, _)| known == id).map(|(_, grid)| grid)
     }
 
     /// One of its algorithms.

@@ -175,8 +175,11 @@ impl Manifest {
         let here = target();
         self.targets.get(&here).ok_or_else(|| {
             let there: Vec<&str> = self.targets.keys().map(String::as_str).collect();
-            plugin_error("plugin::target", format!("plugin `{}` has no library for {here}", self.id))
-                .hint(format!("it has one for: {}", there.join(", ")))
+            let hint = match there[..] {
+                [] => "build it, and write the library into its manifest with `qfw plugin pack DIR --library FILE`".to_owned(),
+                _ => format!("it has one for: {}", there.join(", ")),
+            };
+            plugin_error("plugin::target", format!("plugin `{}` has no library for {here}", self.id)).hint(hint)
         })
     }
 

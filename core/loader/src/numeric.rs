@@ -12,10 +12,11 @@ use qfw_core::numeric::{
     uniform_u64,
 };
 use qfw_core::observer;
-use qfw_core::scheme::QParams;
+use qfw_core::scheme::{QParams, TileLayout};
 use qfw_core::{ErrorKind, Result};
 
 use crate::call::{Call, LentFactor, call_of, contain};
+use crate::passed::{codes_tensor, missing, site_of, slice, slice_mut};
 use crate::plugin_error;
 
 /// The table.
@@ -44,71 +45,19 @@ fn answer(call: Option<&Call<'_>>, body: impl FnOnce(&Call<'_>) -> Result<()>) -
     }
 }
 
-fn missing(what: &str) -> qfw_core::Error {
-    plugin_error("plugin::contract", format!("it passed no {what} to the host"))
-}
-
-/// A slice that the plugin passes in.
-///
-/// # Safety
-/// `data` is null, or points to `len` numbers.
-#[allow(unsafe_code, reason = "the border")]
-unsafe fn slice<'a, T>(data: *const T, len: usize, what: &str) -> Result<&'a [T]> {
-    if data.is_null() || !data.is_aligned() {
-        return Err(missing(what));
-    }
-    // SAFETY: the caller promises it.
-    Ok(unsafe { std::slice::from_raw_parts(data, len) })
-}
-
-/// A slice that the plugin wants written.
-///
-/// # Safety
-/// `data` is null, or points to `len` numbers that are the plugin's alone.
-#[allow(unsafe_code, reason = "the border")]
-unsafe fn slice_mut<'a, T>(data: *mut T, len: usize, what: &str) -> Result<&'a mut [T]> {
-    if data.is_null() || !data.is_aligned() {
-        return Err(missing(what));
-    }
-    // SAFETY: the caller promises it.
-    Ok(unsafe { std::slice::from_raw_parts_mut(data, len) })
-}
-
-/// The site of this call that a plugin names.
-///
-/// # Safety
-/// `site` is null, or one that the host has passed in.
-#[allow(unsafe_code, reason = "the border")]
-unsafe fn site_of<'c>(call: &'c Call<'_>, site: *const raw::Site) -> Result<&'c SiteContext<'c>> {
-    // SAFETY: the caller promises it.
-    let token = unsafe { site.as_ref() }.map(|s| s.token).ok_or_else(|| missing("site"))?;
-    call.sites.get(token as usize).ok_or_else(|| missing("site of this call that is to be rounded"))
-}
-
 fn params(cx: &SiteContext<'_>, scale: &[f32], zero: &[f32]) -> QParams {
     QParams { layout: cx.layout(), scale: scale.to_vec(), zero: zero.to_vec(), global: cx.scale_rule().global() }
-}
-
-/// Whether a tensor of codes is one for this site.
-fn misfits(tensor: &raw::Tensor, codes: &Codes) -> bool {
-    let bits = if codes.bytes().is_some() { 8 } else { 16 };
-    tensor.dl_tensor.dtype.bits != bits || tensor.dl_tensor.data.is_null()
 }
 
 /// Writes codes to the plugin's output.
 ///
 /// # Safety
-/// `tensor` is null, or the output of the call's site.
+/// As [`codes_tensor`]; its data is null, or as long as its shape says.
 #[allow(unsafe_code, reason = "the border")]
-unsafe fn store(codes: &Codes, tensor: *const raw::Tensor) -> Result<()> {
-    // SAFETY: the caller promises it.
-    let tensor = unsafe { tensor.as_ref() }.ok_or_else(|| missing("tensor of codes"))?;
-    if misfits(tensor, codes) {
-        return Err(missing("tensor of codes of the site's width"));
-    }
-    let data = tensor.dl_tensor.data;
-    // SAFETY: an output of the site has as many codes, of that width.
+unsafe fn store(codes: &Codes, layout: &TileLayout, tensor: *const raw::Tensor) -> Result<()> {
+    // SAFETY: the caller promises it, and the shape is that of the codes.
     unsafe {
+        let data = codes_tensor(tensor, layout, codes)?.data;
         match &codes.data {
             Units::Narrow(codes) => slice_mut(data.cast::<u8>(), codes.len(), "codes")?.copy_from_slice(codes),
             Units::Wide(codes) => slice_mut(data.cast::<u16>(), codes.len(), "codes")?.copy_from_slice(codes),
@@ -213,14 +162,10 @@ mod functions {
                 )
             };
             let (grid, params) = (&cx.spec.grid, params(cx, scale, zero));
-            // SAFETY: the header says what it is.
-            let tensor = unsafe { codes.as_ref() }.ok_or_else(|| missing("tensor of codes"))?;
             let empty = Codes::new(grid, 0);
-            if misfits(tensor, &empty) {
-                return Err(missing("tensor of codes of the site's width"));
-            }
-            let data = tensor.dl_tensor.data;
-            // SAFETY: an output of the site has as many codes, of that width.
+            // SAFETY: the header says what it is.
+            let data = unsafe { codes_tensor(codes, &layout, &empty) }?.data;
+            // SAFETY: it has as many codes as the weight has numbers, of that width.
             unsafe {
                 match empty.data {
                     Units::Narrow(_) => {
@@ -247,18 +192,17 @@ mod functions {
         // SAFETY: see above.
         answer(unsafe { call_of(host) }, |call| {
             // SAFETY: see above.
-            let (cx, tensor) = unsafe { (site_of(call, site)?, codes.as_ref().ok_or_else(|| missing("tensor of codes"))?) };
+            let cx = unsafe { site_of(call, site) }?;
             let layout = cx.layout();
             let len = layout.rows * layout.cols;
             let mut units = Codes::new(&cx.spec.grid, len);
-            if misfits(tensor, &units) {
-                return Err(missing("tensor of codes of the site's width"));
-            }
-            // SAFETY: an output of the site has as many codes, of that width; the header says how large the others are.
+            // SAFETY: the header says what it is.
+            let data = unsafe { codes_tensor(codes, &layout, &units) }?.data;
+            // SAFETY: it has as many codes, of that width; the header says how large the others are.
             let (scale, zero, weight) = unsafe {
                 match &mut units.data {
-                    Units::Narrow(units) => units.copy_from_slice(slice(tensor.dl_tensor.data.cast::<u8>(), len, "codes")?),
-                    Units::Wide(units) => units.copy_from_slice(slice(tensor.dl_tensor.data.cast::<u16>(), len, "codes")?),
+                    Units::Narrow(units) => units.copy_from_slice(slice(data.cast_const().cast::<u8>(), len, "codes")?),
+                    Units::Wide(units) => units.copy_from_slice(slice(data.cast_const().cast::<u16>(), len, "codes")?),
                 }
                 (
                     slice(scale, layout.tiles(), "scales")?,
@@ -288,7 +232,7 @@ mod functions {
             // SAFETY: see above.
             let tensor = unsafe { gram.as_ref() }.filter(|_| !out.is_null()).ok_or_else(|| missing("Gram matrix"))?;
             let dl = &tensor.dl_tensor;
-            if dl.ndim != 2 || dl.dtype.bits != 32 || dl.shape.is_null() {
+            if dl.ndim != 2 || (dl.dtype.code, dl.dtype.bits) != (2, 32) || dl.byte_offset != 0 || dl.shape.is_null() {
                 return Err(missing("square matrix of f32"));
             }
             // SAFETY: it has two extents.
@@ -365,7 +309,7 @@ mod functions {
             };
             let swept = call.in_parallel(|| sweep.run(weight))?;
             // SAFETY: the header says what it is.
-            unsafe { store(&swept.codes, codes) }
+            unsafe { store(&swept.codes, &layout, codes) }
         })
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use qfw_core::{Error, Result};
 
-use crate::manifest::Manifest;
+use crate::manifest::{FILE, Manifest};
 use crate::plugin_error;
 
 /// How a package was found.
@@ -56,6 +56,16 @@ impl Package {
         Ok(self.dir.join(&self.manifest.here()?.file))
     }
 
+    /// The line that adds it.
+    pub(crate) fn how_to_add(&self) -> String {
+        format!("run `qfw plugin add '{}'`", self.dir.display())
+    }
+
+    /// Whether a run may use it without its user having added it.
+    pub(crate) fn usable(&self, allow_unpinned: bool) -> bool {
+        allow_unpinned || self.origin != Origin::Found
+    }
+
     /// Refuses a library that is not the one its manifest names.
     pub(crate) fn check_manifest_hash(&self, hash: &str) -> Result<()> {
         let wanted = &self.manifest.here()?.blake3;
@@ -69,12 +79,13 @@ impl Package {
     /// Refuses what others than its owner could replace.
     pub(crate) fn check_permissions(&self) -> Result<()> {
         #[cfg(unix)]
-        for path in [&self.dir, &self.library()?] {
+        for path in [&self.dir, &self.dir.join(FILE), &self.library()?] {
             use std::os::unix::fs::PermissionsExt;
             let mode = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?.permissions().mode();
-            if mode & 0o002 != 0 {
-                let message = format!("anybody may write to `{}` of plugin `{}`", path.display(), self.manifest.id);
-                return Err(plugin_error("plugin::permissions", message).hint(format!("run `chmod o-w {}`", path.display())));
+            if mode & 0o022 != 0 {
+                let who = if mode & 0o002 != 0 { "anybody" } else { "its group" };
+                let message = format!("{who} may write to `{}` of plugin `{}`", path.display(), self.manifest.id);
+                return Err(plugin_error("plugin::permissions", message).hint(format!("run `chmod go-w '{}'`", path.display())));
             }
         }
         Ok(())
@@ -95,11 +106,11 @@ impl Package {
             Origin::Added(pinned) if *pinned != hash => {
                 let message = format!("the library of plugin `{id}` has changed: its hash is {hash}, and was {pinned} when it was added");
                 return Err(plugin_error("plugin::hash", message)
-                    .hint(format!("if that is meant, run `qfw plugin add {}` to pin it anew", self.dir.display())));
+                    .hint(format!("if that is meant, run `qfw plugin add '{}'` to pin it anew", self.dir.display())));
             }
             Origin::Found if !allow_unpinned => {
                 let message = format!("plugin `{id}` lies in `{}`, but was not added", self.dir.display());
-                return Err(plugin_error("plugin::not-added", message).hint(format!("run `qfw plugin add {}`", self.dir.display())));
+                return Err(plugin_error("plugin::not-added", message).hint(self.how_to_add()));
             }
             _ => {}
         }

@@ -51,7 +51,7 @@ fn channels(region: &Region) -> raw::Region {
 
 impl Loaded {
     fn how(&self, region: &Region) -> i32 {
-        let Some((raw::TransformExt { suits: Some(suits), .. }, algo)) = self.transform_calls() else { return 0 };
+        let Some((raw::TransformExt { suits: Some(suits), .. }, _)) = self.transform_calls() else { return 0 };
         let raw = channels(region);
         // What is returned are factors: where no factor may be chosen there is nothing to ask.
         if !region.may_be_scaled() {
@@ -59,9 +59,7 @@ impl Loaded {
         }
         // SAFETY: the header's `suits`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        unsafe {
-            suits(algo, &raw)
-        }
+        self.answer(&region.id, |algo| unsafe { suits(algo, &raw) }).unwrap_or(0)
     }
 }
 
@@ -107,18 +105,18 @@ impl Transform for Loaded {
             ..channels(cx.region)
         };
         let factor = Output::of(&vec![1.0f64; cx.region.width], &[cx.region.width]);
-        let call = Call::new(library, Vec::new());
+        let call = Call::new(library, &cx.region.id, Vec::new());
         // SAFETY: the header's `solve`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let told = self.call_at(&call, &cx.region.id, |host| unsafe { function(algo, host, &region, factor.raw()) })?;
+        let told = self.call_at(&call, |host| unsafe { function(algo, host, &region, factor.raw()) })?;
         let finish = || {
             let factor = factor.take("factors")?;
-            contract::finite("the factors", &factor)?;
+            let symmetry = Symmetry::Diagonal(factor);
+            // Finite, positive, and alike where the region ties channels.
+            symmetry.validate(cx.region)?;
             let events = contract::events(&told.events)?;
-            if events.is_empty() && factor.iter().all(|f| *f == 1.0) {
-                return Ok(None);
-            }
-            Ok(Some(Solved { symmetry: Symmetry::Diagonal(factor), events }))
+            let nothing = matches!(&symmetry, Symmetry::Diagonal(factor) if factor.iter().all(|f| *f == 1.0));
+            Ok((!nothing || !events.is_empty()).then_some(Solved { symmetry, events }))
         };
         finish().map_err(|e: Error| e.within(library.name()))
     }

@@ -121,6 +121,11 @@ pub trait Transform: Send + Sync {
         self.suits(region)
     }
 
+    /// Whether it looks at the linears that write a region; [`RegionContext::producers`] is empty without it.
+    fn reads_producers(&self) -> bool {
+        false
+    }
+
     /// The change for one region, or `None` to leave it.
     ///
     /// # Errors

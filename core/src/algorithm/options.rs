@@ -89,8 +89,19 @@ pub fn read_options<T: DeserializeOwned>(algo: &str, options: &Value, known: &st
             };
         }
     }
-    serde_json::from_value(options)
-        .map_err(|e| Error::config("config::invalid", format!("options of `{algo}`: {e}")).hint(format!("its options: {known}")))
+    serde_json::from_value(options.clone()).map_err(|e| {
+        // Serde says what is wrong with a value, and not whose it is: the option that fails alike on its own.
+        let alike = |name: &str, value: &Value| {
+            let alone = serde_json::from_value::<T>(Value::Object([(name.to_owned(), value.clone())].into_iter().collect()));
+            alone.is_err_and(|alone| alone.to_string() == e.to_string())
+        };
+        let named = options.as_object().into_iter().flatten().find(|(name, value)| alike(name, value)).map(|(name, _)| name);
+        let of = match named.filter(|name| !e.to_string().contains(&format!("`{name}`"))) {
+            Some(name) => format!("option `{name}` of `{algo}`"),
+            None => format!("options of `{algo}`"),
+        };
+        Error::config("config::invalid", format!("{of}: {e}")).hint(format!("its options: {known}"))
+    })
 }
 
 /// The algorithm over options that were read, and these written out with their defaults, as the plan records them.
@@ -171,6 +182,8 @@ mod tests {
         let e = read(json!({ "damp": 1.0, "true_sequential": true })).unwrap_err();
         assert_eq!(e.to_string(), "`true_sequential` is no option of `m`: the order inside a block is set elsewhere");
         assert_eq!(e.hint_text(), Some("set `harness.sequence` to \"layer\" for true, to \"block\" for false"));
+        let e = read(json!({ "damp": "much" })).unwrap_err();
+        assert_eq!(e.to_string(), "option `damp` of `m`: invalid type: string \"much\", expected f64");
         let e = read(json!({ "dampp": 1.0 })).unwrap_err();
         assert_eq!(
             (e.to_string().as_str(), e.hint_text()),

@@ -18,7 +18,7 @@ pub struct RegionContext<'a> {
     pub region: &'a Region,
     /// The linears that read its channels, in order of execution; at least one.
     pub readers: &'a [Reader<'a>],
-    /// The linears that write its channels; none where a norm does.
+    /// The linears that write its channels, if the transform [looks at them](super::Transform::reads_producers); none where a norm does.
     pub producers: &'a [Producer<'a>],
     /// The statistics declared in [`super::Needs`], as the region's channels stand.
     pub stats: &'a Stats,

@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 use super::journal::{self, Journal};
 use super::report::{Progress, SiteReport, peak_rss};
 use super::run::{Control, Mode, Run, same_plan};
-use super::sweep::interrupted;
 use crate::checkpoint::gguf::{self, GgufWriter};
 use crate::checkpoint::native::NativeReader;
 use crate::checkpoint::{Container, FileForm, SafetensorsWriter, open_tensors, rename_file, replace_file};
@@ -123,7 +122,7 @@ pub(super) fn finish(
     let mut last = Vec::new();
     for format in &plan.output.formats {
         if control.cancelled() {
-            return Err(interrupted());
+            return Err(Error::interrupted());
         }
         control.report(Progress::Export { format: format.clone() });
         let dir = if several { out.join(format) } else { out.to_owned() };

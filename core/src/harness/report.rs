@@ -38,6 +38,15 @@ pub enum Progress {
         /// `collect`, `transform`, `round`, `learn`, `correct`, `propagate` or `write`.
         name: &'static str,
     },
+    /// One call of an algorithm has come so far; those that are loaded at run time tell.
+    Call {
+        /// What is called, and on what.
+        what: String,
+        /// Steps so far, of a unit of its own.
+        done: u64,
+        /// All steps; at least `done`.
+        total: u64,
+    },
     /// A block is on disk.
     BlockDone {
         /// Blocks finished so far.

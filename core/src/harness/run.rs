@@ -17,7 +17,7 @@ use super::journal::{BlockEntry, Journal, different, hash_file};
 use super::prelude;
 use super::report::{Progress, SiteReport, Summary};
 use super::stream::Stream;
-use super::sweep::{for_each_window, interrupted, propagate};
+use super::sweep::{for_each_window, propagate};
 use crate::algorithm::{Needs, Phase, PtqAlgorithm, Stage};
 use crate::checkpoint::native::{NativeSite, encode_activation, write_shard};
 use crate::checkpoint::{Checkpoint, StoredDtype, TensorDecl};
@@ -202,7 +202,7 @@ impl<'a> Run<'a> {
             let mut writer = Writer::Idle(&mut *journal);
             for b in done..total {
                 if control.cancelled() {
-                    return Err(interrupted());
+                    return Err(Error::interrupted());
                 }
                 control.report(Progress::Block { block: b, total });
                 let start = Instant::now();

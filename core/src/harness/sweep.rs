@@ -10,7 +10,7 @@ use candle_core::Device;
 
 use super::run::Control;
 use super::stream::Stream;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::{Block, Flow, Nothing, Span};
 use crate::topology::Port;
 
@@ -28,7 +28,7 @@ pub(super) fn for_each_window(n: usize, control: &Control<'_>, f: impl Fn(usize)
                     if i >= n || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let result = if control.cancelled() { Err(interrupted()) } else { f(i) };
+                    let result = if control.cancelled() { Err(Error::interrupted()) } else { f(i) };
                     if let Err(e) = result {
                         stop.store(true, Ordering::Relaxed);
                         if let Ok(mut slot) = failed.lock()
@@ -47,12 +47,6 @@ pub(super) fn for_each_window(n: usize, control: &Control<'_>, f: impl Fn(usize)
         Ok(Some((_, e))) => Err(e),
         Err(_) => Err(Error::internal("a thread panicked during a sweep")),
     }
-}
-
-/// The error of a run that was asked to stop.
-pub(super) fn interrupted() -> Error {
-    Error::new(ErrorKind::Interrupted, "interrupted", "interrupted")
-        .hint("finished blocks are kept; run the same command with `--resume` to go on")
 }
 
 /// Sweeps stop at the places blocks can stop at; a port between two of them is reached by running to the next.

@@ -75,7 +75,10 @@ pub(super) fn transform(
             let readers = readers(run, region, &done.weights)?;
             let solved = {
                 let readers: Vec<Reader<'_>> = readers.iter().map(|(linear, weight)| reader(run, jobs, linear, weight)).collect();
-                let producers = Producer::of(region, &run.model().topology, &done.weights)?;
+                let producers = match solver.reads_producers() {
+                    true => Producer::of(region, &run.model().topology, &done.weights)?,
+                    false => Vec::new(),
+                };
                 let (stats, stream, seed) = (&done.stats, run.stream(), run.plan().harness.seed);
                 let module = match run.needs(*pass).replay {
                     true => Module::of(run, b, region, &done.weights, streams.kept(stream)?, &streams.dir, control)?,

@@ -26,6 +26,9 @@ pub enum Units {
     Wide(Vec<u16>),
 }
 
+/// Codes that one thread looks through at a time.
+const PIECE: usize = 1 << 20;
+
 /// The values of the nearest codes of a matrix, row-major.
 pub fn nearest_values(grid: &Grid, params: &QParams, weight: &[f32]) -> Vec<f32> {
     let mut out = Vec::new();
@@ -99,8 +102,9 @@ impl Codes {
     pub fn stand_for(&self, grid: &Grid) -> bool {
         let (lo, hi) = grid.limits();
         let holds = |unit: i32| grid.holds(lo + unit);
-        // In the codes' own width, which vectorizes.
-        let largest = with_units!(&self.data, d => d.iter().fold(0, |m, c| (*c).max(m)).code());
+        // In the codes' own width, which vectorizes; in pieces that are worth a thread.
+        let largest =
+            with_units!(&self.data, d => d.par_chunks(PIECE).map(|p| p.iter().fold(0, |m, c| (*c).max(m))).max().unwrap_or(0).code());
         // Only floats have codes within their limits that stand for nothing.
         let gaps = matches!(grid, Grid::Float(_)) && (0..=hi - lo).any(|unit| !holds(unit));
         self.lo == lo && largest <= hi - lo && !(gaps && with_units!(&self.data, d => d.iter().any(|c| !holds(c.code()))))

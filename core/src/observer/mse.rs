@@ -39,12 +39,16 @@ enum Search {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Options {
     /// The grid of candidates; `range` if left out. The others fix the three numbers below.
+    #[schemars(extend("default" = null))]
     search: Option<Search>,
     /// Exponent of the error; 2.4 if left out.
+    #[schemars(extend("default" = null))]
     norm: Option<f64>,
     /// Steps of the full range; 100 if left out.
+    #[schemars(extend("default" = null))]
     grid: Option<u32>,
     /// Shrinking tried, as a part of the range; 0.2 if left out.
+    #[schemars(extend("default" = null))]
     max_shrink: Option<f64>,
 }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use apply::apply;
 pub use canonical::{Folded, assume_rms_norms, center_writers, fold_norms, rewrite, untie};
-pub use check::{CheckRow, CheckTable, Must, check, check_architecture, logits};
+pub use check::{CheckRow, CheckTable, Must, check, check_architecture, logits, random_weights};
 pub use port::{Place, Port, PortName};
 pub use region::{Allows, Axis, Region, Slot, Space, Tie};
 pub use rewrite::{Fetch, OnlineRotation, Rewrite, Rewriting};

@@ -64,5 +64,4 @@ pub const CENTER_RESIDUAL: AlgorithmRecord = AlgorithmRecord {
     build: |options| built(read_options("center-residual", options, "none", &[])?, |_: Options| Canonicalize(Rewrite::CenterResidual)),
 };
 
-inventory::submit! { FOLD_NORMS }
-inventory::submit! { CENTER_RESIDUAL }
+qfw_core::register_algorithm!(FOLD_NORMS, CENTER_RESIDUAL);

@@ -67,4 +67,4 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     build: |options| built(Options::read(options)?, |options| Clip { options }),
 };
 
-inventory::submit! { RECORD }
+qfw_core::register_algorithm!(RECORD);

@@ -67,4 +67,4 @@ pub const AWQ: ContainerRecord = ContainerRecord {
     container: &Awq,
 };
 
-inventory::submit! { AWQ }
+qfw_core::register_container!(AWQ);

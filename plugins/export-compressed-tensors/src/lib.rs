@@ -109,6 +109,4 @@ pub const ONLINE: ContainerRecord = ContainerRecord {
     container: &CompressedTensors { choice: Choice::Auto, online: true },
 };
 
-inventory::submit! { AUTO }
-inventory::submit! { INT8 }
-inventory::submit! { ONLINE }
+qfw_core::register_container!(AUTO, INT8, ONLINE);

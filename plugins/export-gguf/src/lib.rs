@@ -102,4 +102,4 @@ pub const RECORD: ContainerRecord = ContainerRecord {
     container: &Gguf,
 };
 
-inventory::submit! { RECORD }
+qfw_core::register_container!(RECORD);

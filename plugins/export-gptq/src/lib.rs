@@ -100,5 +100,4 @@ pub const GPTQ_V2: ContainerRecord = ContainerRecord {
     container: &Gptq { version: Version::Two },
 };
 
-inventory::submit! { GPTQ }
-inventory::submit! { GPTQ_V2 }
+qfw_core::register_container!(GPTQ, GPTQ_V2);

@@ -83,4 +83,4 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     build: |options| built(Options::read(options)?, |options| Gpfq { options }),
 };
 
-inventory::submit! { RECORD }
+qfw_core::register_algorithm!(RECORD);

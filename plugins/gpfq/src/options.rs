@@ -26,7 +26,7 @@ pub struct Options {
         alias = "max_accumulator_bit_width",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(range(min = 3, max = 32))]
+    #[schemars(range(min = 3, max = 32), extend("default" = null))]
     pub accumulator_bits: Option<u32>,
     /// Input channels summed in one accumulator; all of them if left out.
     #[serde(
@@ -39,7 +39,7 @@ pub struct Options {
         alias = "max_accumulator_tile_size",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(range(min = 3, max = 65536))]
+    #[schemars(range(min = 3, max = 65536), extend("default" = null))]
     pub accumulator_tile: Option<usize>,
 }
 

@@ -32,7 +32,7 @@ pub struct Options {
     pub block_size: usize,
     /// Instead of `block-size`: in how many blocks to update the columns.
     #[serde(alias = "num_blocks", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65536))]
+    #[schemars(range(min = 1, max = 65536), extend("default" = null))]
     pub num_blocks: Option<usize>,
     /// Damping relative to the mean of the diagonal.
     #[serde(alias = "percdamp", alias = "dampening-frac", alias = "dampening_frac")]
@@ -65,7 +65,7 @@ pub struct Options {
         alias = "max_accumulator_bit_width",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(range(min = 3, max = 32))]
+    #[schemars(range(min = 3, max = 32), extend("default" = null))]
     pub accumulator_bits: Option<u32>,
     /// Input channels summed in one accumulator; all of them if left out.
     #[serde(
@@ -78,7 +78,7 @@ pub struct Options {
         alias = "max_accumulator_tile_size",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(range(min = 3, max = 65536))]
+    #[schemars(range(min = 3, max = 65536), extend("default" = null))]
     pub accumulator_tile: Option<usize>,
 }
 

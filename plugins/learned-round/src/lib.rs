@@ -106,5 +106,4 @@ pub const ADAROUND: AlgorithmRecord = AlgorithmRecord {
     ..RECORD
 };
 
-inventory::submit! { RECORD }
-inventory::submit! { ADAROUND }
+qfw_core::register_algorithm!(RECORD, ADAROUND);

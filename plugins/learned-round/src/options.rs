@@ -134,6 +134,11 @@ impl Options {
         if read.batch_size == 0 {
             return bad("batch-size", &0, "a step needs a window to learn from");
         }
+        for (name, value, most) in [("iters", read.iters, 1_000_000), ("batch-size", read.batch_size, 65_536)] {
+            if value > most {
+                return bad(name, &value, &format!("it must be at most {most}"));
+            }
+        }
         for (name, lr) in [("lr", read.lr), ("scale-lr", read.scale_lr)] {
             if !positive(lr) {
                 return bad(name, &lr.unwrap_or_default(), "it has to be above 0");

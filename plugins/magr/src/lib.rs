@@ -99,4 +99,4 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     build: |options| built(Options::read(options)?, |options| Magr { options }),
 };
 
-inventory::submit! { RECORD }
+qfw_core::register_algorithm!(RECORD);

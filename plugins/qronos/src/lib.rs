@@ -87,4 +87,4 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     build: |options| built(Options::read(options)?, |options| Qronos { options }),
 };
 
-inventory::submit! { RECORD }
+qfw_core::register_algorithm!(RECORD);

@@ -47,4 +47,4 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     },
 };
 
-inventory::submit! { RECORD }
+qfw_core::register_algorithm!(RECORD);

@@ -85,4 +85,4 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     build: |options| built(Options::read(options)?, |options| SmoothQuant { options }),
 };
 
-inventory::submit! { RECORD }
+qfw_core::register_algorithm!(RECORD);

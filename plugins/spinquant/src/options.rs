@@ -48,6 +48,7 @@ pub struct Options {
     pub optimize: Switch,
     /// Short for the `variant` of `optimize`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = null))]
     pub variant: Option<Variant>,
 }
 

@@ -57,6 +57,10 @@ impl Transform for WeightEqualization {
         region.may_be_scaled() && matches!(region.space, Space::Values | Space::MlpHidden)
     }
 
+    fn reads_producers(&self) -> bool {
+        true
+    }
+
     fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>> {
         let o = &self.options;
         let sources: Vec<Source> = cx.producers.iter().map(|p| Source::new(p, cx.region.width)).collect::<Result<_>>()?;
@@ -105,4 +109,4 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     build: |options| built(Options::read(options)?, |options| WeightEqualization { options }),
 };
 
-inventory::submit! { RECORD }
+qfw_core::register_algorithm!(RECORD);

@@ -86,4 +86,4 @@ pub const RECORD: AlgorithmRecord = AlgorithmRecord {
     build: |options| built(Options::read(options)?, |options| ZeroQuant { lkd: options.distillation() }),
 };
 
-inventory::submit! { RECORD }
+qfw_core::register_algorithm!(RECORD);

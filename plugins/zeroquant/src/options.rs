@@ -75,6 +75,11 @@ impl Options {
             if lkd.batch_size == 0 {
                 return bad("batch-size", 0.0, "a step needs a window to learn from");
             }
+            for (name, value, most) in [("iters", lkd.iters, 1_000_000), ("batch-size", lkd.batch_size, 65_536)] {
+                if value > most {
+                    return bad(name, value as f64, &format!("it must be at most {most}"));
+                }
+            }
             for (name, value) in [("lr", lkd.lr), ("clip", lkd.clip)] {
                 if !(value.is_finite() && value > 0.0) {
                     return bad(name, value, "it has to be above 0");

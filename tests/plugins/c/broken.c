@@ -12,6 +12,11 @@
 #define OTHER_ID 6
 #define NO_INSTANCE 7
 #define OVERRUN 8
+#define OTHER_TYPE 9
+#define OTHER_SHAPE 10
+#define ONE_DIMENSION 11
+#define OFFSET 12
+#define WRITES 13
 
 static int32_t overrun(qfw_algo *algo, const qfw_host *host, const qfw_site *site, qfw_round_out *out) {
     float *scale = (float *)out->scale->dl_tensor.data;
@@ -24,7 +29,40 @@ static int32_t overrun(qfw_algo *algo, const qfw_host *host, const qfw_site *sit
     return QFW_OK;
 }
 
-static const qfw_round ROUND = {sizeof(qfw_round), 0, overrun};
+/* Hands the host another tensor where that of the codes belongs. */
+static int32_t misfit(qfw_algo *algo, const qfw_host *host, const qfw_site *site, qfw_round_out *out) {
+    const qfw_numeric *numeric = (const qfw_numeric *)host->extension(host, "qfw.numeric/1");
+    const float *weight = (const float *)site->weight->dl_tensor.data;
+    float *scale = (float *)out->scale->dl_tensor.data, *zero = (float *)out->zero->dl_tensor.data;
+    int64_t shape[2] = {out->codes->dl_tensor.shape[0], out->codes->dl_tensor.shape[1]};
+    qfw_tensor other = *out->codes;
+    int32_t status;
+    (void)algo;
+    other.dl_tensor.shape = shape;
+    if (FAULT == OTHER_TYPE)
+        other.dl_tensor.dtype = out->scale->dl_tensor.dtype;
+    if (FAULT == OTHER_SHAPE)
+        shape[0] += 1;
+    if (FAULT == ONE_DIMENSION)
+        other.dl_tensor.ndim = 1;
+    if (FAULT == OFFSET)
+        other.dl_tensor.byte_offset = 64;
+    status = numeric->fit(host, site, weight, scale, zero);
+    return status == QFW_OK ? numeric->nearest(host, site, weight, scale, zero, &other) : status;
+}
+
+/* Writes to what it was lent. */
+static int32_t writes(qfw_algo *algo, const qfw_host *host, const qfw_site *site, qfw_round_out *out) {
+    (void)algo;
+    (void)host;
+    (void)out;
+    *(float *)site->weight->dl_tensor.data = 1.0f;
+    return QFW_ERR_NUMERIC;
+}
+
+static const qfw_round ROUND = {
+    sizeof(qfw_round), 0, FAULT == WRITES ? writes : FAULT >= OTHER_TYPE ? misfit : overrun,
+};
 
 static const void *extension(const qfw_algo *algo, const char *id) {
     (void)algo;

@@ -1,12 +1,15 @@
 //! `qfw plugin check`: the conformance kit, each case in a process of its own.
 
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use qfw_core::{Error, ErrorKind, Result};
 use qfw_loader::conformance::{self, Outcome};
-use qfw_loader::{Package, hash_file};
+use qfw_loader::{Host, Package, hash_file};
+use regex::Regex;
 use serde_json::json;
 
 use crate::command::say_json;
@@ -18,6 +21,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) seed: u64,
     pub(crate) case: Option<&'a str>,
+    pub(crate) skip: Option<&'a str>,
     pub(crate) in_process: bool,
     pub(crate) json: bool,
 }
@@ -27,24 +31,19 @@ const LONGEST: Duration = Duration::from_secs(120);
 
 pub(crate) fn run(a: &Asked<'_>) -> Result<()> {
     let package = Package::open(a.dir)?;
+    // Without a library there is nothing to try.
+    package.library()?;
     let all = conformance::cases(a.dir)?;
-    let chosen: Vec<&String> = match a.case {
-        // A case by its whole name is that case alone: so the children of this process name theirs.
-        Some(name) if all.iter().any(|c| c == name) => all.iter().filter(|c| *c == name).collect(),
-        Some(part) => all.iter().filter(|c| c.contains(part)).collect(),
-        None => all.iter().collect(),
-    };
-    if chosen.is_empty() {
-        let hint = "leave `--case` out to see them all";
-        return Err(Error::config("registry::unknown", format!("no case has `{}` in its name", a.case.unwrap_or_default())).hint(hint));
-    }
+    let chosen = chosen(&all, a.case, a.skip)?;
     let mut results = Vec::new();
     for case in chosen {
-        let outcome = if a.in_process { conformance::run(a.dir, case, a.seed, &dynamic::host())? } else { in_its_own_process(a, case)? };
+        // The standard error is to show what the plugin itself prints; what it logs is for users of a run.
+        let host = || Host { log: |_, _| (), ..dynamic::host() };
+        let outcome = if a.in_process { conformance::run(a.dir, case, a.seed, &host())? } else { in_its_own_process(a, case)? };
         if !a.json {
             say(&format!("{case:<44} {outcome}"));
             if !outcome.is_fine() {
-                say(&format!("    again: qfw plugin check {} --case {case} --seed {} --in-process", a.dir.display(), a.seed));
+                say(&format!("    again: qfw plugin check '{}' --case {case} --seed {} --in-process", a.dir.display(), a.seed));
             }
         }
         results.push((case, outcome));
@@ -66,15 +65,60 @@ pub(crate) fn run(a: &Asked<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Cases that match the one pattern and not the other. A case by its whole name is that case alone: so the children of this process name
+/// theirs.
+fn chosen<'a>(all: &'a [String], case: Option<&str>, skip: Option<&str>) -> Result<Vec<&'a String>> {
+    let pattern = |text: &str| {
+        Regex::new(text).map_err(|e| {
+            Error::config("config::invalid", format!("`{text}` is no pattern of cases"))
+                .with_source(e)
+                .hint("cases have names such as `ID.round.fuzz`")
+        })
+    };
+    let (wanted, unwanted) = (case.map(pattern).transpose()?, skip.map(pattern).transpose()?);
+    let found: Vec<&String> = match all.iter().find(|c| Some(c.as_str()) == case) {
+        Some(exact) => vec![exact],
+        None => all
+            .iter()
+            .filter(|c| wanted.as_ref().is_none_or(|w| w.is_match(c)) && unwanted.as_ref().is_none_or(|u| !u.is_match(c)))
+            .collect(),
+    };
+    if found.is_empty() {
+        let message = format!("no case has `{}` in its name", case.or(skip).unwrap_or_default());
+        return Err(Error::config("registry::unknown", message).hint("leave `--case` and `--skip` out to see them all"));
+    }
+    Ok(found)
+}
+
+/// A file that what a child prints goes to: it never fills up as a pipe does.
+fn scratch() -> Result<(File, File)> {
+    let file = tempfile::tempfile().map_err(|e| Error::io(&std::env::temp_dir(), "create a file in", e))?;
+    let twin = file.try_clone().map_err(|e| Error::io(&std::env::temp_dir(), "use a file in", e))?;
+    Ok((file, twin))
+}
+
+/// What was printed to a file; bytes that are no text are replaced.
+fn printed(mut file: File) -> String {
+    let mut bytes = Vec::new();
+    let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+    read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The end of what was printed, for a line about it.
+fn tail(text: &str) -> String {
+    const LONGEST: usize = 400;
+    let text = text.trim();
+    let cut = text.char_indices().map(|(i, _)| i).find(|i| text.len() - i <= LONGEST).unwrap_or(0);
+    format!("{}{}", if cut > 0 { "…" } else { "" }, &text[cut..])
+}
+
 /// The case, run by a child: what it does to its process it does to that one.
 fn in_its_own_process(a: &Asked<'_>, case: &str) -> Result<Outcome> {
     let program = std::env::current_exe().map_err(|e| Error::io(Path::new("qfw"), "find", e))?;
     let mut command = Command::new(&program);
     command.args(["plugin", "check"]).arg(a.dir).args(["--case", case, "--seed", &a.seed.to_string(), "--in-process", "--json"]);
-    // What it prints goes to a file, which never fills up as a pipe does.
-    let out = tempfile::tempfile().map_err(|e| Error::io(&std::env::temp_dir(), "create a file in", e))?;
-    let stdout = out.try_clone().map_err(|e| Error::io(&std::env::temp_dir(), "use a file in", e))?;
-    let child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::null()).spawn();
+    let ((out, stdout), (err, stderr)) = (scratch()?, scratch()?);
+    let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn();
     let mut child = child.map_err(|e| Error::io(&program, "start", e))?;
     let start = Instant::now();
     let status = loop {
@@ -88,19 +132,26 @@ fn in_its_own_process(a: &Asked<'_>, case: &str) -> Result<Outcome> {
             None => std::thread::sleep(Duration::from_millis(5)),
         }
     };
-    Ok(answer(out).unwrap_or_else(|| Outcome::Crashed(format!("the process ended with {status} and without an answer"))))
+    Ok(judged(&printed(out), &printed(err), &status.to_string()))
+}
+
+/// What the output of a child says of its case.
+fn judged(out: &str, err: &str, status: &str) -> Outcome {
+    let said = if err.trim().is_empty() { String::new() } else { format!("; its last words: {}", tail(err)) };
+    match answer(out) {
+        None => Outcome::Crashed(format!("the process ended with {status} and without an answer{said}")),
+        // A case that is fine prints nothing to the standard error but what the plugin does.
+        Some(Outcome::Success) if !err.trim().is_empty() => Outcome::Warning(format!("it prints to the standard error: {}", tail(err))),
+        Some(outcome) => outcome,
+    }
 }
 
 /// The one outcome that a child has written. Anything else on its standard output is a plugin that prints.
-fn answer(mut file: std::fs::File) -> Option<Outcome> {
-    use std::io::{Read, Seek};
-    file.rewind().ok()?;
-    let mut text = String::new();
-    file.read_to_string(&mut text).ok()?;
+fn answer(text: &str) -> Option<Outcome> {
     let start = text.find("{\n")?;
     if !text[..start].trim().is_empty() {
-        return Some(Outcome::Failed(format!("it prints to the standard output: {}", text[..start].trim())));
+        return Some(Outcome::Failed(format!("it prints to the standard output: {}", tail(&text[..start]))));
     }
-    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
     serde_json::from_value(value["cases"][0]["outcome"].clone()).ok()
 }

@@ -24,16 +24,22 @@ pub(crate) fn run(a: &Plugin) -> Result<()> {
         PluginCommand::Info { plugin, json } => info(plugin, *json),
         PluginCommand::Pack { dir, library } => pack::run(dir, library),
         PluginCommand::New { name, phase, lang } => new::run(Path::new(name), phase, lang),
-        PluginCommand::Check { dir, seed, case, in_process, json } => {
-            check::run(&check::Asked { dir, seed: *seed, case: case.as_deref(), in_process: *in_process, json: *json })
+        PluginCommand::Check { dir, seed, case, skip, in_process, json } => {
+            let (case, skip) = (case.as_deref(), skip.as_deref());
+            check::run(&check::Asked { dir, seed: *seed, case, skip, in_process: *in_process, json: *json })
         }
     }
 }
 
 fn add(dir: &Path) -> Result<()> {
     let file = dynamic::list_file()?;
-    let package = Added::read(&file)?.add(dir, &file)?;
+    let mut added = Added::read(&file)?;
+    let before = added.clone();
+    let package = added.add(dir, &file)?;
     let m = &package.manifest;
+    if let Some(old) = before.plugins.iter().find(|p| p.id == m.id && p.path != package.dir) {
+        say(&format!("`{}` was in `{}` before; that is not loaded any more", m.id, old.path.display()));
+    }
     let algos: Vec<&str> = m.algos.iter().map(|a| a.id.as_str()).chain(m.formats.iter().map(|f| f.id.as_str())).collect();
     say(&format!("`{}` {} may be loaded from `{}`; it provides {}", m.id, m.version, package.dir.display(), algos.join(", ")));
     say("it is native code and runs with your rights");
@@ -54,7 +60,10 @@ fn find(name: &str, catalog: &Catalog) -> Result<Package> {
     }
     let dir = Path::new(name);
     if dir.is_dir() {
-        return Package::open(&dir.canonicalize().map_err(|e| Error::io(dir, "open", e))?);
+        let dir = dir.canonicalize().map_err(|e| Error::io(dir, "open", e))?;
+        // One that was added is known with its hash.
+        let known = catalog.packages.iter().find(|p| p.dir.canonicalize().is_ok_and(|known| known == dir));
+        return known.cloned().map_or_else(|| Package::open(&dir), Ok);
     }
     let known: Vec<&str> = catalog.packages.iter().map(|p| p.manifest.id.as_str()).collect();
     let nearest = did_you_mean(name, known.iter().copied());

@@ -10,6 +10,9 @@ use crate::terminal::say;
 /// Files of a new plugin: path and text.
 type Files = Vec<(String, String)>;
 
+/// Phases that cross the interface of run-time plugins.
+const PHASES: [&str; 4] = ["condition", "round", "split", "transform"];
+
 const MANIFEST: &str = "id = \"@ID@\"\nversion = \"0.1.0\"\nlicense = \"MIT OR Apache-2.0\"\nabi = { major = 1, minor = 0 }\n\n\
     [[algo]]\nid = \"@ALGO@\"\nphase = \"@PHASE@\"\nsummary = \"@SUMMARY@\"\nweight-only = @WEIGHTS@\n";
 
@@ -32,15 +35,15 @@ fn built(name: &str) -> String {
 
 fn rust(phase: &str) -> Files {
     let source = match phase {
-        "condition" => include_str!("template/condition.rs.txt"),
-        "split" => include_str!("template/split.rs.txt"),
-        "transform" => include_str!("template/transform.rs.txt"),
-        _ => include_str!("template/round.rs.txt"),
+        "condition" => include_str!("template/rust/condition.txt"),
+        "split" => include_str!("template/rust/split.txt"),
+        "transform" => include_str!("template/rust/transform.txt"),
+        _ => include_str!("template/rust/round.txt"),
     };
     let mut files: Files = vec![
         ("Cargo.toml".to_owned(), CARGO.to_owned()),
         ("src/lib.rs".to_owned(), source.to_owned()),
-        ("src/options.rs".to_owned(), include_str!("template/options.rs.txt").to_owned()),
+        ("src/options.rs".to_owned(), include_str!("template/rust/options.txt").to_owned()),
         (".gitignore".to_owned(), "/target\n".to_owned()),
     ];
     files.extend(vendor::CRATE.iter().map(|(path, text)| (format!("vendor/qfw-abi/{path}"), (*text).to_owned())));
@@ -48,12 +51,19 @@ fn rust(phase: &str) -> Files {
 }
 
 fn c(phase: &str) -> Files {
-    let source = if phase == "round" { include_str!("template/round.c.txt") } else { include_str!("template/condition.c.txt") };
+    let body = match phase {
+        "condition" => include_str!("template/c/condition.txt"),
+        "split" => include_str!("template/c/split.txt"),
+        "transform" => include_str!("template/c/transform.txt"),
+        _ => include_str!("template/c/round.txt"),
+    };
+    let source = [include_str!("template/c/head.txt"), body, include_str!("template/c/tail.txt")].concat();
     let make = "CFLAGS ?= -O2\n\n@NAME@.so: @NAME@.c vendor/qfw_plugin.h\n\t$(CC) -std=c11 -Wall -Wextra -pedantic $(CFLAGS) \
-        -fPIC -shared -fvisibility=hidden -Ivendor -o $@ $<\n";
+        -fPIC -shared -fvisibility=hidden -Ivendor -o $@ $< -lm\n";
     vec![
-        ("@NAME@.c".to_owned(), source.to_owned()),
+        ("@NAME@.c".to_owned(), source),
         ("Makefile".to_owned(), make.to_owned()),
+        (".gitignore".to_owned(), "*.so\n".to_owned()),
         ("vendor/qfw_plugin.h".to_owned(), qfw_abi::HEADER.to_owned()),
     ]
 }
@@ -61,13 +71,21 @@ fn c(phase: &str) -> Files {
 /// What the templates leave open.
 fn words(name: &str, phase: &str, lang: &str, library: &str) -> Vec<(&'static str, String)> {
     let rounds = "\n[[pass]]\nalgo = \"rtn\"\n";
+    let held = "\n[[pass]]\nalgo = \"rtn\"\n\n[output]\nformat = [\"qfw\"]\n";
     let (what, summary) = match phase {
         "round" => ("Every weight becomes the nearest value of its grid.", "round to nearest"),
         "condition" => ("The largest weights are clipped before rounding.", "clips the largest weights"),
         "split" => ("A branch of low rank takes the largest part of the weight.", "a branch of low rank"),
         _ => ("The range of activations moves into the weights that read them.", "evens out the ranges of channels"),
     };
-    let (rest, used) = if phase == "round" { ("", name.to_owned()) } else { (rounds, format!("{name},rtn")) };
+    let (rest, used) = match phase {
+        "round" => ("", name.to_owned()),
+        // Few containers hold branches.
+        "split" => (held, format!("{name},rtn --format qfw")),
+        _ => (rounds, format!("{name},rtn")),
+    };
+    let weights = phase != "transform";
+    let needs = if weights { "0" } else { "QFW_NEED(QFW_STAT_LEAST) | QFW_NEED(QFW_STAT_GREATEST)" };
     let option = match phase {
         "split" => ["rank", "Rank of the branch.", "integer", "1", "1024", "8", "8.0", "usize"],
         "transform" => ["strength", "How much of the range moves: 0 none, 1 all.", "number", "0.0", "1.0", "0.5", "0.5", "f64"],
@@ -82,8 +100,11 @@ fn words(name: &str, phase: &str, lang: &str, library: &str) -> Vec<(&'static st
         ("@NAME@", name.to_owned()),
         ("@PHASE@", phase.to_owned()),
         ("@SUMMARY@", summary.to_owned()),
-        ("@WEIGHTS@", (phase != "transform").to_string()),
-        ("@READS@", if phase == "transform" { "The range of each input channel." } else { "The weight. No statistics." }.to_owned()),
+        ("@CODE@", format!("QFW_{}", phase.to_uppercase())),
+        ("@NEEDS@", needs.to_owned()),
+        ("@FLAGS@", if weights { "QFW_REENTRANT | QFW_WEIGHT_ONLY" } else { "QFW_REENTRANT" }.to_owned()),
+        ("@WEIGHTS@", weights.to_string()),
+        ("@READS@", if weights { "The weight. No statistics." } else { "The range of each input channel." }.to_owned()),
         ("@WHAT@", what.to_owned()),
         ("@REST@", rest.to_owned()),
         ("@USE@", used),
@@ -102,10 +123,9 @@ pub(crate) fn run(dir: &Path, phase: &str, lang: &str) -> Result<()> {
         return Err(Error::config("config::invalid", format!("`{name}` is no name for a plugin"))
             .hint("use small letters, digits and `-`, beginning with a letter"));
     }
-    let phases: &[&str] = if lang == "c" { &["condition", "round"] } else { &["condition", "round", "split", "transform"] };
-    if !phases.contains(&phase) {
-        let message = format!("there is no template for the phase `{phase}` in `{lang}`");
-        return Err(Error::config("config::invalid", message).hint(format!("phases: {}", phases.join(", "))));
+    if !PHASES.contains(&phase) {
+        let message = format!("there is no template for the phase `{phase}`");
+        return Err(Error::config("config::invalid", message).hint(format!("phases: {}", PHASES.join(", "))));
     }
     let mut files = match lang {
         "rust" => rust(phase),

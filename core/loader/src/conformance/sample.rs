@@ -1,4 +1,4 @@
-//! Sites to try a plugin on: shapes that break things, with statistics of made-up inputs.
+//! Sites to try an algorithm on: shapes that break things, with statistics of made-up inputs.
 
 use std::sync::Arc;
 
@@ -14,10 +14,14 @@ use qfw_core::topology::{Linear, PortName, Role, SiteId, Topology};
 
 /// What is special about a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// Nothing.
     Plain,
+    /// The first input never fires, and its weights are zero.
     ZeroColumn,
+    /// The weights of the first row are all the same.
     ConstantRow,
+    /// One weight is a thousand times as large as any other.
     Outlier,
     /// Fewer tokens than channels: a Gram matrix that has no inverse.
     RankDeficient,
@@ -25,16 +29,20 @@ pub(super) enum Kind {
     OnGrid,
 }
 
-/// A site.
-pub(super) struct Sample {
-    pub(super) linear: Linear,
-    pub(super) weight: Vec<f32>,
-    pub(super) spec: QuantSpec,
+/// A site of no model, with all that an algorithm may ask about it.
+pub struct Sample {
+    /// The layer.
+    pub linear: Linear,
+    /// Its weight, row-major `[rows, cols]`.
+    pub weight: Vec<f32>,
+    /// What it becomes.
+    pub spec: QuantSpec,
     observer: Box<dyn Observer>,
-    pub(super) stats: Stats,
+    /// What was collected.
+    pub stats: Stats,
     seed: u64,
     /// Row-major `[tokens, cols]`.
-    pub(super) inputs: Vec<f64>,
+    pub inputs: Vec<f64>,
 }
 
 /// A number from −1 to 1.
@@ -43,9 +51,26 @@ fn uniform(key: &[u64]) -> f64 {
 }
 
 impl Sample {
-    /// A site of that shape, format and granularity.
-    pub(super) fn new(seed: u64, kind: Kind, (rows, cols): (usize, usize), format: &str, granularity: Granularity) -> Result<Self> {
-        let registry = Registry::builtin()?;
+    /// A site of that shape, in a format of this crate's own.
+    ///
+    /// # Errors
+    /// If there is no such format.
+    pub fn new(seed: u64, kind: Kind, shape: (usize, usize), format: &str, granularity: Granularity) -> Result<Self> {
+        Self::of_registry(&Registry::builtin()?, seed, kind, shape, format, granularity)
+    }
+
+    /// A site of that shape, in a format of that registry.
+    ///
+    /// # Errors
+    /// If there is no such format.
+    pub fn of_registry(
+        registry: &Registry,
+        seed: u64,
+        kind: Kind,
+        (rows, cols): (usize, usize),
+        format: &str,
+        granularity: Granularity,
+    ) -> Result<Self> {
         let mut weight: Vec<f32> =
             (0..rows * cols).map(|i| (uniform(&[seed, 1, i as u64]) * uniform(&[seed, 2, i as u64])) as f32).collect();
         match kind {
@@ -63,7 +88,7 @@ impl Sample {
         if kind == Kind::ZeroColumn && cols > 1 {
             inputs.chunks_mut(cols).for_each(|x| x[0] = 0.0);
         }
-        let stored = FloatKind::F32;
+        let stored = FloatKind::F16;
         let symmetric = !format.starts_with('u');
         let ask = Ask { symmetric, convention: Convention::PowB1, float_zero: false, power_of_two: None, stored };
         let found = registry.format(format)?;
@@ -97,7 +122,10 @@ impl Sample {
     }
 
     /// What the algorithm needs, asked as the planner asks; collects it.
-    pub(super) fn collect(&mut self, algorithm: &dyn PtqAlgorithm) -> Result<qfw_core::algorithm::Needs> {
+    ///
+    /// # Errors
+    /// If it refuses such a site.
+    pub fn collect(&mut self, algorithm: &dyn PtqAlgorithm) -> Result<qfw_core::algorithm::Needs> {
         let topology = Topology { blocks: 1, linears: vec![self.linear.clone()], ..Topology::default() };
         let cx =
             PlanContext { topology: &topology, sites: &[&self.linear], weights: &[&self.spec], inputs: &[None], stream: Stream::Quantized };
@@ -140,8 +168,32 @@ impl Sample {
         })
     }
 
+    /// A number that changes with any number of the statistics that were asked for.
+    pub(super) fn fingerprint(&self, needs: &qfw_core::algorithm::Needs) -> u64 {
+        // Each step is a bijection of what came before, so that one change cannot cancel itself.
+        let mut print = 0u64;
+        let mut take = |bits: u64| print = (print ^ bits).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+        for (kind, stream) in &needs.inputs {
+            match kind {
+                StatKind::Gram => {
+                    let gram = self.stats.gram(self.linear.input, *stream).ok();
+                    gram.into_iter().flat_map(|g| g.lower.iter()).for_each(|x| take(x.to_bits().into()));
+                }
+                StatKind::CrossGram => {
+                    let cross = self.stats.cross_gram(self.linear.input, *stream).ok();
+                    cross.into_iter().flat_map(|c| c.values.iter()).for_each(|x| take(x.to_bits().into()));
+                }
+                _ => {
+                    let channels = self.stats.channels(self.linear.input, *kind, *stream);
+                    channels.into_iter().flatten().for_each(|x| take(x.to_bits()));
+                }
+            }
+        }
+        print
+    }
+
     /// The site as the harness shows it.
-    pub(super) fn context<'a>(&'a self, weight: &'a [f32]) -> SiteContext<'a> {
+    pub fn context<'a>(&'a self, weight: &'a [f32]) -> SiteContext<'a> {
         SiteContext {
             linear: &self.linear,
             weight,

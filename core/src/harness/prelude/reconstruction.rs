@@ -7,11 +7,10 @@ use rayon::prelude::*;
 
 use super::super::block::Job;
 use super::super::run::{Control, Run};
-use super::super::sweep::interrupted;
 use super::rounded;
 use super::turned::{Turned, Values};
 use crate::algorithm::Training;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::topology::Part;
 
 /// The weights under rotations.
@@ -32,7 +31,7 @@ impl<'a> Reconstruction<'a> {
         let (mut loss, mut all) = (0.0, Vec::new());
         for b in 0..self.run.plan().blocks {
             if self.control.cancelled() {
-                return Err(interrupted());
+                return Err(Error::interrupted());
             }
             let base = self.run.load_block(b)?;
             let jobs = self.run.jobs(b);

@@ -139,7 +139,10 @@ impl Draws {
 /// Weights for every parameter, f64: matrices that keep the size of what they multiply, norm weights between 0.5 and 1.5, biases that
 /// matter. Trained or freshly initialized weights would not do: norms that are all one, or blocks that add next to nothing, hide
 /// mistakes.
-pub(super) fn weights(topology: &Topology, seed: u64) -> Result<MapWeights> {
+///
+/// # Errors
+/// If there is no memory for them.
+pub fn random_weights(topology: &Topology, seed: u64) -> Result<MapWeights> {
     let mut weights = MapWeights::default();
     for p in &topology.params {
         let mut draws = Draws::new(seed, &format!("{} {:?}", p.site, p.part));

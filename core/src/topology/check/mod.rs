@@ -13,6 +13,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub use draw::random_weights;
 pub use run::logits;
 
 use crate::error::Result;

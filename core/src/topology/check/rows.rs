@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::draw::{self, Draws};
+use super::draw::{Draws, random_weights};
 use super::run::{Online, RmsForLayerNorm, logits};
 use super::{CheckRow, CheckTable, Must};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::topology::{assume_rms_norms, center_writers, fold_norms, untie};
 pub(super) fn all(architecture: &dyn Architecture, dims: Dims, seed: u64) -> Result<CheckTable> {
     let mut topology = architecture.topology(&dims);
     let tied = topology.tied_head;
-    let mut weights = draw::weights(&topology, seed)?;
+    let mut weights = random_weights(&topology, seed)?;
     untie(&mut topology, &mut weights);
     let mut draws = Draws::new(seed, "token ids");
     let ids: Vec<u32> = (0..dims.max_positions.min(16)).map(|_| draws.below(dims.vocab) as u32).collect();

@@ -14,5 +14,7 @@ qfw_abi::export_plugin! {
         &Linked(&qfw_smoothquant::RECORD),
         &Linked(&qfw_clip::RECORD),
         &Linked(&qfw_gpfq::RECORD),
+        &Linked(&qfw_awq::RECORD),
+        &Linked(&qfw_zeroquant::RECORD),
     ],
 }
