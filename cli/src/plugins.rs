@@ -16,6 +16,8 @@ use qfw_export_compressed_tensors as _;
 use qfw_export_gguf as _;
 #[cfg(feature = "export-gptq")]
 use qfw_export_gptq as _;
+#[cfg(feature = "export-onnx")]
+use qfw_export_onnx as _;
 #[cfg(feature = "gpfq")]
 use qfw_gpfq as _;
 #[cfg(feature = "gptq")]
@@ -65,7 +67,20 @@ mod tests {
         ] {
             assert!(registry.algorithm(id).is_ok(), "{id}");
         }
-        for id in ["qfw", "compressed-tensors", "compressed-tensors-int8", "compressed-tensors-online", "gptq", "gptq-v2", "awq", "gguf"] {
+        for id in [
+            "qfw",
+            "compressed-tensors",
+            "compressed-tensors-int8",
+            "compressed-tensors-online",
+            "gptq",
+            "gptq-v2",
+            "awq",
+            "gguf",
+            "onnx",
+            "onnx-qdq",
+            "onnx-qcdq",
+            "onnx-matmulnbits",
+        ] {
             assert!(registry.container(id).is_ok(), "{id}");
         }
     }
