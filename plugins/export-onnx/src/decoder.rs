@@ -129,16 +129,21 @@ impl Decoder<'_> {
             return Ok(value.clone());
         }
         let (stored, kind) = self.plain(name)?;
-        let value = self.to_f32(name, &stored, kind);
+        let value = self.in_f32(name, &stored, kind);
         self.floats.insert(name.to_owned(), value.clone());
         Ok(value)
     }
 
-    fn to_f32(&mut self, at: &str, value: &str, kind: Kind) -> Value {
+    fn in_f32(&mut self, at: &str, value: &str, kind: Kind) -> Value {
         match kind {
             Kind::Float => value.to_owned(),
             _ => self.graph.op(at, "Cast", &[value], vec![Attribute::int("to", Kind::Float as i64)]),
         }
+    }
+
+    /// A table of f32 that is made for the graph.
+    fn made(&mut self, name: &str, dims: &[usize], origin: Origin) -> Value {
+        self.graph.stored(name, Kind::Float, dims, origin)
     }
 
     /// What passes a place of the model, `[batch, sequence, channels]`, rotated and rounded as the plan says.

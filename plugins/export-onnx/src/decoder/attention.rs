@@ -3,8 +3,8 @@
 //! Axes: batch `B`, heads of keys `K`, queries for each of those `G`, the tokens of this call `T`, all tokens `S`, channels of a head `D`.
 //! Query head `h` reads key head `⌊h/G⌋`, so heads of queries are `[K, G]`.
 
-use qfw_core::Result;
 use qfw_core::topology::PortName as P;
+use qfw_core::{Error, Result};
 
 use super::Decoder;
 use crate::graph::{Axis, Value};
@@ -92,7 +92,8 @@ impl Decoder<'_> {
         let (at, d) = (format!("blocks.{b}.attention"), &self.model.dims);
         let (kv, channels) = (d.kv_heads as i64, d.head_dim as i64);
         let (group, scale, window) = ((d.heads / d.kv_heads) as i64, d.score_scale[b as usize], d.windows[b as usize]);
-        let mask = shared.masks.iter().find(|(w, _)| *w == window).map(|(_, mask)| mask.clone()).unwrap_or_default();
+        let mask = shared.masks.iter().find(|(w, _)| *w == window).map(|(_, mask)| mask);
+        let mask = mask.ok_or_else(|| Error::internal("a block whose window has no mask"))?;
         let shape = self.graph.ints(&[0, 0, kv, group, channels]);
         let q = self.graph.op(&at, "Reshape", &[&heads.q, &shape], Vec::new());
         let q = self.graph.op(&at, "Transpose", &[&q], vec![Attribute::ints("perm", &[0, 2, 3, 1, 4])]);
@@ -102,7 +103,7 @@ impl Decoder<'_> {
         let scores = self.graph.op(&at, "MatMul", &[&q, &k], Vec::new());
         let scale = self.graph.float(scale as f32);
         let scores = self.graph.op(&at, "Mul", &[&scores, &scale], Vec::new());
-        let scores = self.graph.op(&at, "Add", &[&scores, &mask], Vec::new());
+        let scores = self.graph.op(&at, "Add", &[&scores, mask], Vec::new());
         let probs = self.graph.op(&at, "Softmax", &[&scores], vec![Attribute::int("axis", -1)]);
         let probs = self.at(Some(b), P::Probs, probs)?;
         let mixed = self.graph.op(&at, "MatMul", &[&probs, &v], Vec::new());

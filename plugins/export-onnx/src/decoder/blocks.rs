@@ -6,9 +6,8 @@ use qfw_core::{Error, Result};
 
 use super::attention::{Heads, Shared};
 use super::{Decoder, Passed};
-use crate::data::Origin;
 use crate::graph::Value;
-use crate::message::{Attribute, Kind};
+use crate::message::Attribute;
 
 impl Decoder<'_> {
     /// Block `b` of hidden states `[batch, sequence, hidden]`.
@@ -115,10 +114,5 @@ impl Decoder<'_> {
         let root = self.graph.op(at, "Sqrt", &[&mean], Vec::new());
         let unit = self.graph.op(at, "Div", &[x, &root], Vec::new());
         self.graph.op(at, "Mul", &[&unit, weight], Vec::new())
-    }
-
-    /// A table that is made for the graph.
-    pub(super) fn made(&mut self, name: &str, dims: &[usize], origin: Origin) -> Value {
-        self.graph.stored(name, Kind::Float, dims, origin)
     }
 }

@@ -59,7 +59,7 @@ impl Decoder<'_> {
         let (name, at) = (self.tensor(site, Part::Weight)?, site.to_string());
         let (table, kind) = self.plain(&name)?;
         let rows = self.graph.op(&at, "Gather", &[&table, index], Vec::new());
-        Ok(self.to_f32(&at, &rows, kind))
+        Ok(self.in_f32(&at, &rows, kind))
     }
 
     /// Rows of a table of codes: looked up, unpacked where several lie in a byte, and scaled tile by tile.

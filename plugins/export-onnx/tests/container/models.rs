@@ -1,7 +1,6 @@
 //! Tiny models, and the files that a container makes of them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::{NativeReader, NativeSite, encode_activation, encode_branch, encode_site, write_shard};
@@ -120,7 +119,7 @@ pub(crate) fn write(id: &str, config: &Value, extras: Extras) -> File {
     }
     let sites = extras.coded.into_iter().map(|(site, _)| site).collect();
     let activations = extras.activations.into_iter().map(|(a, _)| a).collect();
-    let native = NativeReader::new(Arc::clone(&open_tensors(&path).unwrap()), sites, activations, shards, BTreeMap::new())
+    let native = NativeReader::new(open_tensors(&path).unwrap(), sites, activations, shards, BTreeMap::new())
         .with_config(config.clone())
         .with_extras(extras.branches, extras.rotations);
     let container = container(id);
