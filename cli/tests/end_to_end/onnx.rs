@@ -81,6 +81,8 @@ fn whole_recipes_are_written() {
         ("tiny-gpt2", "onnx-qcdq", "--algo smoothquant,rtn --set scheme.inputs.format=int6 --set scheme.inputs.timing=static"),
         ("tiny-llama", "onnx-qdq", "--algo rtn --set model.dtype=bfloat16"),
         ("tiny-llama", "onnx", "--set harness.no-quantize=true"),
+        ("tiny-llama", "onnx", "--preset w8a8"),
+        ("tiny-llama", "onnx-matmulnbits", "--preset w4a16kv8"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
@@ -153,7 +155,18 @@ fn what_a_form_cannot_hold_is_refused_with_the_nearest_that_works() {
         refused("tiny-llama", format, &format!("rtn {}", sets.join(" ")), &format!("`blocks.0.attn.q`: {message}"), hint);
     }
     for (format, sets, message, hint) in [
-        ("onnx", "format=int8", "QuantizeLinear has fixed scales, and inputs are int8", "set `scheme.inputs.timing = \"static\"`"),
+        (
+            "onnx-qdq",
+            "format=int8",
+            "QuantizeLinear has fixed scales, and inputs are int8",
+            "set `scheme.inputs.timing = \"static\"`, or use `--format onnx`",
+        ),
+        (
+            "onnx",
+            "format=int8 granularity=tensor",
+            "a graph rounds to int8 or fp8 with scales that it finds for each token, and not to int8 tensor symmetric dynamic",
+            "set `scheme.inputs.granularity = \"token\"`",
+        ),
         (
             "onnx",
             "format=int8 timing=static granularity.group=32",

@@ -2,7 +2,7 @@
 
 use qfw_core::checkpoint::Verdict;
 use qfw_core::plan::{Plan, PlannedActivation, PlannedSite};
-use qfw_core::scheme::QuantSpec;
+use qfw_core::scheme::{QuantSpec, Timing};
 use qfw_core::{Error, Result};
 
 use crate::form::{Form, Layer, Table};
@@ -41,7 +41,8 @@ pub(crate) fn layer<'a>(
     spec: &'a QuantSpec,
     shape: (usize, usize),
 ) -> Layer<'a> {
-    let rounded = activations.iter().any(|a| a.part == "inputs" && a.spec.bits == 8 && a.modules.iter().any(|m| m == module));
+    let fixed = |a: &&PlannedActivation| a.part == "inputs" && a.spec.bits == 8 && a.spec.timing == Timing::Static;
+    let rounded = activations.iter().filter(fixed).any(|a| a.modules.iter().any(|m| m == module));
     Layer { site, spec, shape, rounded }
 }
 

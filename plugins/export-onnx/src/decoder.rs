@@ -23,7 +23,7 @@ use crate::data::Origin;
 use crate::form::Form;
 use crate::graph::{Graph, Value};
 use crate::message::{Attribute, Kind};
-use crate::rounding::rounding;
+use crate::rounding::{Rounding, rounding};
 
 /// What the configuration says of a model that can be a graph.
 pub(crate) struct Model {
@@ -153,10 +153,15 @@ impl Decoder<'_> {
         let mut rounded = exact.clone();
         for a in self.native.activations.iter().filter(|a| a.place == place) {
             let how = rounding(self.form, a)?;
-            let params = self.native.activation_params(a)?;
-            let params = params.ok_or_else(|| Error::internal(format!("`{place}` has no fixed scale")))?;
             let name = place.to_string();
-            rounded = how.nodes(&mut self.graph, &name, &format!("{place}.{}", a.part), &rounded, &params);
+            rounded = match how {
+                Rounding::Dynamic(dynamic) => dynamic.nodes(&mut self.graph, &name, &rounded),
+                Rounding::Fixed(fixed) => {
+                    let params = self.native.activation_params(a)?;
+                    let params = params.ok_or_else(|| Error::internal(format!("`{place}` has no fixed scale")))?;
+                    fixed.nodes(&mut self.graph, &name, &format!("{place}.{}", a.part), &rounded, &params)
+                }
+            };
             self.met.insert(name);
         }
         Ok(Passed { exact, rounded })

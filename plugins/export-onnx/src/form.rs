@@ -76,7 +76,7 @@ pub(crate) struct Layer<'a> {
     pub spec: &'a QuantSpec,
     /// Output and input channels.
     pub shape: (usize, usize),
-    /// Whether what it reads is rounded to integers too.
+    /// Whether what it reads is rounded to bytes with fixed scales too.
     pub rounded: bool,
 }
 

@@ -7,6 +7,7 @@
 mod accept;
 mod data;
 mod decoder;
+mod dynamic;
 mod form;
 mod graph;
 mod message;

@@ -1,4 +1,5 @@
-//! Activations that are rounded: `QuantizeLinear`, then `Clip` where the grid is narrower than its type, then `DequantizeLinear`.
+//! Activations that are rounded with fixed scales: `QuantizeLinear`, then `Clip` where the grid is narrower than its type, then
+//! `DequantizeLinear`; with scales found at each call: see `dynamic.rs`.
 //!
 //! `QuantizeLinear` computes `saturate(round(x/s) + z)`, half to even, as our integers do, and for floats `round(x/s)` in the type of the
 //! codes. Source: ONNX, `docs/Operators.md`.
@@ -8,16 +9,24 @@ use qfw_core::plan::PlannedActivation;
 use qfw_core::scheme::{Extent, FloatVariant, Grid, QParams, Timing, Zero};
 use qfw_core::{Error, Result};
 
+use crate::dynamic::Dynamic;
 use crate::form::Form;
 use crate::graph::{Graph, Value};
 use crate::message::{Attribute, Kind};
 
-/// What activations are rounded to: codes without zero points in a signed type, or less the grid's smallest in an unsigned one.
+/// How activations are rounded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Rounding {
+    Fixed(Fixed),
+    Dynamic(Dynamic),
+}
+
+/// What they are rounded to with fixed scales: codes without zero points in a signed type, or less the grid's smallest in an unsigned one.
 ///
 /// A signed type with zero points would do as well, but onnxruntime 1.31 fails to load graphs in which it moves such a pair past a
 /// `Reshape`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rounding {
+pub(crate) struct Fixed {
     kind: Kind,
     clip: Option<(i32, i32)>,
     /// What is subtracted from zero points, where there are any.
@@ -32,8 +41,18 @@ pub(crate) fn rounding(form: Form, a: &PlannedActivation) -> Result<Rounding> {
     let refuse = |why: &str, hint: &str| Err(Error::plan("plan::container", format!("`{}`: {why}", a.place)).hint(hint));
     let spec = &a.spec;
     if spec.timing != Timing::Static {
-        let why = format!("QuantizeLinear has fixed scales, and {} are {spec}", a.part);
-        return refuse(&why, &format!("set `scheme.{}.timing = \"static\"`, or use `--format compressed-tensors` or `qfw`", a.part));
+        let fixed = format!("set `scheme.{}.timing = \"static\"`", a.part);
+        if matches!(form, Form::Qdq | Form::Qcdq) {
+            let why = format!("QuantizeLinear has fixed scales, and {} are {spec}", a.part);
+            return refuse(&why, &format!("{fixed}, or use `--format onnx`"));
+        }
+        return match Dynamic::of(a).filter(|_| spec.timing == Timing::Dynamic) {
+            Some(dynamic) => Ok(Rounding::Dynamic(dynamic)),
+            None => refuse(
+                &format!("a graph rounds to int8 or fp8 with scales that it finds for each token, and not to {spec}"),
+                &format!("set `scheme.{}.granularity = \"token\"`, {fixed}, or use `--format qfw`", a.part),
+            ),
+        };
     }
     if !matches!(spec.granularity.cols, Extent::All | Extent::Of(1)) {
         let why = format!("QuantizeLinear has one scale for all channels or one for each, and not {spec}");
@@ -59,7 +78,7 @@ pub(crate) fn rounding(form: Form, a: &PlannedActivation) -> Result<Rounding> {
                 let why = format!("{spec} is narrower than the types of QuantizeLinear");
                 return refuse(&why, "use `--format onnx-qcdq`, which clips, or int8");
             }
-            Ok(Rounding { kind, clip: narrow.then_some((first, last)), zeros: (!signed).then_some(*lo) })
+            Ok(Rounding::Fixed(Fixed { kind, clip: narrow.then_some((first, last)), zeros: (!signed).then_some(*lo) }))
         }
         Grid::Float(f) => {
             let kind = match (f.shape(), f.variant()) {
@@ -67,13 +86,13 @@ pub(crate) fn rounding(form: Form, a: &PlannedActivation) -> Result<Rounding> {
                 ((5, 2), FloatVariant::Ocp) => Kind::Float8E5M2,
                 _ => return refuse(&format!("QuantizeLinear does not round to {}", spec.format), &nearest),
             };
-            Ok(Rounding { kind, clip: None, zeros: None })
+            Ok(Rounding::Fixed(Fixed { kind, clip: None, zeros: None }))
         }
         _ => refuse(&format!("QuantizeLinear does not round to {spec}"), &nearest),
     }
 }
 
-impl Rounding {
+impl Fixed {
     /// The nodes that round `x`, `[…, channels]`. `name` is that of the parameters.
     pub(crate) fn nodes(self, graph: &mut Graph, at: &str, name: &str, x: &str, params: &QParams) -> Value {
         let dims: &[usize] = if params.scale.len() == 1 { &[] } else { &[params.scale.len()] };

@@ -117,18 +117,18 @@ impl File {
         assert_eq!((scales.kind, &scales.dims[..]), (FLOAT, &[n, blocks][..]));
         let (scales, units) = (scales.floats(), unpacked(&codes.bytes, bits));
         let row = (blocks * bits).div_ceil(8);
-        let zero = node.input.get(3).map(|name| self.stored(name));
-        let zero = |r: usize, b: usize| match &zero {
-            None => (1 << (bits - 1)) as f32,
-            Some(z) if z.kind == FLOAT => z.floats()[r * blocks + b],
+        let zeros: Vec<f32> = match node.input.get(3).map(|name| self.stored(name)) {
+            None => vec![(1 << (bits - 1)) as f32; n * blocks],
+            Some(z) if z.kind == FLOAT => z.floats(),
             Some(z) => {
                 assert_eq!((z.kind, &z.dims[..]), (UINT8, &[n, row][..]));
-                f32::from(unpacked(&z.bytes[r * row..][..row], bits)[b])
+                let of_row = |row: &[u8]| unpacked(row, bits).into_iter().take(blocks).map(f32::from).collect::<Vec<_>>();
+                z.bytes.chunks(row).flat_map(of_row).collect()
             }
         };
         let at = |i: usize| {
             let (r, c) = (i / k, i % k);
-            scales[r * blocks + c / size] * (f32::from(units[r * blocks * size + c]) - zero(r, c / size))
+            scales[r * blocks + c / size] * (f32::from(units[r * blocks * size + c]) - zeros[r * blocks + c / size])
         };
         (0..n * k).map(at).collect()
     }
