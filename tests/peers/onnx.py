@@ -13,8 +13,9 @@ A line is a recipe, the operators that hold its weights, and, over the first win
 * perplexity: onnxruntime's over ours, less one;
 * steps: the largest difference of a logit when a text is given in parts (a prefix, single tokens, a piece), with keys and values handed on, to
   the text given whole, over the largest logit;
-* padded: the same for two texts of different length in one batch, padded on the left, to each alone;
-* as loaded: the cosine with the options that onnxruntime has by itself: it rounds inputs to 8 bits where it fuses four-bit weights behind
+* padded: the same for two texts of different length in one batch, padded on the left, to each alone (neither with longrope, where a text has other
+  angles when it grows or stands beside a longer one);
+* as loaded: the cosine with the options that onnxruntime has by itself: it rounds inputs to 8 bits where it fuses weights behind
   DequantizeLinear.
 
 Whatever is further off than the limits below is marked, and the script fails.
@@ -276,7 +277,7 @@ def main():
         steps = largest(exact.in_parts(ids), exact.whole(ids))
         a, b = exact.padded(ids, short)
         padded = max(largest(a, exact.whole(ids)), largest(b, exact.whole(short)))
-        if model == "longrope":  # a text has other angles when it grows beyond what the model was trained for, or stands beside one that has
+        if model == "longrope":
             steps = padded = float("nan")
         far, off = (COSINE_ROUNDED, LARGEST_ROUNDED) if "fixed" in name or "inputs" in name or "keys" in name else (COSINE, LARGEST)
         bad = min(each[0]) < far or max(each[1]) > off or abs(perplexity) > PERPLEXITY or steps > off or padded > off

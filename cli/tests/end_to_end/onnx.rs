@@ -82,6 +82,7 @@ fn whole_recipes_are_written() {
         ("tiny-llama", "onnx-qdq", "--algo rtn --set model.dtype=bfloat16"),
         ("tiny-llama", "onnx", "--set harness.no-quantize=true"),
         ("tiny-llama", "onnx", "--preset w8a8"),
+        ("tiny-llama", "onnx", "--preset fp8"),
         ("tiny-llama", "onnx-matmulnbits", "--preset w4a16kv8"),
     ] {
         let dir = tempfile::tempdir().unwrap();

@@ -92,10 +92,7 @@ impl Dynamic {
             }
             Rule::Float { kind, largest } => {
                 let scale = self.magnitude(graph, at, x, largest);
-                let parts = graph.op(at, "Div", &[x, &scale], Vec::new());
-                let codes = graph.op(at, "Cast", &[&parts], vec![Attribute::int("to", kind as i64), Attribute::int("saturate", 1)]);
-                let values = graph.op(at, "Cast", &[&codes], vec![Attribute::int("to", Kind::Float as i64)]);
-                graph.op(at, "Mul", &[&values, &scale], Vec::new())
+                cast(graph, at, kind, x, &scale)
             }
             Rule::Affine { lo, hi } => {
                 let zero = graph.float(0.0);
@@ -155,6 +152,14 @@ impl Dynamic {
         let smallest = graph.float(smallest);
         graph.op(at, "Max", &[&scale, &smallest], Vec::new())
     }
+}
+
+/// `s·float(x/s)`
+pub(crate) fn cast(graph: &mut Graph, at: &str, kind: Kind, x: &str, scale: &str) -> Value {
+    let parts = graph.op(at, "Div", &[x, scale], Vec::new());
+    let codes = graph.op(at, "Cast", &[&parts], vec![Attribute::int("to", kind as i64), Attribute::int("saturate", 1)]);
+    let values = graph.op(at, "Cast", &[&codes], vec![Attribute::int("to", Kind::Float as i64)]);
+    graph.op(at, "Mul", &[&values, scale], Vec::new())
 }
 
 /// A reduction along the last axis, which stays.

@@ -48,9 +48,8 @@ impl Container for Onnx {
         let read: BTreeSet<&str> = model.topology.params.iter().map(|p| p.tensor.as_str()).collect();
         // A head that is stored beside the embedding it is tied to is not read by anyone.
         let unread = |name: &String| {
-            !read.contains(name.as_str())
-                && !BUFFERS.iter().any(|b| name.ends_with(b))
-                && !(model.topology.tied_head && name == "lm_head.weight")
+            let tied = model.topology.tied_head && name == "lm_head.weight";
+            !(read.contains(name.as_str()) || BUFFERS.iter().any(|b| name.ends_with(b)) || tied)
         };
         if let Some(name) = checkpoint.tensors.names().into_iter().find(unread) {
             return Err(Error::plan("plan::container", format!("`{name}` has no place in the graph of this model"))

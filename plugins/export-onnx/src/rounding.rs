@@ -1,15 +1,16 @@
 //! Activations that are rounded with fixed scales: `QuantizeLinear`, then `Clip` where the grid is narrower than its type, then
 //! `DequantizeLinear`; with scales found at each call: see `dynamic.rs`.
 //!
-//! `QuantizeLinear` computes `saturate(round(x/s) + z)`, half to even, as our integers do, and for floats `round(x/s)` in the type of the
-//! codes. Source: ONNX, `docs/Operators.md`.
+//! `QuantizeLinear` computes `saturate(round(x/s) + z)`, half to even, as our integers do. Source: ONNX, `docs/Operators.md`. It rounds to
+//! floats of 8 bits as well, but onnxruntime 1.31 makes an operator for integers of a product between two `DequantizeLinear`, whatever they
+//! hold, and then fails to load the graph: floats are cast instead, `s·float(x/s)`.
 
 use qfw_core::numeric::pack_row;
 use qfw_core::plan::PlannedActivation;
 use qfw_core::scheme::{Extent, FloatVariant, Grid, QParams, Timing, Zero};
 use qfw_core::{Error, Result};
 
-use crate::dynamic::Dynamic;
+use crate::dynamic::{Dynamic, cast};
 use crate::form::Form;
 use crate::graph::{Graph, Value};
 use crate::message::{Attribute, Kind};
@@ -84,8 +85,12 @@ pub(crate) fn rounding(form: Form, a: &PlannedActivation) -> Result<Rounding> {
             let kind = match (f.shape(), f.variant()) {
                 ((4, 3), FloatVariant::Ocp) => Kind::Float8E4M3Fn,
                 ((5, 2), FloatVariant::Ocp) => Kind::Float8E5M2,
-                _ => return refuse(&format!("QuantizeLinear does not round to {}", spec.format), &nearest),
+                _ => return refuse(&format!("a graph does not round to {}", spec.format), &nearest),
             };
+            if matches!(form, Form::Qdq | Form::Qcdq) {
+                let why = format!("onnxruntime does not load graphs in which QuantizeLinear rounds {} to {}", a.part, spec.format);
+                return refuse(&why, "use `--format onnx`, which casts, or int8");
+            }
             Ok(Rounding::Fixed(Fixed { kind, clip: None, zeros: None }))
         }
         _ => refuse(&format!("QuantizeLinear does not round to {spec}"), &nearest),
@@ -99,6 +104,9 @@ impl Fixed {
         let along = || if dims.is_empty() { Vec::new() } else { vec![Attribute::int("axis", -1)] };
         let bytes = params.scale.iter().flat_map(|s| s.to_le_bytes()).collect();
         let scale = graph.constant(format!("{name}.scale"), Kind::Float, dims, bytes);
+        if matches!(self.kind, Kind::Float8E4M3Fn | Kind::Float8E5M2) {
+            return cast(graph, at, self.kind, x, &scale);
+        }
         let zero = self.zeros.map(|lo| {
             let units: Vec<u8> = params.zero.iter().map(|z| (*z as i32 - lo) as u8).collect();
             let mut bytes = Vec::new();

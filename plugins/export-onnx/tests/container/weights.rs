@@ -40,8 +40,8 @@ fn holds(id: &str, spec: QuantSpec, operator: &str, kind: i32) {
 
 #[test]
 fn matmulnbits_holds_integers_in_groups() {
-    for id in ["onnx", "onnx-matmulnbits"] {
-        for group in [16, 32, 64] {
+    for (id, groups) in [("onnx", &[32][..]), ("onnx-matmulnbits", &[16, 64])] {
+        for group in groups {
             for bits in [2, 3, 4, 5, 8] {
                 for grid in [
                     signed(bits, Zero::None),
@@ -51,7 +51,7 @@ fn matmulnbits_holds_integers_in_groups() {
                     unsigned(bits, Zero::Float),
                     signed(bits, Zero::Float),
                 ] {
-                    holds(id, spec(bits, grid, Granularity::group(group)), "MatMulNBits", UINT8);
+                    holds(id, spec(bits, grid, Granularity::group(*group)), "MatMulNBits", UINT8);
                 }
             }
         }
