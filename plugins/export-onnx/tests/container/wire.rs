@@ -63,9 +63,9 @@ impl<'a> Wire<'a> {
     pub(crate) fn ints(&self, field: u32) -> Vec<i64> {
         let mut out = Vec::new();
         for (_, f) in self.0.iter().filter(|(n, _)| *n == field) {
-            match f {
-                &Field::Number(n) => out.push(n as i64),
-                &Field::Bytes(mut bytes) => {
+            match *f {
+                Field::Number(n) => out.push(n as i64),
+                Field::Bytes(mut bytes) => {
                     while !bytes.is_empty() {
                         out.push(varint(&mut bytes) as i64);
                     }
