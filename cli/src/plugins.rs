@@ -16,6 +16,8 @@ use qfw_export_compressed_tensors as _;
 use qfw_export_gguf as _;
 #[cfg(feature = "export-gptq")]
 use qfw_export_gptq as _;
+#[cfg(feature = "export-onnx")]
+use qfw_export_onnx as _;
 #[cfg(feature = "gpfq")]
 use qfw_gpfq as _;
 #[cfg(feature = "gptq")]

@@ -65,7 +65,7 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
     }
     if summary.sites.is_empty() {
         say(&format!("`{out}`: {}, nothing quantized", size(summary.bytes)));
-        say(&format!("next: qfw eval {out} --data FILE"));
+        next(out);
         return Ok(());
     }
     say(&format!("{} layers quantized in {}, peak memory {}", summary.sites.len(), duration(summary.seconds), size(peak_rss())));
@@ -78,8 +78,17 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
     for s in worst.iter().take(3) {
         say(&format!("  {:<24} {:.4}", shown(plan, &s.site), error_of(s)));
     }
-    say(&format!("next: qfw eval {out} --data FILE"));
+    next(out);
     Ok(())
+}
+
+/// What to do with the result: a graph is not read here.
+fn next(out: &str) {
+    if Path::new(out).join("model.onnx").exists() {
+        say(&format!("next: load {out}/model.onnx in onnxruntime"));
+    } else {
+        say(&format!("next: qfw eval {out} --data FILE"));
+    }
 }
 
 /// What a person knows a site by: its role, or the stored name where the architecture is unknown.

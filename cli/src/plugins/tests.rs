@@ -44,7 +44,20 @@ fn every_plugin_of_the_workspace_is_linked() {
     ] {
         assert!(registry.algorithm(id).is_ok(), "{id}");
     }
-    for id in ["qfw", "compressed-tensors", "compressed-tensors-int8", "compressed-tensors-online", "gptq", "gptq-v2", "awq", "gguf"] {
+    for id in [
+        "qfw",
+        "compressed-tensors",
+        "compressed-tensors-int8",
+        "compressed-tensors-online",
+        "gptq",
+        "gptq-v2",
+        "awq",
+        "gguf",
+        "onnx",
+        "onnx-qdq",
+        "onnx-qcdq",
+        "onnx-matmulnbits",
+    ] {
         assert!(registry.container(id).is_ok(), "{id}");
     }
 }

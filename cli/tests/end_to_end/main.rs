@@ -13,6 +13,7 @@ mod gptq_awq;
 mod hub;
 mod learned;
 mod learned_rotations;
+mod onnx;
 mod options;
 mod pairs;
 mod plugin_kit;

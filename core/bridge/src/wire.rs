@@ -51,7 +51,6 @@ impl LinearWire {
             input: port(self.input),
             output: port(self.output),
             bias: self.bias,
-            compensates: self.compensates,
             module: String::new(),
             transposed: false,
         })

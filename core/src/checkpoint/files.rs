@@ -98,7 +98,7 @@ pub(super) fn json_object(path: &Path, text: &str) -> Result<Value> {
 
 /// Files of a checkpoint directory that are neither weights nor written anew: tokenizer, templates, code.
 pub(super) fn side_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    const WEIGHTS: [&str; 11] = ["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "gguf", "tmp~", "ot"];
+    const WEIGHTS: [&str; 12] = ["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "onnx_data", "gguf", "tmp~", "ot"];
     const OWN: [&str; 5] = ["config.json", "qfw.json", "qfw-run.jsonl", "README.md", "model.safetensors.index.json"];
     let mut out = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {
@@ -110,6 +110,7 @@ pub(super) fn side_files(dir: &Path) -> Result<Vec<PathBuf>> {
         if file
             && !text.starts_with('.')
             && !WEIGHTS.contains(&extension)
+            && !text.ends_with(".onnx.data")
             && !OWN.contains(&text)
             && !QUANTIZATION.contains(&text)
             && !text.ends_with(".index.json")

@@ -1,6 +1,7 @@
 //! Output formats: how a finished native checkpoint becomes a container that an engine loads, and how such a container is read back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -32,6 +33,14 @@ pub enum FileForm {
     Safetensors,
     /// One GGUF file, which holds configuration and tokenizer too: its keys in their order. There is no `config.json`.
     Gguf(Vec<(String, gguf::Value)>),
+    /// One file with the tensors' bytes, and one that says what they are, which [`Container::describe`] makes. `config.json` beside them
+    /// is the source's.
+    Described {
+        /// What is loaded.
+        file: &'static str,
+        /// What it refers to.
+        data: &'static str,
+    },
 }
 
 /// A container format. It declares and fills tensors; files, shards, side files and `config.json` are core's.
@@ -65,6 +74,21 @@ pub trait Container: Send + Sync {
     /// # Errors
     /// If reading or writing fails.
     fn write(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<()>;
+
+    /// The file that says what the tensors are, for [`FileForm::Described`]: `places` has the bytes of each in the file beside it, and
+    /// `provenance` what is to be known of the run.
+    ///
+    /// # Errors
+    /// If the native checkpoint cannot be read.
+    fn describe(
+        &self,
+        native: &NativeReader,
+        places: &BTreeMap<String, Range<u64>>,
+        provenance: &BTreeMap<String, String>,
+    ) -> Result<Vec<u8>> {
+        let _ = (native, places, provenance);
+        Err(Error::internal("this container has no file that describes another"))
+    }
 
     /// The value of `quantization_config` in `config.json`.
     ///

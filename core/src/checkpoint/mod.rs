@@ -3,6 +3,7 @@
 //! Tensors are read one at a time by position, so that resident memory never holds more of a file than the caller asked for.
 
 mod adapted;
+mod data_file;
 mod dtype;
 mod files;
 pub mod formats;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use adapted::Adapted;
+pub use data_file::DataWriter;
 pub use dtype::StoredDtype;
 pub use files::{rename_file, replace_file, write_small};
 pub use formats::{Container, ContainerRecord, FileForm, Verdict};

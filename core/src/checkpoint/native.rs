@@ -186,6 +186,10 @@ pub struct NativeReader {
     pub activations: Vec<PlannedActivation>,
     /// The configuration of the model, for containers that store tensors by it; null if nobody gave one.
     pub config: Value,
+    /// The branches beside the codes, in the order of the sites.
+    pub branches: Vec<PlannedBranch>,
+    /// The rotations that are carried out while the model runs.
+    pub rotations: Vec<OnlineRotation>,
     shards: BTreeMap<String, PathBuf>,
     changed: BTreeMap<String, PathBuf>,
 }
@@ -200,7 +204,7 @@ impl NativeReader {
         shards: BTreeMap<String, PathBuf>,
         changed: BTreeMap<String, PathBuf>,
     ) -> Self {
-        Self { source, sites, activations, config: Value::Null, shards, changed }
+        Self { source, sites, activations, config: Value::Null, branches: Vec::new(), rotations: Vec::new(), shards, changed }
     }
 
     /// The same with the configuration of the model.
@@ -208,6 +212,27 @@ impl NativeReader {
     pub fn with_config(mut self, config: Value) -> Self {
         self.config = config;
         self
+    }
+
+    /// The same with what the model computes beside the codes.
+    #[must_use]
+    pub fn with_extras(mut self, branches: Vec<PlannedBranch>, rotations: Vec<OnlineRotation>) -> Self {
+        (self.branches, self.rotations) = (branches, rotations);
+        self
+    }
+
+    /// The factors of a branch: `A`, `[rank, in]`, and `B`, `[out, rank]`.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn branch(&self, branch: &PlannedBranch) -> Result<[Vec<f32>; 2]> {
+        let (rank, rows) = (branch.rank, branch.shape.0);
+        let read = |module: &str, suffix: &str, rows: usize| -> Result<Vec<f32>> {
+            let mut out = Vec::new();
+            self.shard(module)?.read_f32(&format!("{module}.{suffix}"), 0..rows, &mut out)?;
+            Ok(out)
+        };
+        Ok([read(&branch.a, BRANCH[0], rank)?, read(&branch.module, BRANCH[1], rows)?])
     }
 
     /// The parameters of activations, where they are static.
@@ -232,8 +257,11 @@ impl NativeReader {
     }
 
     fn open(&self, site: &NativeSite) -> Result<Arc<dyn TensorSource>> {
-        let shard = self.shards.get(&site.module).ok_or_else(|| Error::internal(format!("no native shard holds `{}`", site.module)))?;
-        open_tensors(shard)
+        self.shard(&site.module)
+    }
+
+    fn shard(&self, module: &str) -> Result<Arc<dyn TensorSource>> {
+        open_tensors(self.shards.get(module).ok_or_else(|| Error::internal(format!("no native shard holds `{module}`")))?)
     }
 
     /// The tensors that are no codes, in the order of their names: those that pass through unchanged, and those that a pass has changed.

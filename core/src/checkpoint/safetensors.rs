@@ -33,12 +33,13 @@ impl SafetensorsSource {
             return Self::open_indexed(dir, &index);
         }
         let mut shards = Vec::new();
-        let mut pickled = None;
+        let (mut pickled, mut graph) = (None, None);
         for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {
             let path = entry.map_err(|e| Error::io(dir, "list", e))?.path();
             match path.extension().and_then(|e| e.to_str()) {
                 Some("safetensors") => shards.push(path),
                 Some("bin" | "pt" | "pth" | "ckpt") => pickled = Some(path),
+                Some("onnx") => graph = Some(path),
                 _ => {}
             }
         }
@@ -57,6 +58,10 @@ impl SafetensorsSource {
                 format!("`{}` is a pickled checkpoint, which can run code when read", path.display()),
             )
             .hint("save the model as safetensors with the program that made it; pickles are never read"));
+        }
+        if graph.is_some() {
+            let what = format!("`{}` holds an ONNX graph, which is written here and not read", dir.display());
+            return Err(Error::input("checkpoint::graph", what).hint("load it in onnxruntime, or write `--format qfw` too and give that"));
         }
         Err(Error::input("checkpoint::no-weights", format!("`{}` holds no *.safetensors file", dir.display()))
             .hint("give the directory that holds the weights"))

@@ -1,7 +1,8 @@
 //! From native shards to the finished output directory.
 //!
 //! Shards are written under their final names while `config.json` is absent, which keeps OUT from looking loadable; the index and then
-//! `config.json` are renamed into place last. A GGUF file, which needs nothing beside it, is itself renamed into place last.
+//! `config.json` are renamed into place last. A GGUF file, which needs nothing beside it, is itself renamed into place last, and so is a
+//! file that describes another.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +17,7 @@ use super::report::{Progress, SiteReport, peak_rss};
 use super::run::{Control, Mode, Run, same_plan};
 use crate::checkpoint::gguf::{self, GgufWriter};
 use crate::checkpoint::native::NativeReader;
-use crate::checkpoint::{Container, FileForm, SafetensorsWriter, open_tensors, rename_file, replace_file};
+use crate::checkpoint::{Container, DataWriter, FileForm, SafetensorsWriter, open_tensors, rename_file, replace_file};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::registry::Registry;
@@ -147,7 +148,18 @@ pub(super) fn finish(
                     Last::Config { index, text: with_quantization(&run.checkpoint().config, quantization)? },
                 ));
             }
-            FileForm::Gguf(pairs) => last.push((dir.join(GGUF), Last::Gguf(write_gguf(container, &native, &dir, pairs, &provenance)?))),
+            FileForm::Gguf(pairs) => last.push((dir.join(GGUF), Last::Written(write_gguf(container, &native, &dir, pairs, &provenance)?))),
+            FileForm::Described { file, data } => {
+                let main = dir.join(file);
+                remove_file(&main)?;
+                remove_file(&dir.join("config.json"))?;
+                let mut writer = DataWriter::create(&dir.join(data), &container.declare(&native)?)?;
+                container.write(&native, &mut writer)?;
+                let described = container.describe(&native, &writer.finish()?, &provenance)?;
+                last.push((main, Last::Made(described)));
+                let text = with_quantization(&run.checkpoint().config, None)?;
+                last.push((dir.join("config.json"), Last::Config { index: None, text }));
+            }
         }
         copy_side_files(run, &dir)?;
     }
@@ -170,7 +182,8 @@ pub(super) fn finish(
                 }
                 replace_file(&path, text.as_bytes())?;
             }
-            Last::Gguf(written) => rename_file(&written, &path)?,
+            Last::Written(written) => rename_file(&written, &path)?,
+            Last::Made(bytes) => replace_file(&path, &bytes)?,
         }
     }
     let used = out.join(USED);
@@ -183,8 +196,10 @@ pub(super) fn finish(
 enum Last {
     /// `config.json`, after the index of several shards.
     Config { index: Option<String>, text: String },
-    /// The file under its temporary name.
-    Gguf(PathBuf),
+    /// A file under its temporary name.
+    Written(PathBuf),
+    /// A file that is small.
+    Made(Vec<u8>),
 }
 
 /// Writes the file under a temporary name.
@@ -225,7 +240,7 @@ fn reader(journal: &Journal, run: &Run<'_>) -> Result<NativeReader> {
         changed.extend(names.into_iter().filter(|n| source.info(n).is_some()).map(|n| (n, shard.clone())));
     }
     let reader = NativeReader::new(source, run.natives().to_vec(), activations.clone(), shards, changed);
-    Ok(reader.with_config(run.checkpoint().config.clone()))
+    Ok(reader.with_config(run.checkpoint().config.clone()).with_extras(run.plan().branches.clone(), run.plan().online()))
 }
 
 fn shard_files(journal: &Journal) -> Vec<PathBuf> {
@@ -306,7 +321,7 @@ pub(super) fn weight_bytes(out: &Path) -> Result<u64> {
     let mut total = 0;
     for entry in std::fs::read_dir(out).map_err(|e| Error::io(out, "list", e))? {
         let path = entry.map_err(|e| Error::io(out, "list", e))?.path();
-        if path.extension().is_some_and(|e| e == "safetensors" || e == "gguf") {
+        if path.extension().is_some_and(|e| ["safetensors", "gguf", "onnx", "data"].iter().any(|known| e == *known)) {
             total += std::fs::metadata(&path).map_err(|e| Error::io(&path, "read", e))?.len();
         }
     }

@@ -11,6 +11,7 @@
 //!
 //! Where transformers and a paper differ, transformers decides: checkpoints are made for it.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
@@ -210,7 +211,20 @@ impl Rope {
     /// # Errors
     /// None on the CPU.
     pub fn angles(&self, position: usize, t: usize, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
-        let length = (position + t) as f64;
+        self.angles_within(position + t, position..position + t, dtype, device)
+    }
+
+    /// The length of a sequence up to which its angles do not depend on it, where they do from there on.
+    pub fn trained(&self) -> Option<usize> {
+        self.beyond.as_ref().map(|b| b.trained as usize)
+    }
+
+    /// As [`Rope::angles`], of some positions of a sequence of `length`.
+    ///
+    /// # Errors
+    /// None on the CPU.
+    pub fn angles_within(&self, length: usize, positions: Range<usize>, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
+        let (length, t) = (length as f64, positions.len());
         let stretched;
         let frequencies = match &self.beyond {
             Some(Beyond { trained, rule }) if length > *trained => match rule {
@@ -226,7 +240,7 @@ impl Rope {
         };
         let half = frequencies.len();
         let (mut cos, mut sin) = (Vec::with_capacity(t * half), Vec::with_capacity(t * half));
-        for p in position..position + t {
+        for p in positions {
             for f in frequencies {
                 // The reference forms the angle in f32 from an f32 frequency; far positions differ visibly otherwise.
                 let angle = if dtype == DType::F64 { p as f64 * f } else { f64::from(p as f32 * *f as f32) };

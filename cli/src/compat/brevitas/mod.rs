@@ -69,6 +69,8 @@ fn export(flags: &Flags, draft: &mut Draft) -> Result<()> {
         "gguf:q8_0" => (8, "sym"),
         "gguf:q4_0" => (4, "sym"),
         "gguf:q4_1" => (4, "asym"),
+        "onnx_qcdq" => return clipped_graph(flags, draft),
+        "sharded_torchmlir_group_weight" | "sharded_packed_torchmlir_group_weight" => return group_weights(flags, draft, target),
         _ => return Err(not_built(&format!("`--export-target {target}` asks for a container"), 1)),
     };
     let given = (flags.whole("weight-bit-width").unwrap_or(8), flags.text("weight-quant-type").unwrap_or("sym"));
@@ -77,6 +79,33 @@ fn export(flags: &Flags, draft: &mut Draft) -> Result<()> {
         return Err(flags.wrong("export-target", why));
     }
     draft.set("output.format", vec!["gguf"]);
+    Ok(())
+}
+
+/// `onnx_qcdq`, whose zero points are integers.
+fn clipped_graph(flags: &Flags, draft: &mut Draft) -> Result<()> {
+    let kinds = [("weight-quant-type", "quantize-weight-zero-point"), ("input-quant-type", "quantize-input-zero-point")];
+    if let Some((kind, rounded)) = kinds.into_iter().find(|(kind, rounded)| flags.text(kind) == Some("asym") && !flags.on(rounded, false)) {
+        return Err(flags.wrong("export-target", format!("`onnx_qcdq` holds integer zero points, so `--{kind} asym` needs `--{rounded}`")));
+    }
+    draft.set("output.format", vec!["onnx-qcdq"]);
+    Ok(())
+}
+
+/// The two for torch-mlir: what they hold is held by the native form.
+fn group_weights(flags: &Flags, draft: &mut Draft, target: &str) -> Result<()> {
+    let needs = |what: &str| Err(flags.wrong("export-target", format!("`{target}` {what}")));
+    if flags.text("weight-quant-granularity") != Some("per_group") {
+        return needs("holds groups: `--weight-quant-granularity per_group`");
+    }
+    if flags.given("input-bit-width") {
+        return needs("holds weights only, without `--input-bit-width`");
+    }
+    if flags.on("quantize-weight-zero-point", false) {
+        return needs("holds float zero points, without `--quantize-weight-zero-point`");
+    }
+    draft.note(format!("`--export-target {target}` is the native form here: safetensors shards whose codes are packed"));
+    draft.set("output.format", vec!["qfw"]);
     Ok(())
 }
 

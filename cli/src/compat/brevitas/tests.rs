@@ -237,6 +237,14 @@ const CASES: &[(&str, &str, &str)] = &[
     ("S197", "IN --quant-sdpa functional", "scheme.probs = {}"),
     ("S198", "IN --quant-sdpa eager --eager-quant-sdpa-class LlamaAttention", "scheme.probs = {}"),
     ("S212", "--export-target gguf:q8_0", "output.format = ['gguf']"),
+    ("S212", "--export-target onnx_qcdq", "output.format = ['onnx-qcdq']"),
+    (
+        "S212",
+        "--export-target onnx_qcdq --weight-quant-type asym --quantize-weight-zero-point",
+        "output.format = ['onnx-qcdq']\nscheme.weights.zero-point = 'integer'",
+    ),
+    ("S212", "--export-target sharded_torchmlir_group_weight --weight-quant-granularity per_group", "output.format = ['qfw']"),
+    ("S212", "--export-target sharded_packed_torchmlir_group_weight --weight-quant-granularity per_group", "output.format = ['qfw']"),
     ("S236", "--export-target gguf:q4_0 --weight-bit-width 4", "output.format = ['gguf']"),
     ("S236", "--export-target gguf:q4_1 --weight-bit-width 4 --weight-quant-type asym", "output.format = ['gguf']"),
     ("S213", "--export-target gguf:q8_0 --export-prefix out", "output.path = 'out'"),
@@ -353,6 +361,27 @@ fn contradictions_are_refused() {
             "--export-target gguf:q4_0 --weight-bit-width 4 --weight-quant-type asym",
             "`--export-target`: `gguf:q4_0` holds `--weight-bit-width 4 --weight-quant-type sym`, not 4 and asym",
         ),
+        (
+            "--export-target onnx_qcdq --weight-quant-type asym",
+            "`--export-target`: `onnx_qcdq` holds integer zero points, so `--weight-quant-type asym` needs `--quantize-weight-zero-point`",
+        ),
+        (
+            "IN --export-target onnx_qcdq --input-quant-type asym",
+            "`--export-target`: `onnx_qcdq` holds integer zero points, so `--input-quant-type asym` needs `--quantize-input-zero-point`",
+        ),
+        (
+            "--export-target sharded_torchmlir_group_weight",
+            "`--export-target`: `sharded_torchmlir_group_weight` holds groups: `--weight-quant-granularity per_group`",
+        ),
+        (
+            "IN --export-target sharded_torchmlir_group_weight --weight-quant-granularity per_group",
+            "`--export-target`: `sharded_torchmlir_group_weight` holds weights only, without `--input-bit-width`",
+        ),
+        (
+            "--export-target sharded_packed_torchmlir_group_weight --weight-quant-granularity per_group --weight-quant-type asym \
+             --quantize-weight-zero-point",
+            "`--export-target`: `sharded_packed_torchmlir_group_weight` holds float zero points, without `--quantize-weight-zero-point`",
+        ),
         ("--weight-bit-width 1", "`--weight-bit-width`: integers have 2 to 16 bits, not 1"),
         ("--weight-narrow-range --weight-quant-type asym", "`--weight-narrow-range`: only symmetric integers have a narrow range here"),
     ] {
@@ -371,10 +400,8 @@ fn what_is_not_built_is_named_at_once() {
 
 #[test]
 fn containers_that_are_not_built_are_named() {
-    for target in ["onnx_qcdq", "shark", "sharded_torchmlir_group_weight", "sharded_packed_torchmlir_group_weight"] {
-        let expected = format!("compat::not-built: `--export-target {target}` asks for a container, which is not built yet");
-        assert_eq!(message(&format!("--export-target {target}")), expected);
-    }
+    let expected = "compat::not-built: `--export-target shark` asks for a container, which is not built yet";
+    assert_eq!(message("--export-target shark"), expected);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod compare;
 mod features;
+mod logits;
 mod matrix;
 mod parity;
 mod program;
@@ -26,6 +27,8 @@ enum Task {
     Compare(compare::Args),
     /// Count the rows of `tests/features.toml`, and fail if a done one names no test
     Features(features::Args),
+    /// Write our logits of the first windows of a text
+    Logits(logits::Args),
     /// Run every valid scheme on tiny models
     Matrix(matrix::Args),
     /// Compare our logits of a model with those of transformers
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let done = match &Line::parse().task {
         Task::Compare(args) => compare::run(args),
         Task::Features(args) => features::run(args),
+        Task::Logits(args) => logits::run(args),
         Task::Matrix(args) => matrix::run(args),
         Task::Parity(args) => parity::run(args),
         Task::Table(args) => table::run(args),
