@@ -5,9 +5,11 @@
 mod adapted;
 mod dtype;
 mod files;
+pub(crate) mod fingerprint;
 pub mod formats;
 pub mod gguf;
 mod header;
+mod held;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod native;
@@ -31,6 +33,7 @@ pub use adapted::Adapted;
 pub use dtype::StoredDtype;
 pub use files::{rename_file, replace_file, write_small};
 pub use formats::{Container, ContainerRecord, FileForm, Verdict};
+pub use held::{Arithmetic, Held};
 pub use packed::{groups_of, matrix_of_words, packed_modules, scales_as_stored};
 pub use rewritten::Rewritten;
 pub use safetensors::SafetensorsSource;

@@ -231,6 +231,24 @@ impl NativeReader {
         decode_site(site, &*self.open(site)?)
     }
 
+    /// The tensors of branches: name, shape and values.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(super) fn branches(&self) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+        let mut out = Vec::new();
+        for site in &self.sites {
+            let shard = self.open(site)?;
+            for name in BRANCH.map(|suffix| format!("{}.{suffix}", site.module)) {
+                let Some(info) = shard.info(&name) else { continue };
+                let mut values = Vec::new();
+                shard.read_f32(&name, 0..info.shape.first().copied().unwrap_or(0), &mut values)?;
+                out.push((name, info.shape.clone(), values));
+            }
+        }
+        Ok(out)
+    }
+
     fn open(&self, site: &NativeSite) -> Result<Arc<dyn TensorSource>> {
         let shard = self.shards.get(&site.module).ok_or_else(|| Error::internal(format!("no native shard holds `{}`", site.module)))?;
         open_tensors(shard)
