@@ -10,7 +10,7 @@ use crate::container::{Contents, awq, compressed_tensors, gptq, native};
 use crate::error::{Error, Finding, Result};
 use crate::family::{self, BUFFERS, Expected, short};
 use crate::matrix::Load;
-use crate::store::Store;
+use crate::store::{Store, Tensor};
 
 /// Files that older tools keep the quantization in.
 const BESIDE: [&str; 2] = ["quantize_config.json", "quant_config.json"];
@@ -72,56 +72,29 @@ impl Checkpoint {
         })?;
         let mut findings = Vec::new();
         let store = Store::open_dir(dir, &mut findings)?;
-        let mut quantization = config["quantization_config"].clone();
-        for name in BESIDE {
-            if quantization.is_null() {
-                quantization = object(&dir.join(name))?.unwrap_or_default();
-            }
-        }
         let expected = family::of_config(&config);
         let names = Names::of(expected.as_deref().unwrap_or_default(), &store);
-        let linears = names.linears();
-        let unnamed = quantization["bits"].is_u64() && quantization["group_size"].is_i64();
-        let method = quantization["quant_method"].as_str().unwrap_or(if unnamed { "gptq" } else { "none" }).to_owned();
-        let contents = match method.as_str() {
-            "none" if quantization.is_null() => Ok(Contents::default()),
-            "compressed-tensors" => compressed_tensors::contents(&quantization, &store, &linears),
-            "gptq" => gptq::contents(&quantization, &store, &linears),
-            "awq" => awq::contents(&quantization, &store, &linears),
-            "qfw" => native::contents(&quantization, &store),
-            other => Err(Error::config(format!("checkpoints that are quantized by `{other}` cannot be checked"))
-                .hint("those of compressed-tensors, gptq, awq, qfw and gguf can be")),
-        }?;
+        let (container, contents) = contents(dir, &config, &store, &names.linears())?;
         findings.extend(contents.findings);
-        let parts: BTreeSet<String> = contents.parts.into_iter().collect();
-        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
+        let mut entries = BTreeMap::new();
         for (name, load) in contents.coded {
             let (rows, cols) = load.shape();
             entries.insert(name, Entry { shape: vec![rows, cols], form: Form::Coded(load) });
         }
+        let parts: BTreeSet<String> = contents.parts.into_iter().collect();
         for tensor in store.tensors().filter(|t| !parts.contains(&t.name)) {
             let turned = names.get(&tensor.name).is_some_and(|e| e.turned) && tensor.shape.len() == 2;
-            let mut shape = tensor.shape.clone();
-            let form = if tensor.dtype.float_bytes().is_some() {
-                if turned {
-                    shape.reverse();
-                }
-                Form::Floats { tensor: tensor.name.clone(), turned, head: None }
-            } else {
-                Form::Bytes(tensor.name.clone())
-            };
-            let twice = entries.insert(tensor.name.clone(), Entry { shape, form }).is_some();
-            if twice {
+            if entries.insert(tensor.name.clone(), plain(tensor, turned)).is_some() {
                 let message = format!("`{}` is stored as floats and as codes", tensor.name);
                 findings.push(Finding::of("extra", &tensor.name, message));
             }
         }
-        if expected.is_some() {
+        let known = expected.is_some();
+        if known {
             names.check(&entries, &store, &mut findings);
         }
-        let known = expected.is_some();
         let (activations, aside) = (contents.activations, Vec::new());
-        Ok(Self { dir: dir.to_owned(), container: method, store, entries, activations, findings, aside, known })
+        Ok(Self { dir: dir.to_owned(), container, store, entries, activations, findings, aside, known })
     }
 
     fn of_gguf(file: &Path) -> Result<Self> {
@@ -181,6 +154,41 @@ impl Checkpoint {
         let bare = short(stem);
         self.store.broken.iter().any(|b| short(b).starts_with(bare)) || self.findings.iter().any(|f| f.tensor.as_deref() == Some(name))
     }
+}
+
+/// How a directory says that it is quantized, and what is quantized in it.
+fn contents(dir: &Path, config: &Value, store: &Store, linears: &[String]) -> Result<(String, Contents)> {
+    let mut quantization = config["quantization_config"].clone();
+    for name in BESIDE {
+        if quantization.is_null() {
+            quantization = object(&dir.join(name))?.unwrap_or_default();
+        }
+    }
+    // Files of their own, as older tools wrote them, do not name the method.
+    let unnamed = quantization["bits"].is_u64() && quantization["group_size"].is_i64();
+    let method = quantization["quant_method"].as_str().unwrap_or(if unnamed { "gptq" } else { "none" });
+    let contents = match method {
+        "none" if quantization.is_null() => Ok(Contents::default()),
+        "compressed-tensors" => compressed_tensors::contents(&quantization, store, linears),
+        "gptq" => gptq::contents(&quantization, store, linears),
+        "awq" => awq::contents(&quantization, store, linears),
+        "qfw" => native::contents(&quantization, store),
+        other => Err(Error::config(format!("checkpoints that are quantized by `{other}` cannot be checked"))
+            .hint("those of compressed-tensors, gptq, awq, qfw and gguf can be")),
+    }?;
+    Ok((method.to_owned(), contents))
+}
+
+/// A tensor that is not quantized.
+fn plain(tensor: &Tensor, turned: bool) -> Entry {
+    let mut shape = tensor.shape.clone();
+    if tensor.dtype.float_bytes().is_none() {
+        return Entry { shape, form: Form::Bytes(tensor.name.clone()) };
+    }
+    if turned {
+        shape.reverse();
+    }
+    Entry { shape, form: Form::Floats { tensor: tensor.name.clone(), turned, head: None } }
 }
 
 /// The names that a model's tensors have, in the spelling of a checkpoint.
