@@ -273,6 +273,9 @@ fn record(run: &Run<'_>, journal: &Journal, sites: &Vec<SiteReport>, fingerprint
     if let Some(entry) = journal.prelude() {
         value["rotations"] = serde_json::to_value(&entry.learned).map_err(|e| Error::internal(e.to_string()))?;
     }
+    if let Some(judgement) = run.judgement() {
+        value["target"] = serde_json::to_value(judgement).map_err(|e| Error::internal(e.to_string()))?;
+    }
     value["fingerprints"] = json!({ "formats": fingerprints });
     let mut text = serde_json::to_vec_pretty(&value).map_err(|e| Error::internal(e.to_string()))?;
     text.push(b'\n');
