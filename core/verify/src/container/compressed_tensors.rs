@@ -10,7 +10,7 @@
 //! | `mxfp4-pack-quantized` | `weight_packed` `U8 [m, n/2]`, `weight_scale` e8m0 `[m, n/32]` | `s·v` |
 //!
 //! Packed integers are `u = q + 2^(b−1)`, a stream along each row; zero points are shifted alike, a stream down each column of groups. Up to
-//! release 0.17 widths that do not divide 32 were padded to whole words; the width of the tensor tells. Four-bit floats have element `2i`
+//! release 0.17 widths that do not divide 32 were padded to whole words; of rows of whole 32 codes the width of the tensor tells. Four-bit floats have element `2i`
 //! in the low nibble. Source: compressed-tensors 0.20, `compressors/` and `quantization/quant_args.py`.
 
 use serde_json::Value;
