@@ -48,10 +48,10 @@ impl Fingerprints {
         out.codes(container, native)?;
         out.plain(native, plan)?;
         if container.holds_branches() {
-            for (name, shape, values) in native.branches()? {
+            for (info, values) in native.branches()? {
                 let (mut hash, mut bytes) = Default::default();
                 add(&mut hash, &mut bytes, &values);
-                out.tensors.insert(name, Fingerprint { shape, values: hex(&hash), codes: None });
+                out.tensors.insert(info.name, Fingerprint { shape: info.shape, values: hex(&hash), codes: None });
             }
         }
         for a in &native.activations {

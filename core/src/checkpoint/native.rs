@@ -231,11 +231,11 @@ impl NativeReader {
         decode_site(site, &*self.open(site)?)
     }
 
-    /// The tensors of branches: name, shape and values.
+    /// The tensors of branches, with their values.
     ///
     /// # Errors
     /// If they cannot be read.
-    pub(super) fn branches(&self) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    pub(super) fn branches(&self) -> Result<Vec<(TensorInfo, Vec<f32>)>> {
         let mut out = Vec::new();
         for site in &self.sites {
             let shard = self.open(site)?;
@@ -243,7 +243,7 @@ impl NativeReader {
                 let Some(info) = shard.info(&name) else { continue };
                 let mut values = Vec::new();
                 shard.read_f32(&name, 0..info.shape.first().copied().unwrap_or(0), &mut values)?;
-                out.push((name, info.shape.clone(), values));
+                out.push((info.clone(), values));
             }
         }
         Ok(out)
