@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Show what is in a checkpoint
     Inspect(Inspect),
+    /// Decode what is on disk with a second reader, and compare it with what was meant to be there
+    Verify(Verify),
     /// Continue a text
     Generate(Generate),
     /// Check the declared symmetries of a model numerically
@@ -190,6 +192,24 @@ fn products(text: &str) -> Result<RawProducts, String> {
 pub(crate) struct Inspect {
     /// Checkpoint directory, .gguf file or Hub id (org/name[@revision])
     pub(crate) path: PathBuf,
+    /// Say what this engine will do with it, or, of a float model, which recipes it loads
+    #[arg(long, value_name = "ENGINE[@VERSION]")]
+    pub(crate) target: Option<String>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// What a run wrote, or any checkpoint directory or .gguf file with `--against`
+    pub(crate) path: PathBuf,
+    /// Checkpoint directory or .gguf file that it should equal, value by value
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) against: Option<PathBuf>,
+    /// Say what this engine will do with it
+    #[arg(long, value_name = "ENGINE[@VERSION]")]
+    pub(crate) target: Option<String>,
     /// One JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,

@@ -17,6 +17,7 @@ pub mod registry;
 pub mod scheme;
 pub mod session;
 pub mod statistic;
+pub mod target;
 pub mod topology;
 
 pub use candle_core as candle;

@@ -215,8 +215,11 @@ impl Session {
     /// Runs the plan.
     ///
     /// # Errors
-    /// As [`Run::execute`].
+    /// As [`Run::execute`], and if the engine that has to load the result would not, or would compute something else.
     pub fn execute(&self, registry: &Registry, out: &Path, mode: Mode, control: &Control<'_>) -> Result<Summary> {
+        if let Some(judgement) = &self.resolved.judgement {
+            judgement.demand()?;
+        }
         let Some(Prelude { source, plain }) = &self.prelude else { return self.run(registry, &self.opened)?.execute(out, mode, control) };
         self.run(registry, plain)?.execute_learning(out, mode, control, |turns| {
             let rewriting = Rewriting::learned(&source.model.topology, &self.resolved.plan.rewrites, turns)?;

@@ -59,3 +59,11 @@ fn the_readme_s_presets_and_settings_are_accepted() {
         layers.finish().unwrap_or_else(|e| panic!("preset `{preset}` with {settings:?}: {e:?}"));
     }
 }
+
+/// The page of what engines load says what the rules say.
+#[test]
+fn the_page_of_targets_is_made_from_the_rules() {
+    let page = std::fs::read_to_string(workspace::root().join("docs/targets.md")).expect("the page is there");
+    let rules = qfw_core::target::page().expect("the rules parse");
+    assert!(page == rules, "`docs/targets.md` is not what the rules say; `cargo xtask targets` writes it");
+}

@@ -33,6 +33,9 @@ pub(crate) fn run(a: &RunArgs) -> Result<()> {
     if !a.json {
         note(session.resolved.plan.to_string().trim_end());
         note(&format!("memory        {}", session.budget));
+        if let Some(judgement) = &session.resolved.judgement {
+            note(judgement.to_string().trim_end());
+        }
     }
     let display = RunDisplay::new(a.json);
     let show = |p| display.show(&p);
@@ -57,6 +60,7 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
         return say_json(&json!({
             "sites": sites, "seconds": summary.seconds, "peak_rss_bytes": peak_rss(), "output": out,
             "bytes": summary.bytes, "bits_per_weight": plan.bits_per_weight(), "already_done": summary.already_done,
+            "target": session.resolved.judgement,
         }));
     }
     if summary.already_done {

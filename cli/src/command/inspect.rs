@@ -6,7 +6,7 @@ use qfw_core::Result;
 use qfw_core::checkpoint::Checkpoint;
 use serde_json::json;
 
-use super::say_json;
+use super::{say_json, target};
 use crate::arguments::Inspect;
 use crate::hub;
 use crate::terminal::{say, size};
@@ -27,11 +27,20 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
     }
     let quantization = &checkpoint.config["quantization_config"];
     let record: Option<serde_json::Value> = std::fs::read(path.join("qfw.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let blocks = names.iter().filter_map(|n| checkpoint.tensors.info(n)).any(|i| i.dtype.is_blocks());
+    let quantized = record.is_some() || !quantization.is_null() || blocks;
+    let architecture = checkpoint.config["model_type"].as_str().unwrap_or("").to_owned();
+    let judged = a.target.as_ref().filter(|_| quantized).map(|t| target::judged(t, &path)).transpose()?;
+    let recipes = match a.target.as_ref().filter(|_| !quantized) {
+        Some(t) => Some(qfw_core::target::recipes(t, &architecture)?),
+        None => None,
+    };
     if a.json {
         return say_json(&json!({
             "path": a.path, "model_type": checkpoint.config["model_type"], "tensors": names.len(), "elements": elements, "bytes": bytes,
             "types": types.iter().map(|(t, (n, e))| json!({ "type": t, "tensors": n, "elements": e })).collect::<Vec<_>>(),
             "quantization_config": quantization, "plan": record.as_ref().map(|r| r["plan"].clone()),
+            "target": judged, "recipes": recipes,
         }));
     }
     say(&format!("model type    {}", checkpoint.config["model_type"].as_str().unwrap_or("(none)")));
@@ -42,10 +51,14 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
     match quantization.get("quant_method").and_then(|m| m.as_str()) {
         Some(method) => say(&format!("quantized     {method} {}", quantization["format"].as_str().unwrap_or(""))),
         // The types of a GGUF file are listed above.
-        None if checkpoint.tensors.names().iter().filter_map(|n| checkpoint.tensors.info(n)).any(|i| i.dtype.is_blocks()) => {
-            say("quantized     gguf");
-        }
+        None if blocks => say("quantized     gguf"),
         None => say("quantized     no"),
+    }
+    if let (Some(target), Some(recipes)) = (&a.target, &recipes) {
+        target::say_recipes(target, &architecture, recipes);
+    }
+    if let Some(judgement) = &judged {
+        say(judgement.to_string().trim_end());
     }
     if let Some(plan) = record.and_then(|r| serde_json::from_value::<qfw_core::plan::Plan>(r["plan"].clone()).ok()) {
         say(&format!("\nmade by qfw {} with this plan:\n{}", plan.qfw, plan.to_string().trim_end()));

@@ -10,7 +10,9 @@ pub(crate) mod plan;
 pub(crate) mod plugin;
 pub(crate) mod quickstart;
 pub(crate) mod schema;
+pub(crate) mod target;
 pub(crate) mod topology;
+pub(crate) mod verify;
 
 use qfw_core::{Error, Result};
 

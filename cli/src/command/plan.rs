@@ -26,11 +26,15 @@ pub(crate) fn run(a: &RunArgs) -> Result<()> {
     if !a.json {
         say(session.resolved.plan.to_string().trim_end());
         say(&format!("memory        {}", session.budget));
+        if let Some(judgement) = &session.resolved.judgement {
+            say(judgement.to_string().trim_end());
+        }
     }
     let measured = if a.measure { Some(measure(&session, &registry)?) } else { None };
     if a.json {
         return say_json(&json!({
             "plan": session.resolved.plan, "memory": session.budget, "notes": session.resolved.notes, "measured": measured,
+            "target": session.resolved.judgement,
         }));
     }
     if let Some(m) = &measured {

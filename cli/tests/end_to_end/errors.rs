@@ -224,7 +224,11 @@ fn what_this_version_cannot_quantize_is_refused() {
         "config::block-name",
         &["`harness.block-name` is `model.layer`, but this model stores its blocks under `model.layers`", "hint: write `model.layers`"],
     );
-    refused("--algo rtn --target vllm", "plan::unsupported", &["`output.target` is `vllm`", "hint: leave `--target` out"]);
+    refused(
+        "--algo rtn --target vlm",
+        "target::unknown-engine",
+        &["`vlm` is no engine (did you mean `vllm`?)", "hint: engines that rules are known of: vllm, vllm-cpu, transformers"],
+    );
     refused(
         "--algo rtn --device cuda:0",
         "device::unsupported",

@@ -23,8 +23,10 @@ mod plugins_refused;
 mod resume;
 mod rotations;
 mod scheme;
+mod targets;
 mod transforms;
 mod unknown_model;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

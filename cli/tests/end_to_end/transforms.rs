@@ -113,8 +113,11 @@ fn scales_and_rounding_stack_in_any_order_of_names() {
     let record = |out: &Path| -> Value { serde_json::from_slice(&std::fs::read(out.join("qfw.json")).unwrap()).unwrap() };
     let sites = |record: &Value| record["sites"].as_array().unwrap().clone();
     let nearest = record(&run("rtn", "--algo awq,rtn"));
-    let gains: Vec<f64> =
-        sites(&nearest).iter().flat_map(|s| s["events"].as_array().unwrap().clone()).filter_map(|e| e["scaled"]["error"].as_f64()).collect();
+    let gains: Vec<f64> = sites(&nearest)
+        .iter()
+        .flat_map(|s| s["events"].as_array().unwrap().clone())
+        .filter_map(|e| e["scaled"]["error"].as_f64())
+        .collect();
     assert!(gains.len() >= 6 && gains.iter().all(|g| *g < 1.0), "{gains:?}");
     // Before error feedback another measure counts, by which scales that feedback makes needless do no harm.
     let (alone, record) = (record(&gptq), record(&both));

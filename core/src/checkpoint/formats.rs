@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::native::NativeReader;
+use super::held::Held;
+use super::native::{NativeReader, NativeSite};
 use super::{Checkpoint, ContainerWriter, TensorDecl, TensorSource, gguf};
+use crate::algorithm::Rounded;
 use crate::error::{Error, Result};
 use crate::model::{ActivationQuant, StoredBranch};
 use crate::plan::Plan;
@@ -88,6 +90,15 @@ pub trait Container: Send + Sync {
     ) -> Result<Vec<u8>> {
         let _ = (native, places, provenance);
         Err(Error::internal("this container has no file that describes another"))
+    }
+
+    /// The codes of a module as they are held: with scales as rounded as they are stored, and with the arithmetic of those who read them.
+    ///
+    /// # Errors
+    /// If they cannot be held.
+    fn held(&self, site: &NativeSite, rounded: Rounded) -> Result<Held> {
+        let _ = site;
+        Ok(Held::exactly(rounded))
     }
 
     /// The value of `quantization_config` in `config.json`.

@@ -256,6 +256,24 @@ impl NativeReader {
         decode_site(site, &*self.open(site)?)
     }
 
+    /// The tensors of branches, with their values.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(super) fn branches(&self) -> Result<Vec<(TensorInfo, Vec<f32>)>> {
+        let mut out = Vec::new();
+        for site in &self.sites {
+            let shard = self.open(site)?;
+            for name in BRANCH.map(|suffix| format!("{}.{suffix}", site.module)) {
+                let Some(info) = shard.info(&name) else { continue };
+                let mut values = Vec::new();
+                shard.read_f32(&name, 0..info.shape.first().copied().unwrap_or(0), &mut values)?;
+                out.push((info.clone(), values));
+            }
+        }
+        Ok(out)
+    }
+
     fn open(&self, site: &NativeSite) -> Result<Arc<dyn TensorSource>> {
         self.shard(&site.module)
     }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::journal::{self, Journal};
 use super::report::{Progress, SiteReport, peak_rss};
 use super::run::{Control, Mode, Run, same_plan};
+use crate::checkpoint::fingerprint::Fingerprints;
 use crate::checkpoint::gguf::{self, GgufWriter};
 use crate::checkpoint::native::NativeReader;
 use crate::checkpoint::{Container, DataWriter, FileForm, SafetensorsWriter, open_tensors, rename_file, replace_file};
@@ -24,6 +25,9 @@ use crate::registry::Registry;
 
 /// The record of a finished run.
 const RECORD: &str = "qfw.json";
+
+/// What tells which shard holds which tensor.
+const INDEX: &str = "model.safetensors.index.json";
 
 /// The file of a GGUF container.
 const GGUF: &str = "model.gguf";
@@ -120,7 +124,7 @@ pub(super) fn finish(
     let several = plan.output.formats.len() > 1;
     let provenance: BTreeMap<String, String> =
         [("qfw_version", plan.qfw.clone()), ("qfw_plan", plan.signature())].into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-    let mut last = Vec::new();
+    let (mut last, mut fingerprints) = (Vec::new(), BTreeMap::new());
     for format in &plan.output.formats {
         if control.cancelled() {
             return Err(Error::interrupted());
@@ -129,6 +133,7 @@ pub(super) fn finish(
         let dir = if several { out.join(format) } else { out.to_owned() };
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create", e))?;
         let container = run.registry().container(format)?.container;
+        let mut fingerprint = Fingerprints::of(container, &native, plan)?;
         match container.file_form(plan, run.checkpoint())? {
             FileForm::Safetensors => {
                 // There is one if the run was stopped after this very point; its weights are about to be written anew.
@@ -143,10 +148,12 @@ pub(super) fn finish(
                 } else {
                     Some(container.quantization_config(plan)?)
                 };
-                last.push((
-                    dir.join("config.json"),
-                    Last::Config { index, text: with_quantization(&run.checkpoint().config, quantization)? },
-                ));
+                let text = with_quantization(&run.checkpoint().config, quantization)?;
+                fingerprint.file("config.json".to_owned(), text.as_bytes());
+                if let Some(index) = &index {
+                    fingerprint.file(INDEX.to_owned(), index.as_bytes());
+                }
+                last.push((dir.join("config.json"), Last::Config { index, text }));
             }
             FileForm::Gguf(pairs) => last.push((dir.join(GGUF), Last::Written(write_gguf(container, &native, &dir, pairs, &provenance)?))),
             FileForm::Described { file, data } => {
@@ -158,12 +165,14 @@ pub(super) fn finish(
                 let described = container.describe(&native, &writer.finish()?, &provenance)?;
                 last.push((main, Last::Made(described)));
                 let text = with_quantization(&run.checkpoint().config, None)?;
+                fingerprint.file("config.json".to_owned(), text.as_bytes());
                 last.push((dir.join("config.json"), Last::Config { index: None, text }));
             }
         }
-        copy_side_files(run, &dir)?;
+        copy_side_files(run, &dir, &mut fingerprint)?;
+        fingerprints.insert(format.as_str(), fingerprint);
     }
-    replace_file(&out.join(RECORD), &record(run, journal, sites)?)?;
+    replace_file(&out.join(RECORD), &record(run, journal, sites, &fingerprints)?)?;
     replace_file(&out.join("README.md"), card(run, sites).as_bytes())?;
     replace_file(&out.join("qfw-run.jsonl"), run_log(start).as_bytes())?;
     if plan.output.keep_native {
@@ -178,7 +187,7 @@ pub(super) fn finish(
         match content {
             Last::Config { index, text } => {
                 if let Some(index) = index {
-                    replace_file(&path.with_file_name("model.safetensors.index.json"), index.as_bytes())?;
+                    replace_file(&path.with_file_name(INDEX), index.as_bytes())?;
                 }
                 replace_file(&path, text.as_bytes())?;
             }
@@ -247,15 +256,17 @@ fn shard_files(journal: &Journal) -> Vec<PathBuf> {
     journal.blocks().iter().filter(|b| b.shard.is_some()).map(|b| journal.shard(b.block)).collect()
 }
 
-fn copy_side_files(run: &Run<'_>, dir: &Path) -> Result<()> {
+fn copy_side_files(run: &Run<'_>, dir: &Path, fingerprint: &mut Fingerprints) -> Result<()> {
     let checkpoint = run.checkpoint();
     for file in &checkpoint.side_files {
         let (from, to) = (checkpoint.path.join(file), dir.join(file));
         let bytes = std::fs::read(&from).map_err(|e| Error::io(&from, "read", e))?;
         replace_file(&to, &bytes)?;
+        fingerprint.file(file.to_string_lossy().into_owned(), &bytes);
     }
     for (name, text) in &checkpoint.made_files {
         replace_file(&dir.join(name), text.as_bytes())?;
+        fingerprint.file(name.clone(), text.as_bytes());
     }
     Ok(())
 }
@@ -271,12 +282,16 @@ fn with_quantization(config: &Value, quantization: Option<Value>) -> Result<Stri
 }
 
 /// The deterministic record of the run.
-fn record(run: &Run<'_>, journal: &Journal, sites: &Vec<SiteReport>) -> Result<Vec<u8>> {
+fn record(run: &Run<'_>, journal: &Journal, sites: &Vec<SiteReport>, fingerprints: &BTreeMap<&str, Fingerprints>) -> Result<Vec<u8>> {
     let plan = run.plan();
     let mut value = json!({ "qfw": plan.qfw, "signature": plan.signature(), "plan": plan, "sites": sites });
     if let Some(entry) = journal.prelude() {
         value["rotations"] = serde_json::to_value(&entry.learned).map_err(|e| Error::internal(e.to_string()))?;
     }
+    if let Some(judgement) = run.judgement() {
+        value["target"] = serde_json::to_value(judgement).map_err(|e| Error::internal(e.to_string()))?;
+    }
+    value["fingerprints"] = json!({ "formats": fingerprints });
     let mut text = serde_json::to_vec_pretty(&value).map_err(|e| Error::internal(e.to_string()))?;
     text.push(b'\n');
     Ok(text)

@@ -29,6 +29,7 @@ use crate::plan::{Plan, PlannedActivation, Propagate, Resolved};
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec, Timing};
 use crate::statistic::{Gram, RangeCollector, RangeSite, StatKind, Stats, Stream as StreamKind};
+use crate::target::Judgement;
 use crate::topology::{Linear, Region, Turn};
 
 /// What to do with what is in the output directory.
@@ -483,6 +484,10 @@ impl<'a> Run<'a> {
 
     pub(super) fn plan(&self) -> &Plan {
         &self.resolved.plan
+    }
+
+    pub(super) fn judgement(&self) -> Option<&Judgement> {
+        self.resolved.judgement.as_ref()
     }
 
     pub(super) fn model(&self) -> &Model {

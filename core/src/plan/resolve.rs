@@ -15,6 +15,7 @@ use crate::numeric::Bf16Unit;
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec};
 use crate::statistic::Stream;
+use crate::target::{self, Judgement};
 use crate::topology::{Linear, Port, Rewriting, Role, SiteId, Topology};
 
 /// What the planner has to know of the model.
@@ -47,6 +48,8 @@ pub struct Resolved {
     pub biases: BTreeSet<Role>,
     /// The rewrites of the plan, ready to be done.
     pub rewriting: Rewriting,
+    /// What the engine that has to load the result will do with it, where one is named.
+    pub judgement: Option<Judgement>,
 }
 
 /// Resolves `raw` for a model. `sorted` says the passes came from a plain list of names, which is sorted by phase; passes written out in
@@ -61,7 +64,9 @@ pub fn resolve(
     calibration: Option<CalibrationPlan>,
     sorted: bool,
 ) -> Result<Resolved> {
-    refuse_unsupported(raw)?;
+    if let Some(target) = &raw.output.target {
+        target::check(target)?;
+    }
     let (narrow, widened) = (model, rewrites::widened(raw, registry, model)?);
     let model = &ModelFacts { topology: &widened, hash: model.hash.clone(), ..*model };
     let linears: Vec<&Linear> = model.topology.linears.iter().collect();
@@ -202,7 +207,9 @@ pub fn resolve(
             Verdict::Refused(error) => return Err(error.within(format!("output format `{format}`"))),
         }
     }
-    Ok(Resolved { plan, algorithms, needs, notes, biases, rewriting })
+    let judge = |t: &String| target::judge(t, &plan, Some(model.head_dim).filter(|d| *d > 0));
+    let judgement = raw.output.target.as_ref().map(judge).transpose()?;
+    Ok(Resolved { plan, algorithms, needs, notes, biases, rewriting, judgement })
 }
 
 /// Takes the finer step that a pass wants for its sites into their schemes.
@@ -269,12 +276,4 @@ fn same_blocks(raw: &RawRun, linears: &[&Linear]) -> Result<()> {
         .hint(format!("write `{list}`, or leave the key out"))),
         _ => Ok(()),
     }
-}
-
-fn refuse_unsupported(raw: &RawRun) -> Result<()> {
-    if let Some(target) = &raw.output.target {
-        return Err(Error::plan("plan::unsupported", format!("`output.target` is `{target}`, but this version has no rules for engines"))
-            .hint("leave `--target` out"));
-    }
-    Ok(())
 }

@@ -16,6 +16,8 @@
 //! Source: llama.cpp, `ggml/src/ggml-common.h` and `ggml-quants.c`.
 
 use half::f16;
+use qfw_core::algorithm::Rounded;
+use qfw_core::checkpoint::{Arithmetic, Held};
 use qfw_core::scheme::{FloatGrid, FloatKind, FloatVariant, Grid};
 use qfw_core::{Error, Result};
 
@@ -123,7 +125,7 @@ impl Block {
                     nibbles(above, out);
                 }
                 Self::Nvfp4 => {
-                    let e4m3 = FloatGrid::new(4, 3, FloatVariant::Ocp).ok_or_else(|| Error::internal("there is no e4m3"))?;
+                    let e4m3 = e4m3()?;
                     let local = |run: usize| {
                         let p = params(i * self.len() + run * self.run());
                         e4m3.code(p.scale * p.global) as u8
@@ -135,6 +137,35 @@ impl Block {
         }
         Ok(())
     }
+}
+
+impl Block {
+    /// What codes stand for in blocks of this format.
+    ///
+    /// # Errors
+    /// If a minimum is too large for f16.
+    pub(crate) fn held(self, grid: &Grid, mut rounded: Rounded) -> Result<Held> {
+        match self {
+            Self::Mxfp4 => Ok(Held::exactly(rounded)),
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => Ok(Held::exactly(rounded).scales_in(FloatKind::F16)),
+            Self::Q4_1 | Self::Q5_1 => {
+                let p = &rounded.params;
+                let of = |(scale, zero): (&f32, &f32)| minimum(Params { scale: *scale, zero: *zero, global: 1.0 }, grid.limits().0);
+                let minima = p.scale.iter().zip(&p.zero).map(|tile| of(tile).map(f16::to_f32)).collect::<Result<_>>()?;
+                Ok(Held { arithmetic: Arithmetic::Minimum(minima), ..Held::exactly(rounded).scales_in(FloatKind::F16) })
+            }
+            Self::Nvfp4 => {
+                let (global, e4m3) = (rounded.params.global.unwrap_or(1.0), e4m3()?);
+                rounded.params.scale.iter_mut().for_each(|s| *s = e4m3.round(*s * global));
+                Ok(Held { rounded, arithmetic: Arithmetic::Factor(1.0 / global) })
+            }
+        }
+    }
+}
+
+/// The scales of NVFP4.
+fn e4m3() -> Result<FloatGrid> {
+    FloatGrid::new(4, 3, FloatVariant::Ocp).ok_or_else(|| Error::internal("there is no e4m3"))
 }
 
 /// `m` of the formats that have one: what the smallest code stands for.

@@ -14,10 +14,11 @@ mod tokenizer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::gguf::Value as Key;
-use qfw_core::checkpoint::native::NativeReader;
+use qfw_core::checkpoint::native::{NativeReader, NativeSite};
 use qfw_core::checkpoint::{
-    Checkpoint, Container, ContainerRecord, ContainerWriter, FileForm, StoredDtype, TensorDecl, TensorSource, Verdict,
+    Checkpoint, Container, ContainerRecord, ContainerWriter, FileForm, Held, StoredDtype, TensorDecl, TensorSource, Verdict,
 };
 use qfw_core::plan::Plan;
 use qfw_core::{Error, Result};
@@ -55,6 +56,10 @@ impl Container for Gguf {
 
     fn write(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<()> {
         tensors::all(native)?.iter().try_for_each(|t| t.write(native, out))
+    }
+
+    fn held(&self, site: &NativeSite, rounded: Rounded) -> Result<Held> {
+        accept::block(&site.site, &site.spec)?.held(&site.spec.grid, rounded)
     }
 
     /// There is no `config.json`.

@@ -25,9 +25,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use qfw_core::Result;
-use qfw_core::checkpoint::native::NativeReader;
-use qfw_core::checkpoint::{Container, ContainerRecord, ContainerWriter, TensorDecl, TensorSource, Verdict};
+use qfw_core::algorithm::Rounded;
+use qfw_core::checkpoint::native::{NativeReader, NativeSite};
+use qfw_core::checkpoint::{Container, ContainerRecord, ContainerWriter, Held, TensorDecl, TensorSource, Verdict};
 use qfw_core::plan::Plan;
+use qfw_core::scheme::FloatKind;
 use serde_json::Value;
 
 /// What zero points are stored as.
@@ -64,6 +66,10 @@ impl Container for Gptq {
 
     fn write(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<()> {
         write::write(self.version, native, out)
+    }
+
+    fn held(&self, _: &NativeSite, rounded: Rounded) -> Result<Held> {
+        Ok(Held::exactly(rounded).scales_in(FloatKind::F16))
     }
 
     fn quantization_config(&self, plan: &Plan) -> Result<Value> {

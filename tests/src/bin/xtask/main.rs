@@ -7,6 +7,7 @@ mod matrix;
 mod parity;
 mod program;
 mod table;
+mod targets;
 mod train_tiny;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Task {
     Parity(parity::Args),
     /// Quantize a model by every row of a table, and write the table
     Table(table::Args),
+    /// Write `docs/targets.md` from the rules about engines
+    Targets(targets::Args),
     /// Train the tiny models that `qfw quickstart` carries
     TrainTiny(train_tiny::Args),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Matrix(args) => matrix::run(args),
         Task::Parity(args) => parity::run(args),
         Task::Table(args) => table::run(args),
+        Task::Targets(args) => targets::run(args),
         Task::TrainTiny(args) => train_tiny::run(args),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };

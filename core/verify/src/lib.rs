@@ -1,0 +1,58 @@
+//! A second reader of quantized checkpoints.
+//!
+//! Who writes a file and reads it back with the same code proves that he agrees with himself. This crate decodes what is on disk with code of
+//! its own, written from the formats' descriptions; it depends on nothing else of this project, and a test holds it to that. It compares the
+//! values with the hashes that a run recorded of what it meant to write ([`record`](self) in `qfw.json`), or with another checkpoint
+//! tensor by tensor, and checks what lies around them: shards, index and configuration agree, no tensor is missing, left over, of the
+//! wrong shape or not finite, the quantization configuration says what is there, side files are there byte for byte.
+//!
+//! Containers: `compressed-tensors`, `gptq`, `awq`, `gguf`, the native `qfw`, and plain floats. One tensor is in memory at a time.
+//!
+//! Nothing that a file says is believed before it is checked: damaged and hostile files are errors or findings, not panics.
+
+mod bits;
+mod check;
+mod checkpoint;
+mod comparison;
+mod container;
+mod dtype;
+mod error;
+mod family;
+mod gguf_file;
+mod matrix;
+mod record;
+mod report;
+mod rows;
+mod safetensors_file;
+mod store;
+
+use std::path::{Path, PathBuf};
+
+use checkpoint::Checkpoint;
+use comparison::Comparison;
+pub use error::{Error, Finding, Result};
+pub use report::{Difference, Position, Report, TensorReport};
+
+/// The directories to be checked where `path` is what a run wrote: one for each format if there are several, else `path` itself.
+///
+/// # Errors
+/// If there is a record of a run, but it cannot be read.
+pub fn parts(path: &Path) -> Result<Vec<PathBuf>> {
+    let several = record::several(path)?;
+    Ok(if several.is_empty() { vec![path.to_owned()] } else { several })
+}
+
+/// Checks a checkpoint: against the record of the run that wrote it, where there is one, and against another checkpoint, where one is given.
+///
+/// # Errors
+/// If nothing of it can be read, or there is nothing to compare it with. What can be read and is wrong is in the report.
+pub fn verify(path: &Path, against: Option<&Path>) -> Result<Report> {
+    let here = Checkpoint::open(path)?;
+    let there = against.map(Checkpoint::open).transpose().map_err(|e| Error { message: format!("`--against`: {}", e.message), ..e })?;
+    let (record, file) = record::find(&here.dir)?.unzip();
+    if record.is_none() && there.is_none() {
+        return Err(Error::new("verify::nothing-to-compare", format!("`{}` has no `qfw.json` that says what was written", path.display()))
+            .hint("give the checkpoint that it should equal: `--against MODEL`"));
+    }
+    Ok(Comparison::new(here, there, record).report(path, file))
+}
