@@ -87,6 +87,9 @@ fn the_worst_layer_decides() {
         is("refused", "gpt2")
     );
     assert_eq!(outcome("tiny-llama", "--algo rtn --format compressed-tensors --target onnxruntime"), is("refused", "not-onnx"));
+    assert_eq!(outcome("tiny-llama", "--algo rtn --format onnx --target onnxruntime"), is("loads", "integers"));
+    assert_eq!(outcome("tiny-llama", "--algo rtn --format onnx-qdq --target onnxruntime"), is("wrong", "weights-in-qdq"));
+    assert_eq!(outcome("tiny-gpt2", "--algo rtn --format onnx --target llama.cpp"), is("refused", "not-gguf"));
     for (words, rule) in
         [("--preset w8a8 --format compressed-tensors", "int8-inputs"), ("--preset fp8-dynamic --format compressed-tensors", "fp8")]
     {

@@ -43,7 +43,6 @@ pub(crate) fn solve(bridged: &Bridged, stage: &dyn Transform, host: &Host<'_>, g
             weight: site.weight(),
             target: o.target.as_ref().map(|(spec, observer)| (spec, &**observer)),
             input: o.input.as_ref(),
-            compensates: false,
         })
         .collect();
     let first = owned.first().ok_or_else(|| Failure::new(Status::Internal, "a region without readers"))?;

@@ -106,8 +106,6 @@ pub struct NeedsWire {
     pub group_index: bool,
     /// Its sites have to have a bias.
     pub bias: bool,
-    /// It makes up for the error of each input channel in others.
-    pub compensates: bool,
     /// The share of the step that its sites are to have; 0 leaves it.
     pub rescale: f64,
     /// The branches of a split.
@@ -123,7 +121,7 @@ impl NeedsWire {
     /// Why they do not cross: what runs the model has to be in the program.
     pub fn of(needs: &Needs) -> Result<Self, &'static str> {
         // Every field by its name: one that is new has to be thought of here.
-        let Needs { inputs, group_index, bias, compensates, rescale, replay, training, network, branch, scratch_bytes } = needs;
+        let Needs { inputs, group_index, bias, rescale, replay, training, network, branch, scratch_bytes } = needs;
         let refused = [
             (*replay, "it runs parts of the model again"),
             (training.is_some(), "it runs blocks, with gradients"),
@@ -136,7 +134,6 @@ impl NeedsWire {
             inputs: inputs.clone(),
             group_index: *group_index,
             bias: *bias,
-            compensates: *compensates,
             rescale: *rescale,
             branch: branch.map(|b| BranchWire { rank: b.rank, stored: b.stored, shared: b.shared }),
             scratch_bytes: *scratch_bytes,
@@ -149,7 +146,6 @@ impl NeedsWire {
             inputs: self.inputs,
             group_index: self.group_index,
             bias: self.bias,
-            compensates: self.compensates,
             rescale: self.rescale,
             branch: self.branch.map(|b| BranchNeed { rank: b.rank, stored: b.stored, shared: b.shared }),
             scratch_bytes: self.scratch_bytes,

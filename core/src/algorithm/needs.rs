@@ -17,9 +17,6 @@ pub struct Needs {
     pub bias: bool,
     /// The step of its sites is to be this fraction of what their ranges say; 0 leaves it. The planner makes it `rescale` of their scheme.
     pub rescale: f64,
-    /// It makes up for the error of each input channel in those it comes to after it, by falling size of their inputs: what a channel's error
-    /// costs is then only what the others cannot stand in for.
-    pub compensates: bool,
     /// A transform wants to run the module behind a region again, with other weights.
     pub replay: bool,
     /// It runs the block again and again, with gradients, on this stream: [`Stream::Reference`] or [`Stream::Quantized`]. The activations of

@@ -40,8 +40,6 @@ pub struct Reader<'a> {
     pub target: Option<(&'a QuantSpec, &'a dyn Observer)>,
     /// How its input is rounded, if it is.
     pub input: Option<&'a QuantSpec>,
-    /// Whether what rounds it makes up for the error of each channel in others: [`super::Needs::compensates`].
-    pub compensates: bool,
 }
 
 /// A linear that writes a region's channels, or some rows of it.

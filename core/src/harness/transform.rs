@@ -141,8 +141,7 @@ fn readers<'a>(run: &'a Run<'_>, region: &Region, weights: &MapWeights) -> Resul
 
 fn reader<'a>(run: &'a Run<'_>, jobs: &'a [Job<'_>], linear: &'a Linear, weight: &'a [f32]) -> Reader<'a> {
     let job = jobs.iter().find(|j| j.linear.site == linear.site);
-    let compensates = job.is_some_and(|j| run.needs(j.pass).compensates);
-    Reader { linear, weight, target: job.map(|j| (j.spec, j.observer)), input: run.input_of(linear), compensates }
+    Reader { linear, weight, target: job.map(|j| (j.spec, j.observer)), input: run.input_of(linear) }
 }
 
 /// Applies a symmetry to the weights and the statistics.

@@ -18,8 +18,8 @@
 //! which is the squared error of what the readers return, summed over all calibration tokens, from one matrix that they share. `s = 1` is
 //! among the candidates. Clipping, AWQ's second half, is the pass `clip`.
 //!
-//! Where the rounding that follows feeds the error of each channel into those after it, most of that sum is made up for, and scales that
-//! are good for it do harm. What remains is each channel's error by itself,
+//! Where the rounding that follows feeds the error of each channel into those after it, most of that sum is made up for. What remains is
+//! each channel's error by itself, which `loss = "compensated"` counts instead:
 //!
 //! ```text
 //! min_s  Σ_readers Σ_j ‖Δ_j‖² / U_jj²,   H⁻¹ = UᵀU,  U upper triangular, channels by falling H_jj

@@ -17,9 +17,9 @@ pub struct Options {
     /// Whether weights have a say in the scales too: `false`, `true`, or `both`, which tries half of the exponents with and half without.
     #[serde(alias = "duo_scaling")]
     pub duo_scaling: Duo,
-    /// What is compared: what each layer puts out (`linear`), known from its Gram matrix; that part of it which the rounding behind cannot
-    /// make up for in other channels (`compensated`); one of the two, by whether that rounding does such a thing (`auto`); or what the
-    /// whole module behind the region does (`module`), which is run again for every exponent.
+    /// What is compared: what each layer puts out (`linear`), known from its Gram matrix; that part of it which rounding with
+    /// error feedback cannot make up for in other channels (`compensated`); or what the whole module behind the region does (`module`),
+    /// which is run again for every exponent.
     pub loss: Loss,
 }
 
@@ -27,10 +27,8 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
-    /// `compensated` for layers whose rounding compensates, `linear` for others.
-    #[default]
-    Auto,
     /// The layers' outputs.
+    #[default]
     Linear,
     /// The part of them that no other channel can stand in for.
     Compensated,
@@ -88,7 +86,7 @@ impl From<Duo> for Said {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { grid: 20, duo_scaling: Duo::Off, loss: Loss::Auto }
+        Self { grid: 20, duo_scaling: Duo::Off, loss: Loss::Linear }
     }
 }
 
@@ -109,8 +107,7 @@ const ELSEWHERE: &[Elsewhere] = &[
 
 impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
-        let o: Self =
-            read_options("awq", options, "grid, duo-scaling (false, true, both), loss (auto, linear, compensated, module)", ELSEWHERE)?;
+        let o: Self = read_options("awq", options, "grid, duo-scaling (false, true, both), loss (linear, compensated, module)", ELSEWHERE)?;
         if !(1..=1000).contains(&o.grid) {
             return Err(invalid_option("awq", "grid", o.grid, "it must be from 1 to 1000; 20 is usual"));
         }

@@ -25,8 +25,8 @@ pub(crate) fn search(cx: &RegionContext<'_>, options: &Options) -> Result<Option
     }
     let gram = cx.gram()?;
     let magnitudes = cx.channels(StatKind::AbsMean)?;
-    let compensated = |r: &Reader<'_>| options.loss == Loss::Compensated || (options.loss == Loss::Auto && r.compensates);
-    let left = if rounded.iter().any(|r| compensated(r)) { left_over(gram)? } else { Vec::new() };
+    let left = if options.loss == Loss::Compensated { left_over(gram)? } else { Vec::new() };
+    let measure = if options.loss == Loss::Compensated { Measure::Left(&left) } else { Measure::Whole(&gram.lower) };
     let repeat = (magnitudes.len() / cx.region.width) as f64;
     let m: Vec<f64> = cx.region.gather(magnitudes, |a, b| a + b)?.into_iter().map(|x| x / repeat).collect();
     let w = cx.region.gather(&weight_means(&rounded), |a, b| a + b)?.into_iter().map(|x| x / repeat).collect::<Vec<_>>();
@@ -42,7 +42,6 @@ pub(crate) fn search(cx: &RegionContext<'_>, options: &Options) -> Result<Option
             }
             None => {
                 for reader in &rounded {
-                    let measure = if compensated(reader) { Measure::Left(&left) } else { Measure::Whole(&gram.lower) };
                     loss += error(reader, &spread, gram.n, measure)?;
                 }
             }

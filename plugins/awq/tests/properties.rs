@@ -86,9 +86,9 @@ type LossOf = fn(&Readers, &[f64], usize) -> f64;
 #[test]
 fn the_scales_of_least_error_are_found() {
     let cases: [(u64, usize, usize, &str, LossOf); 5] = [
-        (1, 64, 1, "auto", loss),
+        (1, 64, 1, "linear", loss),
         (2, 64, 1, "linear", loss),
-        (3, 32, 2, "auto", loss),
+        (3, 32, 2, "linear", loss),
         (1, 64, 1, "compensated", compensated_loss),
         (3, 32, 2, "compensated", compensated_loss),
     ];

@@ -38,7 +38,6 @@ impl PtqAlgorithm for Gpfq {
         let n = cx.widest_input() as u64;
         // Two matrices in f32, made of the statistics.
         Ok(Needs {
-            compensates: true,
             inputs: vec![(StatKind::Gram, Stream::Rounded), (StatKind::CrossGram, Stream::Rounded)],
             scratch_bytes: 2 * n * n * 4,
             ..Needs::default()

@@ -46,7 +46,6 @@ impl PtqAlgorithm for Gptq {
         let n = cx.widest_input() as u64;
         // The factor and its inverse in f64; the factor kept in f32 is smaller than the one of the two that is freed.
         Ok(Needs {
-            compensates: true,
             inputs: vec![(StatKind::Gram, self.stream(cx.stream))],
             group_index: self.options.act_order == ActOrder::Group,
             scratch_bytes: 2 * n * n * 8,

@@ -36,7 +36,6 @@ impl PtqAlgorithm for Qronos {
         let n = cx.widest_input() as u64;
         // The factor and its inverse in f64; what is kept of them, with a matrix of differences, takes as much.
         Ok(Needs {
-            compensates: true,
             inputs: vec![(StatKind::Gram, Stream::Rounded), (StatKind::CrossGram, Stream::Rounded)],
             scratch_bytes: 2 * n * n * 8,
             ..Needs::default()

@@ -91,8 +91,7 @@ impl Place {
             Ok(weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
         };
         let read = linears.iter().map(|l| numbers(l)).collect::<Result<Vec<_>>>()?;
-        let readers =
-            linears.iter().zip(&read).map(|(linear, weight)| Reader { linear, weight, target: None, input: None, compensates: false });
+        let readers = linears.iter().zip(&read).map(|(linear, weight)| Reader { linear, weight, target: None, input: None });
         let readers: Vec<Reader<'_>> = readers.collect();
         let producers = if stage.reads_producers() { Producer::of(region, &self.topology, weights)? } else { Vec::new() };
         let (stats, stream, seed) = (self.stats(first, &needs.inputs), Stream::Quantized, self.seed);
