@@ -121,6 +121,11 @@ fn what_cannot_be_learned_is_refused() {
             assert!(run.stderr.contains(part), "`{part}` is missing in: {}", run.stderr);
         }
     };
+    // What they share would be split twice, and stored once.
+    refused(
+        r#"--set pass=[{algo="svdquant",options={shared=true}},{algo="learned-round",match="attn\\.q$"},{algo="rtn",skip=["attn\\.q$"]}]"#,
+        &["plan::unsupported", "`blocks.0.attn.q` and `blocks.0.attn.k` share a part of their branches", "`shared`"],
+    );
     refused("--algo learned-round --set learned-round.lr=0", &["`lr`", "it has to be above 0"]);
     refused("--algo learned-round --set learned-round.seed=3", &["set `calibration.seed`"]);
     refused(

@@ -92,5 +92,8 @@ fn what_cannot_be_learned_is_refused() {
         "--algo quarot,spinquant,rtn --set spinquant.optimize=true --set scheme.weights.format=int4",
         &["topology::rotated-twice", "`residual` is rotated by what is learned, and rotated again"],
     );
-    refused("--algo quarot,rtn --set quarot.optimize.steps=-1 --set scheme.weights.format=int4", &["options of `spinquant`", "steps"]);
+    refused(
+        "--algo quarot,rtn --set quarot.optimize.steps=-1 --set scheme.weights.format=int4",
+        &["option `steps` of `spinquant`", "steps"],
+    );
 }

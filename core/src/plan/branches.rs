@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::PlannedPass;
 use crate::algorithm::BranchNeed;
 use crate::error::{Error, Result};
 use crate::scheme::FloatKind;
@@ -77,6 +78,25 @@ pub(super) fn add(
             stored: need.stored.unwrap_or_else(|| stored(first)),
             a: first.to_owned(),
         });
+    }
+    Ok(())
+}
+
+/// That sites which share an `A` are all rounded by `pass`, or none of them: what is rounded as a block is split apart from what is not.
+///
+/// # Errors
+/// If one is, and another is not.
+pub(super) fn rounded_together(all: &[PlannedBranch], pass: &PlannedPass) -> Result<()> {
+    let here = |b: &&PlannedBranch| pass.sites.contains(&b.site);
+    for b in all.iter().filter(here) {
+        if let Some(other) = all.iter().find(|o| o.a == b.a && !here(o)) {
+            let message = format!(
+                "`{}` and `{}` share a part of their branches, and only the first is rounded by `{}`",
+                b.site, other.site, pass.algo
+            );
+            return Err(Error::plan("plan::unsupported", message)
+                .hint("round both with one pass, or leave out `shared` of the pass that adds branches"));
+        }
     }
     Ok(())
 }

@@ -150,6 +150,9 @@ pub fn resolve(
         algorithms.push(algorithm);
         needs.push(need);
     }
+    for (pass, _) in passes.iter().zip(&algorithms).filter(|(_, a)| matches!(a.stage(), Stage::RoundBlock(_))) {
+        branches::rounded_together(&planned_branches, pass)?;
+    }
     for (algo, share, sites) in steps {
         shrink_steps(&mut specs, algo, share, &linears, &sites)?;
     }

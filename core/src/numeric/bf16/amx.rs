@@ -223,6 +223,7 @@ pub(super) fn turned(panel: &[Line], rows: &mut [u32]) {
 /// # Safety
 /// All of that is readable, and writable; the CPU has AVX-512.
 #[allow(unsafe_code, reason = "vector instructions by pointer")]
+#[allow(clippy::needless_range_loop, reason = "one column of four rows at a time")]
 #[target_feature(enable = "avx512f")]
 unsafe fn turn(from: *const Line, to: *mut u32) {
     let mut r = [_mm512_setzero_si512(); 16];
