@@ -15,21 +15,34 @@ const LINES: usize = 40;
 pub(crate) fn run(a: &Verify) -> Result<()> {
     let path = hub::model(&a.path)?;
     let against = a.against.as_deref().map(hub::model).transpose()?;
-    let mut reports = Vec::new();
+    let (mut reports, mut unread) = (Vec::new(), Vec::new());
     for part in qfw_verify::parts(&path).map_err(unreadable)? {
-        reports.push(qfw_verify::verify(&part, against.as_deref()).map_err(unreadable)?);
+        match qfw_verify::verify(&part, against.as_deref()) {
+            Ok(report) => reports.push(report),
+            // One that has no reader here takes nothing from what was found in the others.
+            Err(e) => unread.push(unreadable(e)),
+        }
+    }
+    if reports.is_empty() {
+        return unread.into_iter().next().map_or(Ok(()), Err);
     }
     let equal = reports.iter().all(|r| r.equal);
     let judged = a.target.as_ref().map(|t| target::judged(t, &path)).transpose()?;
     if a.json {
         let codes: Vec<bool> = reports.iter().filter_map(|r| r.codes_equal).collect();
         let codes_equal = (!codes.is_empty()).then(|| codes.iter().all(|c| *c));
-        say_json(&json!({ "path": a.path, "equal": equal, "codes_equal": codes_equal, "checked": reports, "target": judged }))?;
+        say_json(
+            &json!({ "path": a.path, "equal": equal, "codes_equal": codes_equal, "checked": reports, "unreadable": unread.iter().map(ToString::to_string).collect::<Vec<_>>(), "target": judged }),
+        )?;
     } else {
         reports.iter().for_each(show);
+        unread.iter().for_each(|e| say(&format!("not checked: {e}")));
         if let Some(judgement) = &judged {
             say(judgement.to_string().trim_end());
         }
+    }
+    if let (true, Some(e)) = (equal, unread.into_iter().next()) {
+        return Err(e);
     }
     if equal {
         // What cannot be right there is wrong however sound it is.

@@ -405,8 +405,18 @@ fn conditioned_and_rounded(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -
     Ok(rounded)
 }
 
+/// As [`conditioned`]; what conditions cannot do costs the site no more than them, unless the run is to stop.
+pub(super) fn conditioned_or_skipped(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<(Option<Vec<f32>>, Vec<Event>)> {
+    match conditioned(run, job, cx) {
+        Err(e) if e.kind() == crate::error::ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {
+            Ok((None, vec![Event::Skipped { reason: e.to_string() }]))
+        }
+        other => other.map_err(|e| e.within(format!("`{}`", job.linear.site))),
+    }
+}
+
 /// The weight as its conditions leave it, if it has any.
-pub(super) fn conditioned(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<(Option<Vec<f32>>, Vec<Event>)> {
+fn conditioned(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<(Option<Vec<f32>>, Vec<Event>)> {
     let (mut moved, mut events): (Option<Vec<f32>>, Vec<Event>) = (None, Vec::new());
     for pass in &job.conditions {
         let Stage::Condition(condition) = run.algorithm(*pass).stage() else {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use super::block::{BlockResult, Job, RoundedSite, conditioned, site_context, values};
+use super::block::{BlockResult, Job, RoundedSite, conditioned_or_skipped, site_context, values};
 use super::run::Run;
 use super::site_error::{output_error, weight_error};
 use crate::algorithm::{Branches, Event, SiteContext, Split, SplitContext, Stage};
@@ -110,14 +110,8 @@ impl<'a> Group<'a, '_> {
     fn take(&self, Together { split, sites }: &Together<'a>) -> Result<Vec<(usize, SplitOff<'a>)>> {
         let originals = self.originals(sites)?;
         let (mut moved, mut told) = (Vec::new(), Vec::new());
-        for ((i, planned), w) in sites.iter().zip(&originals) {
-            // What conditions cannot do costs the site no more than them.
-            let (weight, events) = match conditioned(self.run, self.jobs[*i], &self.context(*i, w, w)) {
-                Err(e) if e.kind() == ErrorKind::Numeric && self.run.plan().harness.on_failure == Failure::Rtn => {
-                    (None, vec![Event::Skipped { reason: e.to_string() }])
-                }
-                other => other.map_err(|e| e.within(format!("`{}`", planned.site)))?,
-            };
+        for ((i, _), w) in sites.iter().zip(&originals) {
+            let (weight, events) = conditioned_or_skipped(self.run, self.jobs[*i], &self.context(*i, w, w))?;
             moved.push(weight);
             told.push(events);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::block::{BlockResult, Job, Streams, conditioned, finished, settle, site_context, split_off, values};
+use super::block::{BlockResult, Job, Streams, conditioned_or_skipped, finished, settle, site_context, split_off, values};
 use super::run::{Control, Run};
 use super::split;
 use super::training::{BlockTraining, Weights};
@@ -49,7 +49,7 @@ pub(super) fn round_together(
     let mut moved: Vec<Option<Vec<f32>>> = Vec::new();
     for (((job, cx), residuals), told) in group.iter().zip(&plain).zip(&residuals).zip(&mut told) {
         // Where a branch was taken out, conditions came before that.
-        let (weight, events) = if residuals.is_some() { (None, Vec::new()) } else { conditioned(run, job, cx)? };
+        let (weight, events) = if residuals.is_some() { (None, Vec::new()) } else { conditioned_or_skipped(run, job, cx)? };
         moved.push(weight);
         told.extend(events);
     }

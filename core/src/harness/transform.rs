@@ -121,7 +121,7 @@ fn usable(solved: Option<Solved>) -> Result<Option<Solved>> {
         && let Some(factor) = factors.iter().find(|s| !(s.is_finite() && **s > 0.0))
     {
         let message = format!("a channel would be scaled by {factor}");
-        return Err(Error::numeric("numeric::not-finite", message).hint("the activations of the calibration data are not finite here"));
+        return Err(Error::numeric("numeric::not-finite", message).hint("if the activations of the calibration data are not finite here, the model overflows on them; else leave the region out of the pass"));
     }
     Ok(solved)
 }

@@ -60,7 +60,11 @@ pub(crate) fn pass(name: &str, entry: &Entry, here: &Checkpoint, other: Option<(
         Some((theirs, _)) if theirs.shape != entry.shape => {
             return Err(Error::new("shape", format!("`{name}` is {:?} here and {:?} there", entry.shape, theirs.shape)));
         }
-        Some((theirs, checkpoint)) => Rows::open(theirs, &checkpoint.store).map_err(|e| Error::new(e.code, format!("there: {e}")))?,
+        Some((theirs, checkpoint)) => match Rows::open(theirs, &checkpoint.store) {
+            Ok(Some(rows)) => Some(rows),
+            Ok(None) => return Err(Error::new("tensor", format!("`{name}` holds numbers here, and bytes that are none there"))),
+            Err(e) => return Err(Error::new(e.code, format!("there: {e}"))),
+        },
         None => None,
     };
     let (mut values, mut steps) = (Numbers::default(), Numbers::default());

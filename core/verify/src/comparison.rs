@@ -21,8 +21,11 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    pub(crate) fn new(mut here: Checkpoint, there: Option<Checkpoint>, record: Option<Record>) -> Self {
-        let (findings, unchecked) = (std::mem::take(&mut here.findings), here.aside.clone());
+    pub(crate) fn new(mut here: Checkpoint, mut there: Option<Checkpoint>, record: Option<Record>) -> Self {
+        let (mut findings, unchecked) = (std::mem::take(&mut here.findings), here.aside.clone());
+        // What is wrong with the other one is no news of this one, and has to be known to judge it.
+        let others = there.as_mut().map(|t| std::mem::take(&mut t.findings)).unwrap_or_default();
+        findings.extend(others.into_iter().map(|f| Finding { message: format!("in the other checkpoint: {}", f.message), ..f }));
         Self { here, there, record, tensors: Vec::new(), findings, unchecked, left_out: Vec::new() }
     }
 

@@ -130,7 +130,7 @@ fn llama(d: &Dims) -> Vec<Expected> {
         tensor("model.norm.weight", "output_norm.weight", &[d.hidden]),
         Expected { linear: true, optional: d.tied, ..tensor("lm_head.weight", "output.weight", &[d.vocab, d.hidden]) },
     ];
-    let head = Some(d.head_dim).filter(|n| d.paired && n.is_multiple_of(2));
+    let head = Some(d.head_dim).filter(|n| d.paired && *n > 0 && n.is_multiple_of(2));
     let [qkv, o, mlp] = d.biases;
     for b in 0..d.blocks.min(BLOCKS) {
         let (theirs, ours) = (format!("model.layers.{b}"), format!("blk.{b}"));

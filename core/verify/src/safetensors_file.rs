@@ -93,7 +93,9 @@ fn tensors(entries: Vec<(String, Value)>, data: u64, length: u64, number: usize,
             && needs != bytes
         {
             broken("header", format!("{dtype} {shape:?} takes {needs} bytes, and its range has {bytes}"));
-        } else if dtype.bytes(&shape).is_none() && !matches!(dtype, Dtype::Other(..)) {
+        } else if dtype.bytes(&shape).is_none()
+            && !(matches!(dtype, Dtype::Other(..)) && elements(&shape).is_some_and(|n| n <= bytes.saturating_mul(8)))
+        {
             broken("header", format!("a tensor of shape {shape:?} is larger than any file"));
         } else if range.1 > length - data {
             broken("truncated", format!("it ends at byte {} of the data, and the file has {}", range.1, length - data));
@@ -107,6 +109,11 @@ fn tensors(entries: Vec<(String, Value)>, data: u64, length: u64, number: usize,
     }
     gaps(&mut head, data, shown);
     head
+}
+
+/// How many numbers there are; of a type that is not known each takes a bit at least.
+fn elements(shape: &[usize]) -> Option<u64> {
+    shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64))
 }
 
 /// Finds tensors that lie over each other, gaps between them, and names that stand twice.

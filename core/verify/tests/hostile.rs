@@ -36,6 +36,11 @@ fn gptq() -> (Value, Vec<u8>) {
 }
 
 fn gguf() -> Vec<u8> {
+    gguf_with(&[])
+}
+
+/// The same with more sizes of the model.
+fn gguf_with(sizes: &[(&str, u32)]) -> Vec<u8> {
     fn text(out: &mut Vec<u8>, s: &str) {
         out.extend((s.len() as u64).to_le_bytes());
         out.extend(s.as_bytes());
@@ -43,7 +48,12 @@ fn gguf() -> Vec<u8> {
     let mut out = b"GGUF".to_vec();
     out.extend(3u32.to_le_bytes());
     out.extend(2u64.to_le_bytes());
-    out.extend(3u64.to_le_bytes());
+    out.extend((3 + sizes.len() as u64).to_le_bytes());
+    for (key, value) in sizes {
+        text(&mut out, key);
+        out.extend(4u32.to_le_bytes());
+        out.extend(value.to_le_bytes());
+    }
     text(&mut out, "general.architecture");
     out.extend(8u32.to_le_bytes());
     text(&mut out, "llama");
@@ -87,6 +97,36 @@ fn the_sound_ones_are_sound() {
     assert_eq!(report.tensors.len(), 2, "{report:?}");
 }
 
+/// More heads than channels: there is no width of a head then.
+#[test]
+fn sizes_that_make_no_model_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.gguf");
+    let sizes =
+        [("llama.embedding_length", 1), ("llama.feed_forward_length", 1), ("llama.vocab_size", 1), ("llama.attention.head_count", 2)];
+    std::fs::write(&file, gguf_with(&sizes)).unwrap();
+    let report = qfw_verify::verify(&file, Some(&file)).unwrap();
+    assert!(!report.equal && report.findings.iter().any(|f| f.code == "shape"), "{report:?}");
+}
+
+/// Numbers on one side and bytes on the other are not the same tensor, whichever side is looked at; what is wrong with the other is told.
+#[test]
+fn the_other_checkpoint_is_looked_at_too() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for (dir, weights) in [(&a, safetensors(&[("m", "F32", vec![4], vec![0; 16])])), (&b, safetensors(&[("m", "U8", vec![4], vec![0; 4])]))]
+    {
+        std::fs::write(dir.path().join("config.json"), "{}").unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), weights).unwrap();
+    }
+    for (here, there) in [(&a, &b), (&b, &a)] {
+        let report = qfw_verify::verify(here.path(), Some(there.path())).unwrap();
+        assert!(!report.equal, "{report:?}");
+    }
+    std::fs::write(b.path().join("model.safetensors"), with_header("{\"m\": 3}", &[])).unwrap();
+    let report = qfw_verify::verify(a.path(), Some(b.path())).unwrap();
+    assert!(report.findings.iter().any(|f| f.message.starts_with("in the other checkpoint: ")), "{report:?}");
+}
+
 /// Each by hand: what is wrong, and the word that says so.
 #[test]
 fn headers_that_lie_are_told() {
@@ -102,6 +142,7 @@ fn headers_that_lie_are_told() {
         (with_header(&entry("[4]", "[16, 0]"), &[0; 16]), "malformed"),
         (with_header(&entry("[-4]", "[0, 16]"), &[0; 16]), "malformed"),
         (with_header(&entry("[4611686018427387904, 8]", "[0, 16]"), &[0; 16]), "larger than any file"),
+        (with_header(&entry("[1, 1125899906842624]", "[0, 0]").replace("F32", "FOO"), &[]), "larger than any file"),
         (with_header(&entry("[4]", "[0, 16]"), &[0; 20]), "4 bytes after its last tensor"),
         (with_header(&entry("[4]", "[4, 20]"), &[0; 20]), "belong to no tensor"),
         (
