@@ -28,7 +28,8 @@ pub struct Registry {
     architectures: BTreeMap<&'static str, &'static ArchitectureRecord>,
     /// Who makes algorithms that are not constants of this program, by the id of their record.
     makers: BTreeMap<&'static str, Arc<dyn Maker>>,
-    loaded_formats: Vec<Arc<dyn QuantFormat>>,
+    /// Number formats that are no constants of this program, by id; one of them comes before those of a family.
+    loaded_formats: BTreeMap<&'static str, Arc<dyn QuantFormat>>,
 }
 
 /// One line of a listing.
@@ -165,17 +166,20 @@ impl Registry {
         add(&mut self.formats, "format", record.id, |r| r.source, record)
     }
 
-    /// Adds a number format that is no constant of this program. `record` is for listings; its own function is not called.
+    /// Adds a number format that is no constant of this program. `record` is for listings; its own function is not called. It takes the
+    /// place of one of the same id if `replace` says so.
     ///
     /// # Errors
     /// If its id is taken.
-    pub fn add_loaded_format(&mut self, record: &'static FormatRecord, format: Arc<dyn QuantFormat>) -> Result<()> {
-        if self.format(record.id).is_ok() {
+    pub fn add_loaded_format(&mut self, record: &'static FormatRecord, format: Arc<dyn QuantFormat>, replace: bool) -> Result<()> {
+        if replace {
+            self.formats.remove(record.id);
+        } else if self.format(record.id).is_ok() {
             let message = format!("format `{}` of `{}` is there already", record.id, record.source);
             return Err(Error::new(ErrorKind::Plugin, "plugin::duplicate", message).hint("leave one of them out"));
         }
         self.add_format(record)?;
-        self.loaded_formats.push(format);
+        self.loaded_formats.insert(record.id, format);
         Ok(())
     }
 
@@ -236,9 +240,14 @@ impl Registry {
     /// # Errors
     /// If there is none of that id.
     pub fn format(&self, id: &str) -> Result<Arc<dyn QuantFormat>> {
-        let loaded = || self.loaded_formats.iter().find(|f| f.id() == id).cloned();
-        let found = self.formats.values().find_map(|r| (r.find)(id)).or_else(loaded);
+        let linked = || self.formats.values().find_map(|r| (r.find)(id));
+        let found = self.loaded_formats.get(id).cloned().or_else(linked);
         found.ok_or_else(|| unknown("format", id, self.formats.keys().copied().collect()))
+    }
+
+    /// The record of a number format, or of the family that it is of.
+    pub fn format_record(&self, id: &str) -> Option<&'static FormatRecord> {
+        self.formats.get(id).or_else(|| self.formats.values().find(|r| (r.find)(id).is_some())).copied()
     }
 
     /// The tiles that a granularity makes of a shape; `value` is what stands behind its name.

@@ -145,6 +145,21 @@ fn a_loaded_algorithm_gives_the_bytes_of_the_linked_one() {
     }
 }
 
+/// The same for a number format: the table of `nf4`, by the name that a library gives it.
+#[test]
+fn a_loaded_format_gives_the_bytes_of_the_linked_one() {
+    let home = Home::new();
+    home.add(&home.package("loadable", &loadable(), LOADABLE));
+    for (n, words) in ["--algo rtn", "--algo gptq --set plugins.prefer.gptq=qfw-gptq"].into_iter().enumerate() {
+        let words = format!("{words} --set plugins.prefer.rtn=qfw-rtn --set scheme.weights.granularity.group=32 --format qfw");
+        let (linked, loaded) = (home.path(&format!("linked-{n}")), home.path(&format!("loaded-{n}")));
+        home.apply(&linked, &format!("{words} --set scheme.weights.format=nf4")).ok();
+        home.apply(&loaded, &format!("{words} --set scheme.weights.format=loaded.nf4")).ok();
+        same_tensors(&linked, &loaded);
+        assert!(std::fs::read_to_string(loaded.join("qfw.json")).unwrap().contains("loaded.nf4"));
+    }
+}
+
 /// What is installed twice is asked about only when it is used.
 #[test]
 fn an_id_that_two_offer_wants_a_choice() {

@@ -153,8 +153,22 @@ fn a_name_that_is_taken_is_passed_over_until_the_plugin_is_added() {
     let mut run = home.command(&rtn);
     finish(run.env("QFW_PLUGIN_PATH", &package)).ok();
     home.add(&package);
-    let says = ["the number format `int4` of plugin `org.qfw.in-c` is there already", "run `qfw plugin remove org.qfw.in-c`"];
+    // Only who uses it is asked, and may choose; who lists sees that it is offered twice.
+    let says = [
+        "number format `int4` is offered twice: by `qfw-core` and by `org.qfw.in-c`",
+        "choose with `--set plugins.prefer.int4=qfw-core` or `--set plugins.prefer.int4=org.qfw.in-c`, or run `qfw plugin remove org.qfw.in-c`",
+    ];
     refused_with(&home.apply(&home.path("never"), "--algo rtn"), 3, "plugin::duplicate", &says);
+    home.apply(&home.path("other"), "--algo rtn --set scheme.weights.format=int8").ok();
+    home.apply(&home.path("linked"), "--algo rtn --set plugins.prefer.int4=qfw-core").ok();
+    let ran = home.apply(&home.path("theirs"), "--algo rtn --set plugins.prefer.int4=org.qfw.in-c");
+    refused_with(&ran, 3, "plugin::load", &["plugin `org.qfw.in-c`: there is no library that can be loaded"]);
+    let ran = home.apply(&home.path("nobody"), "--algo rtn --set plugins.prefer.int4=org.nobody");
+    refused_with(&ran, 3, "plugin::required", &["takes `int4` from `org.nobody`", "it is offered by: qfw-core, org.qfw.in-c"]);
+    let listed = home.qfw(&["list-plugins", "--json", "--kind", "format"]).json();
+    let line = listed.as_array().unwrap().iter().find(|l| l["id"] == "int4").unwrap().clone();
+    assert_eq!(line["source"], "qfw-core or org.qfw.in-c");
+    home.qfw(&["inspect", &asset("tiny-llama")]).ok();
     home.qfw(&["plugin", "remove", "org.qfw.in-c"]).ok();
     home.apply(&home.path("after"), "--algo rtn").ok();
 }

@@ -6,7 +6,9 @@
  *
  * Rules
  *  - Every struct begins with its size, as its maker knows it. Later versions append members; nothing is moved or removed.
- *    A member that lies behind the other side's `size` does not exist.
+ *    A member that lies behind the other side's `size` does not exist, and reads as zero. What a plugin gives out may be larger than
+ *    the host knows: the rest has to be zero, as the host cannot do what it asks for. A struct that may grow is never a member or an
+ *    element of another: there are pointers to it.
  *  - Extensions have names with a revision, such as "qfw.round/1". An unknown name yields NULL.
  *  - Strings are UTF-8. What is passed to a call is valid until it returns; what an instance holds, until it is destroyed; what a
  *    description holds, for the life of the process. A library that was loaded is never unloaded.
@@ -145,7 +147,8 @@ typedef struct qfw_host {
     void (*reply)(const struct qfw_host *host, qfw_str json);
     /* [any] Something worth reporting of the site: one JSON object, such as {"dead-columns":{"count":3}}. */
     void (*event)(const struct qfw_host *host, qfw_str json);
-    /* [any] A zeroed output whose shape is the plugin's choice; it is the host's, and valid until the call returns. */
+    /* [any] A zeroed output whose shape is the plugin's choice; it is the host's, and valid until the call returns. Types: unsigned of
+     * 8, 16 and 32 bits, floats of 32 and 64; 1 to 8 dimensions. */
     int32_t (*alloc)(const struct qfw_host *host, uint8_t code, uint8_t bits, int32_t ndim, const int64_t *shape, qfw_tensor **out);
     /* [any] What else the host offers, such as "qfw.numeric/1"; NULL if it does not. */
     const void *(*extension)(const struct qfw_host *host, const char *id);
@@ -213,7 +216,11 @@ typedef struct qfw_site {
     uint32_t reserved;
 } qfw_site;
 
-/* ---- host extension "qfw.numeric/1" ---- */
+/* ---- host extension "qfw.numeric/1" ----
+ *
+ * Pointers are to as many numbers as the site, the tensor or the sizes beside them say, aligned as their type. What is written overlaps
+ * nothing else that is passed. Tensors are contiguous: no strides, no offset. The host checks what can be checked, and returns
+ * QFW_ERR_INTERNAL, with a message, for what is not so. */
 
 /* Upper U, row-major f32 [n, n], with (H + lambda I)^-1 = U'U, lambda = damp * mean(diag H). */
 typedef struct qfw_factor {
@@ -263,7 +270,7 @@ struct qfw_algo;
 
 enum {
     QFW_REENTRANT = 1,     /* calls of one instance may run at once */
-    QFW_WEIGHT_ONLY = 2,   /* it reads no activations, whatever its options */
+    QFW_WEIGHT_ONLY = 2,   /* it reads no activations with its default options; others may ask for them, through "qfw.plan/1" */
     QFW_CHECKS_OPTIONS = 4 /* `create` checks options and fills in defaults; else the host does, by the schema */
 };
 
@@ -283,13 +290,13 @@ typedef struct qfw_algo {
     uint32_t reserved;
     void *state;
     qfw_str options; /* with defaults filled in, as JSON; empty: as they were given */
-    /* [main] */
-    void (*destroy)(struct qfw_algo *algo);
+    /* [main] What goes wrong can be logged. May be NULL. */
+    void (*destroy)(struct qfw_algo *algo, const qfw_host *host);
     /* [any] "qfw.round/1" and the like; NULL for what it is not. The same answer each time. */
     const void *(*extension)(const struct qfw_algo *algo, const char *id);
 } qfw_algo;
 
-/* "qfw.plan/1", optional: needs that depend on the options or on the plan. */
+/* "qfw.plan/1": needs that depend on the options or on the plan. Optional, but for splits. */
 typedef struct qfw_plan {
     uint32_t size;
     uint32_t reserved;
@@ -317,24 +324,42 @@ typedef struct qfw_round {
     int32_t (*round)(qfw_algo *algo, const qfw_host *host, const qfw_site *site, qfw_round_out *out);
 } qfw_round;
 
+/* The outputs of "qfw.condition/1". */
+typedef struct qfw_condition_out {
+    uint32_t size;
+    uint32_t reserved;
+    qfw_tensor *weight; /* f32 [rows, cols]: holds the weight as it stands and receives the one to round instead; finite */
+    /* NULL, or an f32 [rows, cols] from `alloc`: the weight that scales and zero points are fitted to, where that is not the one that is
+     * rounded; finite. */
+    const qfw_tensor *ranged;
+} qfw_condition_out;
+
 /* "qfw.condition/1": weights move, in high precision. */
 typedef struct qfw_condition {
     uint32_t size;
     uint32_t reserved;
-    /* [instance] `weight`, f32 [rows, cols], holds the weight as it stands and receives the one to round instead; finite. */
-    int32_t (*condition)(qfw_algo *algo, const qfw_host *host, const qfw_site *site, qfw_tensor *weight);
+    /* [instance] */
+    int32_t (*condition)(qfw_algo *algo, const qfw_host *host, const qfw_site *site, qfw_condition_out *out);
 } qfw_condition;
 
-/* "qfw.split/1": a branch of low rank beside the codes, W = residual + B A. */
+/* The outputs of "qfw.split/1", zeroed. */
+typedef struct qfw_split_out {
+    uint32_t size;
+    uint32_t stored;      /* what `a` and `b` will be rounded to: 0 f32, 1 f16, 2 bf16 */
+    uint64_t rank;        /* at most that of the needs */
+    qfw_tensor *a;        /* f32 [rank, cols], shared by the sites */
+    qfw_tensor *const *b; /* for each site f32 [its rows, rank] */
+} qfw_split_out;
+
+/* "qfw.split/1": a branch of low rank beside the codes, W = residual + B A. Wants "qfw.plan/1", which says how much of it. */
 typedef struct qfw_split {
     uint32_t size;
     uint32_t reserved;
-    /* [any] Not 0: branches are fitted to what rounding has left, and the sites' weights are that. */
-    int32_t (*after_rounding)(const qfw_algo *algo);
-    /* [instance] `a` is f32 [rank, cols] and shared by the sites; `b[i]` is f32 [rows of site i, rank]. `stored` is what they will be
-     * rounded to: 0 f32, 1 f16, 2 bf16. */
-    int32_t (*split)(qfw_algo *algo, const qfw_host *host, const qfw_site *const *sites, size_t n_sites, uint64_t rank, uint32_t stored,
-                     qfw_tensor *a, qfw_tensor *const *b);
+    /* [main] Asked once for each instance. 1: branches are fitted to what rounding has left, and the sites' weights are that; 0: they are
+     * taken out before. NULL: before. */
+    int32_t (*after_rounding)(qfw_algo *algo, const qfw_host *host, uint32_t *answer);
+    /* [instance] */
+    int32_t (*split)(qfw_algo *algo, const qfw_host *host, const qfw_site *const *sites, size_t n_sites, qfw_split_out *out);
 } qfw_split;
 
 /* A space of channels, and the layers that read it. */
@@ -356,15 +381,23 @@ typedef struct qfw_region {
     size_t n_stats;
 } qfw_region;
 
+/* The output of "qfw.transform/1". */
+typedef struct qfw_transform_out {
+    uint32_t size;
+    uint32_t reserved;
+    /* f64 [width], all ones: channel i becomes factor[i] times what it was. Finite and positive, and alike where channels are rotated
+     * together. All ones: leave it. */
+    qfw_tensor *factor;
+} qfw_transform_out;
+
 /* "qfw.transform/1": changes of basis that leave the function unchanged. The host applies them. */
 typedef struct qfw_transform {
     uint32_t size;
     uint32_t reserved;
     /* [main] Whether it works on a region: 0 no, 1 if it is named, 2 by default. */
-    int32_t (*suits)(const qfw_algo *algo, const qfw_region *region);
-    /* [instance] `factor`, f64 [width], holds ones: channel i becomes factor[i] times what it was. Finite and positive, and alike where
-     * channels are rotated together. All ones: leave it. */
-    int32_t (*solve)(qfw_algo *algo, const qfw_host *host, const qfw_region *region, qfw_tensor *factor);
+    int32_t (*suits)(qfw_algo *algo, const qfw_host *host, const qfw_region *region, uint32_t *answer);
+    /* [instance] */
+    int32_t (*solve)(qfw_algo *algo, const qfw_host *host, const qfw_region *region, qfw_transform_out *out);
 } qfw_transform;
 
 /* ---- number formats: plugin extension "qfw.format/1" ---- */
@@ -374,14 +407,16 @@ typedef struct qfw_format_desc {
     uint32_t reserved;
     const char *id;
     const char *summary;
-    qfw_grid grid; /* integers without zero points, or levels: rising, 2 to 256 */
+    const qfw_grid *grid; /* integers without zero points, or levels: rising, 2 to 256 */
 } qfw_format_desc;
 
 typedef struct qfw_formats {
     uint32_t size;
     uint32_t reserved;
+    /* [main] */
     uint32_t (*count)(void);
-    const qfw_format_desc *(*describe)(uint32_t index);
+    /* [main] The same answer each time. */
+    int32_t (*describe)(const qfw_host *host, uint32_t index, const qfw_format_desc **out);
 } qfw_formats;
 
 /* ---- the library ---- */
@@ -394,15 +429,15 @@ typedef struct qfw_plugin {
     const char *version;
     /* [main] */
     uint32_t (*count)(void);
-    /* [main] */
-    const qfw_algo_desc *(*describe)(uint32_t index);
+    /* [main] The same answer each time. */
+    int32_t (*describe)(const qfw_host *host, uint32_t index, const qfw_algo_desc **out);
     /* [main] A new instance. `seed` is 0 in this version: a site carries the run's. NULL where there are formats only. */
     int32_t (*create)(const qfw_host *host, const char *id, qfw_str options, uint64_t seed, qfw_algo **out);
     /* [main] "qfw.format/1"; NULL for what it does not have. May itself be NULL. */
     const void *(*extension)(const char *id);
 } qfw_plugin;
 
-/* What a plugin exports. */
+/* What a plugin exports: its table, the same each time. NULL refuses to be loaded. */
 QFW_EXPORT const qfw_plugin *qfw_plugin_entry_v1(void);
 
 #ifdef __cplusplus

@@ -49,16 +49,37 @@ pub fn layouts() -> Vec<Layout> {
         "qfw_plan" = raw::PlanExt { size, reserved, needs }
         "qfw_round_out" = raw::RoundOut { size, reserved, codes, scale, zero, group_index }
         "qfw_round" = raw::RoundExt { size, reserved, round }
+        "qfw_condition_out" = raw::ConditionOut { size, reserved, weight, ranged }
         "qfw_condition" = raw::ConditionExt { size, reserved, condition }
+        "qfw_split_out" = raw::SplitOut { size, stored, rank, a, b }
         "qfw_split" = raw::SplitExt { size, reserved, after_rounding, split }
         "qfw_region" = raw::Region {
             size, space, name, block, width, head_width, repeat, rotated, allows, stream, seed, readers, n_readers, stats, n_stats,
         }
+        "qfw_transform_out" = raw::TransformOut { size, reserved, factor }
         "qfw_transform" = raw::TransformExt { size, reserved, suits, solve }
         "qfw_format_desc" = raw::FormatDesc { size, reserved, id, summary, grid }
         "qfw_formats" = raw::Formats { size, reserved, count, describe }
         "qfw_plugin" = raw::Plugin { size, abi, reserved, id, version, count, describe, create, extension }
     }
+}
+
+/// The size that each struct of a plugin's had first, by its name in C.
+pub fn first_sizes() -> Vec<(&'static str, usize)> {
+    use raw::Grows;
+    vec![
+        ("qfw_grid", raw::Grid::FIRST),
+        ("qfw_algo_desc", raw::AlgoDesc::FIRST),
+        ("qfw_algo", raw::Algo::FIRST),
+        ("qfw_plan", raw::PlanExt::FIRST),
+        ("qfw_round", raw::RoundExt::FIRST),
+        ("qfw_condition", raw::ConditionExt::FIRST),
+        ("qfw_split", raw::SplitExt::FIRST),
+        ("qfw_transform", raw::TransformExt::FIRST),
+        ("qfw_format_desc", raw::FormatDesc::FIRST),
+        ("qfw_formats", raw::Formats::FIRST),
+        ("qfw_plugin", raw::Plugin::FIRST),
+    ]
 }
 
 /// [`layouts`] as text, one line a struct or member: `qfw_host 96`, `qfw_host.ctx 16`.

@@ -13,6 +13,41 @@ pub const MINOR: u32 = 0;
 /// The one symbol that a plugin exports.
 pub const ENTRY: &str = "qfw_plugin_entry_v1";
 
+/// A struct that a plugin gives out, and that later versions append to.
+///
+/// # Safety
+/// It is `repr(C)`, begins with `size: u32`, and is a value where all of its bytes are zero.
+#[allow(unsafe_code, reason = "the host reads memory by it")]
+pub unsafe trait Grows: Copy {
+    /// Its size in the version that had it first: one that is smaller cannot be read. To append a member, put its offset here.
+    const FIRST: usize;
+}
+
+macro_rules! grows {
+    ($($type:ty = $first:expr),* $(,)?) => {
+        $(
+            // SAFETY: numbers, pointers and optional functions, behind a size.
+            #[allow(unsafe_code, reason = "see above")]
+            unsafe impl Grows for $type {
+                const FIRST: usize = $first;
+            }
+        )*
+    };
+}
+grows! {
+    Grid = size_of::<Grid>(),
+    AlgoDesc = size_of::<AlgoDesc>(),
+    Algo = size_of::<Algo>(),
+    PlanExt = size_of::<PlanExt>(),
+    RoundExt = size_of::<RoundExt>(),
+    ConditionExt = size_of::<ConditionExt>(),
+    SplitExt = size_of::<SplitExt>(),
+    TransformExt = size_of::<TransformExt>(),
+    FormatDesc = size_of::<FormatDesc>(),
+    Formats = size_of::<Formats>(),
+    Plugin = size_of::<Plugin>(),
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version {
@@ -225,16 +260,18 @@ pub struct AlgoDesc {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Algo {
     pub size: u32,
     pub reserved: u32,
     pub state: *mut c_void,
     pub options: Str,
-    pub destroy: Option<unsafe extern "C" fn(*mut Algo)>,
+    pub destroy: Option<unsafe extern "C" fn(*mut Algo, *const Host)>,
     pub extension: Option<unsafe extern "C" fn(*const Algo, *const c_char) -> *const c_void>,
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct PlanExt {
     pub size: u32,
     pub reserved: u32,
@@ -252,6 +289,7 @@ pub struct RoundOut {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct RoundExt {
     pub size: u32,
     pub reserved: u32,
@@ -259,20 +297,37 @@ pub struct RoundExt {
 }
 
 #[repr(C)]
-pub struct ConditionExt {
+pub struct ConditionOut {
     pub size: u32,
     pub reserved: u32,
-    pub condition: Option<unsafe extern "C" fn(*mut Algo, *const Host, *const Site, *mut Tensor) -> i32>,
+    pub weight: *mut Tensor,
+    pub ranged: *const Tensor,
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ConditionExt {
+    pub size: u32,
+    pub reserved: u32,
+    pub condition: Option<unsafe extern "C" fn(*mut Algo, *const Host, *const Site, *mut ConditionOut) -> i32>,
+}
+
+#[repr(C)]
+pub struct SplitOut {
+    pub size: u32,
+    pub stored: u32,
+    pub rank: u64,
+    pub a: *mut Tensor,
+    pub b: *const *mut Tensor,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct SplitExt {
     pub size: u32,
     pub reserved: u32,
-    pub after_rounding: Option<unsafe extern "C" fn(*const Algo) -> i32>,
-    #[allow(clippy::type_complexity, reason = "one function of the header")]
-    pub split:
-        Option<unsafe extern "C" fn(*mut Algo, *const Host, *const *const Site, usize, u64, u32, *mut Tensor, *const *mut Tensor) -> i32>,
+    pub after_rounding: Option<unsafe extern "C" fn(*mut Algo, *const Host, *mut u32) -> i32>,
+    pub split: Option<unsafe extern "C" fn(*mut Algo, *const Host, *const *const Site, usize, *mut SplitOut) -> i32>,
 }
 
 #[repr(C)]
@@ -295,11 +350,19 @@ pub struct Region {
 }
 
 #[repr(C)]
+pub struct TransformOut {
+    pub size: u32,
+    pub reserved: u32,
+    pub factor: *mut Tensor,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct TransformExt {
     pub size: u32,
     pub reserved: u32,
-    pub suits: Option<unsafe extern "C" fn(*const Algo, *const Region) -> i32>,
-    pub solve: Option<unsafe extern "C" fn(*mut Algo, *const Host, *const Region, *mut Tensor) -> i32>,
+    pub suits: Option<unsafe extern "C" fn(*mut Algo, *const Host, *const Region, *mut u32) -> i32>,
+    pub solve: Option<unsafe extern "C" fn(*mut Algo, *const Host, *const Region, *mut TransformOut) -> i32>,
 }
 
 #[repr(C)]
@@ -309,18 +372,20 @@ pub struct FormatDesc {
     pub reserved: u32,
     pub id: *const c_char,
     pub summary: *const c_char,
-    pub grid: Grid,
+    pub grid: *const Grid,
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Formats {
     pub size: u32,
     pub reserved: u32,
     pub count: Option<unsafe extern "C" fn() -> u32>,
-    pub describe: Option<unsafe extern "C" fn(u32) -> *const FormatDesc>,
+    pub describe: Option<unsafe extern "C" fn(*const Host, u32, *mut *const FormatDesc) -> i32>,
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Plugin {
     pub size: u32,
     pub abi: Version,
@@ -328,7 +393,7 @@ pub struct Plugin {
     pub id: *const c_char,
     pub version: *const c_char,
     pub count: Option<unsafe extern "C" fn() -> u32>,
-    pub describe: Option<unsafe extern "C" fn(u32) -> *const AlgoDesc>,
+    pub describe: Option<unsafe extern "C" fn(*const Host, u32, *mut *const AlgoDesc) -> i32>,
     pub create: Option<unsafe extern "C" fn(*const Host, *const c_char, Str, u64, *mut *mut Algo) -> i32>,
     pub extension: Option<unsafe extern "C" fn(*const c_char) -> *const c_void>,
 }

@@ -40,6 +40,18 @@ fn the_layout_is_the_locked_one() {
     assert!(unlocked.is_empty(), "append to abi.lock: {unlocked:?}");
 }
 
+/// What the host takes for the smallest that a struct can be is the size that was published.
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn structs_of_the_first_version_can_be_read_for_ever() {
+    let locked = std::fs::read_to_string(manifest("abi.lock")).unwrap();
+    let first = layout::first_sizes();
+    for (name, size) in &first {
+        assert!(locked.lines().any(|l| l == format!("{name} {size}")), "`{name}` was not published with {size} bytes");
+    }
+    assert_eq!(first.len(), 11, "one for each struct that a plugin gives out");
+}
+
 #[test]
 fn the_header_compiles_without_a_warning_as_c_and_as_cpp() {
     let flags = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only"];

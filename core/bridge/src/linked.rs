@@ -1,8 +1,8 @@
 //! A record of a linked algorithm as a factory of the ABI.
 
 use qfw_abi::plugin::{
-    Algorithm, CodesMut, Condition, Descriptor, Factory, Failure, Host, Phase, Region, Result, Round, RoundOut, Site, Split, Stage, Status,
-    Suits, Transform,
+    Algorithm, CodesMut, Condition, ConditionOut, Descriptor, Factory, Failure, Host, Phase, Region, Result, Round, RoundOut, Site, Split,
+    Stage, Status, Suits, Transform,
 };
 use qfw_core::algorithm::{self, AlgorithmRecord, Conditioned, Event, PlanContext, PtqAlgorithm, Rounded, SiteContext, SplitContext};
 use qfw_core::numeric::Units;
@@ -223,12 +223,13 @@ impl Round for Bridged {
 }
 
 impl Condition for Bridged {
-    fn condition(&self, host: &Host<'_>, site: &Site<'_>, out: &mut [f32]) -> Result<()> {
+    fn condition(&self, host: &Host<'_>, site: &Site<'_>, out: &mut ConditionOut<'_>) -> Result<()> {
         let algorithm::Stage::Condition(stage) = self.algorithm.stage() else { return Err(other_stage()) };
         let owned = self.owned(site)?;
+        // A second weight, for ranges, goes out by `set_ranged` as soon as core has one.
         let Conditioned { weight, events } = stage.condition(&owned.context(site)?).map_err(|e| failure(&e))?;
-        misfit("weights", weight.len(), out.len())?;
-        out.copy_from_slice(&weight);
+        misfit("weights", weight.len(), out.weight().len())?;
+        out.weight().copy_from_slice(&weight);
         tell(host, &events);
         Ok(())
     }

@@ -13,10 +13,10 @@ use qfw_core::harness::Progress;
 use qfw_core::numeric::InverseFactor;
 use qfw_core::{Error, Result};
 
-use crate::library::Library;
+use crate::guest::Guest;
 use crate::numeric;
 use crate::plugin_error;
-use crate::tensor::{Element, Output};
+use crate::tensor::{Element, Output, Watched};
 
 /// What a plugin has said during a call.
 #[derive(Default)]
@@ -24,22 +24,6 @@ pub(crate) struct Told {
     error: Option<(String, String)>,
     pub(crate) reply: Option<String>,
     pub(crate) events: Vec<String>,
-}
-
-/// An output that the plugin asked for.
-trait Allocated: Send {
-    fn raw(&self) -> *mut raw::Tensor;
-    fn u32s(&self) -> Option<&[u32]>;
-}
-
-impl<T: Element> Allocated for Output<T> {
-    fn raw(&self) -> *mut raw::Tensor {
-        Self::raw(self)
-    }
-
-    fn u32s(&self) -> Option<&[u32]> {
-        (self as &dyn std::any::Any).downcast_ref::<Output<u32>>().map(Output::numbers)
-    }
 }
 
 /// A factor that is lent: the descriptor points into the factor.
@@ -50,7 +34,7 @@ pub(crate) struct LentFactor {
 
 /// What the functions of the host find behind `ctx`.
 pub(crate) struct Call<'a> {
-    pub(crate) library: &'a Library,
+    pub(crate) guest: &'a Guest,
     /// The sites of this call, by their tokens.
     pub(crate) sites: Vec<SiteContext<'a>>,
     /// The site or region that it is about; empty: none.
@@ -58,7 +42,7 @@ pub(crate) struct Call<'a> {
     /// Threads that the plugin may use, and the host for it.
     threads: usize,
     told: Mutex<Told>,
-    allocated: Mutex<Vec<Box<dyn Allocated>>>,
+    allocated: Mutex<Vec<Box<dyn Watched>>>,
     #[allow(clippy::vec_box, reason = "pointers to them stay good while the list grows")]
     pub(crate) factors: Mutex<Vec<Box<LentFactor>>>,
 }
@@ -93,17 +77,27 @@ pub(crate) fn lend(text: &str) -> raw::Str {
 
 impl<'a> Call<'a> {
     /// A call about a site or region, or about none; `sites` are those whose numerics it may ask for.
-    pub(crate) fn new(library: &'a Library, about: &str, sites: Vec<SiteContext<'a>>) -> Self {
+    pub(crate) fn new(guest: &'a Guest, about: &str, sites: Vec<SiteContext<'a>>) -> Self {
         let (about, threads) = (about.to_owned(), rayon::current_num_threads());
-        Self { library, sites, about, threads, told: Mutex::default(), allocated: Mutex::default(), factors: Mutex::default() }
+        Self { guest, sites, about, threads, told: Mutex::default(), allocated: Mutex::default(), factors: Mutex::default() }
     }
 
     /// Calls `function` with a host, and reads what its status says.
     ///
     /// # Errors
-    /// What the plugin told, under its name.
+    /// What the plugin told, under its name; or that it wrote where it must not.
     pub(crate) fn run(&self, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
-        let library = self.library;
+        if self.guest.host.cancel.load(Ordering::Relaxed) {
+            return Err(Error::interrupted());
+        }
+        self.run_even_if_cancelled(function)
+    }
+
+    /// [`Call::run`], for what has to be done also when the run is to stop.
+    ///
+    /// # Errors
+    /// As [`Call::run`].
+    pub(crate) fn run_even_if_cancelled(&self, function: impl FnOnce(*const raw::Host) -> i32) -> Result<Told> {
         let host = raw::Host {
             size: size_of::<raw::Host>() as u32,
             abi: raw::Version { major: raw::MAJOR, minor: raw::MINOR },
@@ -118,14 +112,24 @@ impl<'a> Call<'a> {
             alloc: Some(alloc),
             extension: Some(extension),
         };
-        if library.host.cancel.load(Ordering::Relaxed) {
-            return Err(Error::interrupted());
-        }
-        let flying = library.enter(&self.about);
+        let flying = self.guest.enter(&self.about);
         let status = function(&host);
         drop(flying);
         let told = std::mem::take(&mut *self.told.lock().map_err(|_| Error::internal("a function of the host broke"))?);
+        self.unharmed()?;
         if status == raw::OK { Ok(told) } else { Err(self.error(status, told)) }
+    }
+
+    /// Refuses a call that has written around what it asked for.
+    fn unharmed(&self) -> Result<()> {
+        let all = self.allocated.lock().map_err(|_| Error::internal("a function of the host broke"))?;
+        match all.iter().find(|a| !a.intact()) {
+            Some(a) => {
+                let message = format!("it wrote behind the end of the tensor of shape {:?} that it had asked for", a.shape());
+                Err(plugin_error("plugin::contract", message).within(self.guest.name()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// [`Call::run`] on a thread of its own, which is waited for.
@@ -175,19 +179,21 @@ impl<'a> Call<'a> {
         let error = match status {
             raw::ERR_OPTIONS => Error::config("config::invalid", message),
             raw::ERR_UNSUPPORTED => Error::plan("plan::unsupported", message),
-            raw::ERR_NUMERIC => Error::numeric("plugin::numeric", message),
-            raw::ERR_CANCELLED if self.library.host.cancel.load(Ordering::Relaxed) => return Error::interrupted(),
+            // There is a site that the run can go on without.
+            raw::ERR_NUMERIC if !self.about.is_empty() => Error::numeric("plugin::numeric", message),
+            raw::ERR_CANCELLED if self.guest.host.cancel.load(Ordering::Relaxed) => return Error::interrupted(),
             raw::ERR_PANIC => plugin_error("plugin::panic", format!("it panicked: {message}")),
             _ => plugin_error("plugin::failed", message),
         };
         let error = if hint.is_empty() { error } else { error.hint(hint) };
-        error.within(self.library.name())
+        error.within(self.guest.name())
     }
 
-    /// The numbers of a u32 output that the plugin has asked for in this call.
-    pub(crate) fn allocated_u32(&self, tensor: *const raw::Tensor) -> Option<Vec<u32>> {
+    /// The numbers of an output that the plugin has asked for in this call, and their shape; `None` if it is none, or of another type.
+    pub(crate) fn allocated<T: Element>(&self, tensor: *const raw::Tensor) -> Option<(Vec<usize>, Vec<T>)> {
         let all = self.allocated.lock().ok()?;
-        all.iter().find(|a| std::ptr::eq(a.raw(), tensor)).and_then(|a| a.u32s().map(<[u32]>::to_vec))
+        let found = all.iter().find(|a| std::ptr::eq(a.raw(), tensor))?;
+        found.as_any().downcast_ref::<Output<T>>().map(|output| (output.shape(), output.numbers().to_vec()))
     }
 
     pub(crate) fn set_error(&self, message: String, hint: String) {
@@ -238,7 +244,7 @@ mod functions {
         let (call, message) = unsafe { (call_of(host), heard(message)) };
         contain((), || {
             if let Some(call) = call {
-                (call.library.host.log)(level, &format!("{}: {message}", call.library.name()));
+                (call.guest.host.log)(level, &format!("{}: {message}", call.guest.name()));
             }
         });
     }
@@ -246,7 +252,7 @@ mod functions {
     pub(super) unsafe extern "C" fn cancelled(host: *const raw::Host) -> i32 {
         // SAFETY: see above.
         let call = unsafe { call_of(host) };
-        i32::from(call.is_some_and(|c| c.library.host.cancel.load(Ordering::Relaxed)))
+        i32::from(call.is_some_and(|c| c.guest.host.cancel.load(Ordering::Relaxed)))
     }
 
     pub(super) unsafe extern "C" fn progress(host: *const raw::Host, done: u64, total: u64) {
@@ -254,8 +260,8 @@ mod functions {
         let call = unsafe { call_of(host) };
         contain((), || {
             if let Some(call) = call {
-                let what = call.library.what(&call.about);
-                (call.library.host.progress)(&Progress::Call { what, done, total: total.max(done) });
+                let what = call.guest.what(&call.about);
+                (call.guest.host.progress)(&Progress::Call { what, done, total: total.max(done) });
             }
         });
     }
@@ -288,7 +294,7 @@ mod functions {
         let Some(call) = (unsafe { call_of(host) }) else { return raw::ERR_INTERNAL };
         contain(raw::ERR_INTERNAL, || {
             let n = usize::try_from(ndim).unwrap_or(usize::MAX);
-            if shape.is_null() || out.is_null() || !(1..=8).contains(&n) {
+            if shape.is_null() || !shape.is_aligned() || out.is_null() || !out.is_aligned() || !(1..=8).contains(&n) {
                 call.set_error(format!("it asked for a tensor of {ndim} dimensions"), String::new());
                 return raw::ERR_INTERNAL;
             }

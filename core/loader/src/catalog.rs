@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qfw_core::algorithm::{AlgorithmRecord, BuiltAlgorithm, Maker};
+use qfw_core::format::{Ask, FormatRecord, Meaning, QuantFormat};
 use qfw_core::registry::Registry;
-use qfw_core::{Error, Result};
+use qfw_core::{Error, ErrorKind, Result};
 use serde_json::Value;
 
 use crate::added::Added;
 use crate::algorithm::Loadable;
 use crate::format::LoadedFormat;
-use crate::library::{Host, Lazy, choice};
+use crate::guest::Host;
+use crate::library::Lazy;
 use crate::manifest::{FILE, ManifestAlgo, ManifestFormat};
 use crate::package::{Origin, Package};
 use crate::plugin_error;
@@ -29,7 +31,7 @@ pub struct Places {
 /// What a run says about plugins.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// Id of an algorithm to the plugin that is to provide it.
+    /// Id of an algorithm or a number format to the plugin that is to provide it.
     pub prefer: BTreeMap<String, String>,
     /// Id of a plugin to the versions that will do.
     pub require: BTreeMap<String, String>,
@@ -56,8 +58,15 @@ pub(crate) fn leak(text: &str) -> &'static str {
     Box::leak(text.to_owned().into_boxed_str())
 }
 
-/// Stands for an id that several offer.
+/// An error of configuration about the choice of plugins.
+fn choice(message: String, hint: &str) -> Error {
+    Error::new(ErrorKind::Plugin, "plugin::required", message).hint(hint)
+}
+
+/// Stands for an id that several offer: an error for who uses it, and for nobody else.
 struct Conflict {
+    /// What it is an id of.
+    kind: &'static str,
     id: String,
     sources: Vec<String>,
 }
@@ -67,18 +76,44 @@ fn preferring(id: &str, source: &str) -> String {
     if id.contains('.') { format!("--set 'plugins.prefer.\"{id}\"={source}'") } else { format!("--set plugins.prefer.{id}={source}") }
 }
 
-impl Maker for Conflict {
-    fn build(&self, _: &Value) -> Result<BuiltAlgorithm> {
+impl Conflict {
+    fn error(&self) -> Error {
         let list = |of: &dyn Fn(&String) -> String, word: &str| self.sources.iter().map(of).collect::<Vec<_>>().join(word);
         let times = if self.sources.len() == 2 { "twice".to_owned() } else { format!("{} times", self.sources.len()) };
-        let message = format!("algorithm `{}` is offered {times}: by {}", self.id, list(&|s| format!("`{s}`"), " and by "));
+        let message = format!("{} `{}` is offered {times}: by {}", self.kind, self.id, list(&|s| format!("`{s}`"), " and by "));
         let choices = list(&|s| format!("`{}`", preferring(&self.id, s)), " or ");
         let last = self.sources.last().map_or("", String::as_str);
-        Err(plugin_error("plugin::duplicate", message).hint(format!("choose with {choices}, or run `qfw plugin remove {last}`")))
+        plugin_error("plugin::duplicate", message).hint(format!("choose with {choices}, or run `qfw plugin remove {last}`"))
+    }
+
+    /// Where it may come from, for listings.
+    fn offered(&self) -> String {
+        self.sources.join(" or ")
+    }
+}
+
+impl Maker for Conflict {
+    fn build(&self, _: &Value) -> Result<BuiltAlgorithm> {
+        Err(self.error())
     }
 
     fn origin(&self) -> String {
-        self.sources.join(" or ")
+        self.offered()
+    }
+}
+
+impl QuantFormat for Conflict {
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn bits(&self) -> u8 {
+        // It has no values, and so no width; `resolve` says why.
+        1
+    }
+
+    fn resolve(&self, _: &Ask) -> Result<Meaning> {
+        Err(self.error())
     }
 }
 
@@ -152,7 +187,11 @@ impl Catalog {
     /// If a plugin that the policy names is not there.
     pub fn register(&self, registry: &mut Registry, policy: &Policy, host: &Host) -> Result<()> {
         self.required(registry, policy)?;
-        // Who offers an id, before those that follow.
+        // Who offers an id, before those that follow. Number formats of the program come in families, which are asked.
+        let linked_format = |id: &str| registry.format_record(id).map(|r| r.source.to_owned());
+        let preferred = policy.prefer.keys().chain(self.packages.iter().flat_map(|p| p.manifest.formats.iter().map(|f| &f.id)));
+        let mut formats: BTreeMap<String, Vec<String>> =
+            preferred.map(|id| (id.clone(), linked_format(id).into_iter().collect())).collect();
         let mut offers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for line in registry.list().into_iter().filter(|l| l.kind == "algorithm") {
             for id in std::iter::once(line.id).chain(line.aliases) {
@@ -167,11 +206,13 @@ impl Catalog {
                 before.push(package.manifest.id.clone());
             }
             for f in &package.manifest.formats {
-                format(registry, policy, &lazy, f)?;
+                let before = formats.entry(f.id.clone()).or_default();
+                format(registry, policy, &lazy, f, before)?;
+                before.push(package.manifest.id.clone());
             }
         }
         for (id, wanted) in &policy.prefer {
-            let there = offers.get(id).map(Vec::as_slice).unwrap_or_default();
+            let there: Vec<String> = [&offers, &formats].into_iter().filter_map(|of| of.get(id)).flatten().cloned().collect();
             if !there.iter().any(|source| is_from(source, wanted)) {
                 let list = if there.is_empty() { "nobody".to_owned() } else { there.join(", ") };
                 let message = format!("`plugins.prefer` takes `{id}` from `{wanted}`, which does not offer it");
@@ -231,9 +272,10 @@ fn algorithm(registry: &mut Registry, policy: &Policy, lazy: &Arc<Lazy>, algo: &
         None if !lazy.package.usable(policy.allow_unpinned) => Ok(()),
         None => {
             let sources = before.iter().chain([&manifest.id]).cloned().collect();
-            let conflict = Arc::new(Conflict { id: algo.id.clone(), sources });
+            let conflict = Arc::new(Conflict { kind: "algorithm", id: algo.id.clone(), sources });
             // Of what is there keeps all but the name in question: that may be one of its aliases.
-            let AlgorithmRecord { phase, summary, version, source, weight_only, schema, build, .. } = *taken;
+            let AlgorithmRecord { phase, summary, version, weight_only, schema, build, .. } = *taken;
+            let source = leak(&conflict.offered());
             let aliases = if taken.id == algo.id { taken.aliases } else { &[] };
             let stands_in = AlgorithmRecord { id: record.id, aliases, phase, summary, version, source, weight_only, schema, build };
             registry.add_made(Box::leak(Box::new(stands_in)), conflict, true)
@@ -241,18 +283,24 @@ fn algorithm(registry: &mut Registry, policy: &Policy, lazy: &Arc<Lazy>, algo: &
     }
 }
 
-/// Makes an entry for a number format of a package.
-fn format(registry: &mut Registry, policy: &Policy, lazy: &Arc<Lazy>, format: &ManifestFormat) -> Result<()> {
+/// Makes an entry for a number format of a package, as [`algorithm`] does.
+fn format(registry: &mut Registry, policy: &Policy, lazy: &Arc<Lazy>, format: &ManifestFormat, before: &[String]) -> Result<()> {
     let (manifest, id) = (&lazy.package.manifest, &format.id);
-    if registry.format(id).is_ok() {
-        if !lazy.package.usable(policy.allow_unpinned) {
-            return Ok(());
+    let loaded = Arc::new(LoadedFormat::new(Arc::clone(lazy), id));
+    let record = loaded.record(&format.summary);
+    let Some(taken) = registry.format_record(id) else { return registry.add_loaded_format(record, loaded, false) };
+    match policy.prefer.get(id) {
+        Some(wanted) if is_from(&manifest.id, wanted) => registry.add_loaded_format(record, loaded, true),
+        Some(_) => Ok(()),
+        None if !lazy.package.usable(policy.allow_unpinned) => Ok(()),
+        None => {
+            let sources = before.iter().chain([&manifest.id]).cloned().collect();
+            let conflict = Arc::new(Conflict { kind: "number format", id: id.clone(), sources });
+            let (summary, version, source) = (taken.summary, taken.version, leak(&conflict.offered()));
+            let stands_in = FormatRecord { id: record.id, summary, version, source, find: |_| None };
+            registry.add_loaded_format(Box::leak(Box::new(stands_in)), conflict, true)
         }
-        let message = format!("the number format `{id}` of plugin `{}` is there already", manifest.id);
-        return Err(plugin_error("plugin::duplicate", message).hint(format!("run `qfw plugin remove {}`", manifest.id)));
     }
-    let loaded = LoadedFormat::new(Arc::clone(lazy), id);
-    registry.add_loaded_format(loaded.record(&format.summary), Arc::new(loaded))
 }
 
 /// The packages in a directory: itself, or those that lie in it, by name. One that is not there has none.

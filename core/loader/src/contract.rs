@@ -1,11 +1,14 @@
 //! What a plugin returns has to satisfy, before anything is done with it.
 
+use qfw_abi::raw;
 use qfw_core::algorithm::{Event, SiteContext};
 use qfw_core::numeric::Codes;
 use qfw_core::scheme::{QParams, Zero};
 use qfw_core::{Error, Result};
 
+use crate::call::Call;
 use crate::plugin_error;
+use crate::tensor::Element;
 
 /// The error of a contract that was broken.
 pub(crate) fn violation(message: String) -> Error {
@@ -64,6 +67,22 @@ pub(crate) fn group_index(cx: &SiteContext<'_>, index: &[u32]) -> Result<()> {
     match index.iter().enumerate().find(|(_, g)| **g as usize >= groups) {
         Some((i, g)) => broken(format!("it put column {i} into group {g} of {groups}")),
         None => Ok(()),
+    }
+}
+
+/// The numbers of a tensor that the plugin may return; `None` where it returns none. It has to be of `alloc` in this call, and of that shape.
+///
+/// # Errors
+/// If it is another.
+pub(crate) fn allocated<T: Element>(call: &Call<'_>, tensor: *const raw::Tensor, shape: &[usize], what: &str) -> Result<Option<Vec<T>>> {
+    if tensor.is_null() {
+        return Ok(None);
+    }
+    let (code, bits) = T::TYPE;
+    match call.allocated::<T>(tensor) {
+        None => broken(format!("its {what} is no tensor of `alloc` of type ({code}, {bits}), in this call")),
+        Some((other, _)) if other != shape => broken(format!("its {what} has the shape {other:?}, and not {shape:?}")),
+        Some((_, numbers)) => Ok(Some(numbers)),
     }
 }
 

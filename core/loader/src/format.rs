@@ -8,7 +8,11 @@ use qfw_core::scheme::{Convention, Grid, ScaleForm, Zero};
 use qfw_core::{Error, Result};
 
 use crate::catalog::leak;
-use crate::library::{Lazy, read, sized};
+use crate::contract::violation;
+use crate::describe::{asked, read};
+use crate::given::given;
+use crate::guest::Guest;
+use crate::library::Lazy;
 use crate::manifest::Manifest;
 
 /// A format of a package; its library is opened when the grid is asked for.
@@ -45,37 +49,49 @@ impl LoadedFormat {
 ///
 /// # Errors
 /// What is wrong with one of them.
-pub(crate) fn described(plugin: &raw::Plugin, manifest: &Manifest) -> std::result::Result<Vec<(String, Grid)>, String> {
+pub(crate) fn described(plugin: &raw::Plugin, manifest: &Manifest, guest: &Guest) -> Result<Vec<(String, Grid)>> {
+    let broken = |message: String| -> Error { violation(message).within(guest.name()) };
     // SAFETY: a function of the table, with a C string.
     #[allow(unsafe_code, reason = "the border")]
     let table = plugin.extension.map_or(std::ptr::null(), |f| unsafe { f(c"qfw.format/1".as_ptr()) });
     if table.is_null() && manifest.formats.is_empty() {
         return Ok(Vec::new());
     }
-    let table = sized(table.cast::<raw::Formats>()).map_err(|e| format!("its `qfw.format/1` {e}"))?;
-    let (Some(count), Some(describe)) = (table.count, table.describe) else { return Err("its `qfw.format/1` lacks functions".to_owned()) };
-    // SAFETY: functions of the table, which take no pointers.
+    let table = given(table.cast::<raw::Formats>()).map_err(|e| broken(format!("its `qfw.format/1` {e}")))?;
+    let (Some(count), Some(describe)) = (table.count, table.describe) else {
+        return Err(broken("its `qfw.format/1` lacks functions".to_owned()));
+    };
+    // SAFETY: a function of the table, which takes no pointers.
     #[allow(unsafe_code, reason = "the border")]
     let count = unsafe { count() };
     if count as usize != manifest.formats.len() {
-        return Err(format!("it declares {count} formats, and its manifest {}", manifest.formats.len()));
+        return Err(broken(format!("it declares {count} formats, and its manifest {}", manifest.formats.len())));
     }
     let mut found: Vec<(String, Grid)> = Vec::new();
     for index in 0..count {
-        // SAFETY: as above.
+        let mut pointer = std::ptr::null();
+        // SAFETY: the header's `describe`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let described = sized(unsafe { describe(index) }).map_err(|e| format!("its format {index} {e}"))?;
-        let id = read(described.id).ok_or_else(|| format!("its format {index} has no id"))?;
+        asked(guest, |host| unsafe { describe(host, index, &mut pointer) })?;
+        let (id, grid) = one(pointer, index, manifest).map_err(broken)?;
         if found.iter().any(|(known, _)| *known == id) {
-            return Err(format!("it declares the format `{id}` twice"));
+            return Err(broken(format!("it declares the format `{id}` twice")));
         }
-        if !manifest.formats.iter().any(|f| f.id == id) {
-            return Err(format!("it declares the format `{id}`, which its manifest does not name"));
-        }
-        let grid = grid(&described.grid).map_err(|e| format!("format `{id}`: {e}"))?;
         found.push((id, grid));
     }
     Ok(found)
+}
+
+/// One of them: its id and its grid.
+fn one(pointer: *const raw::FormatDesc, index: u32, manifest: &Manifest) -> std::result::Result<(String, Grid), String> {
+    let described = given(pointer).map_err(|e| format!("its format {index} {e}"))?;
+    let id = read(described.id).ok_or_else(|| format!("its format {index} has no id"))?;
+    if !manifest.formats.iter().any(|f| f.id == id) {
+        return Err(format!("it declares the format `{id}`, which its manifest does not name"));
+    }
+    let raw = given(described.grid).map_err(|e| format!("format `{id}`: its grid {e}"))?;
+    let grid = grid(&raw).map_err(|e| format!("format `{id}`: {e}"))?;
+    Ok((id, grid))
 }
 
 /// The grid behind a description.
@@ -85,7 +101,7 @@ fn grid(raw: &raw::Grid) -> std::result::Result<Grid, String> {
             Ok(Grid::Int { lo: raw.lo, hi: raw.hi, zero: Zero::None })
         }
         raw::GRID_INT => Err(format!("integers {} to {} with zero points of kind {} are none that it can be", raw.lo, raw.hi, raw.zero)),
-        raw::GRID_LEVELS if (2..=256).contains(&raw.n_levels) && !raw.levels.is_null() => {
+        raw::GRID_LEVELS if (2..=256).contains(&raw.n_levels) && !raw.levels.is_null() && raw.levels.is_aligned() => {
             // SAFETY: the header says that there are as many.
             #[allow(unsafe_code, reason = "the border")]
             let levels = unsafe { std::slice::from_raw_parts(raw.levels, raw.n_levels) };
@@ -93,6 +109,9 @@ fn grid(raw: &raw::Grid) -> std::result::Result<Grid, String> {
                 return Err("its levels do not rise, or are not finite".to_owned());
             }
             Ok(Grid::Levels(levels.to_vec()))
+        }
+        raw::GRID_LEVELS if raw.levels.is_null() || !raw.levels.is_aligned() => {
+            Err("its levels are missing, or lie at an odd address".to_owned())
         }
         raw::GRID_LEVELS => Err(format!("{} levels are none that it can be", raw.n_levels)),
         other => Err(format!("grids of kind {other} are for formats of the program")),

@@ -16,7 +16,10 @@ mod call;
 mod catalog;
 pub mod conformance;
 mod contract;
+mod describe;
 mod format;
+mod given;
+mod guest;
 mod in_flight;
 mod library;
 mod manifest;
@@ -24,16 +27,15 @@ mod numeric;
 mod options;
 mod package;
 mod passed;
-mod region;
 mod site;
 mod tensor;
 
 pub use added::{Added, AddedPlugin};
 pub use catalog::{Catalog, Places, Policy};
+pub use guest::Host;
 pub use in_flight::InFlight;
-pub use library::Host;
 pub use manifest::{Manifest, ManifestAlgo, ManifestFormat, target};
-pub use package::{Origin, Package, hash_file};
+pub use package::{Origin, Package, hash_file, shell_word};
 
 use qfw_core::{Error, ErrorKind};
 

@@ -151,15 +151,22 @@ impl Manifest {
             if !is_id(id) {
                 return broken(format!("the {kind} id `{id}` is not made of letters, digits, `-`, `_` and dots"));
             }
-            if summary.contains('\n') {
-                return broken(format!("the summary of `{id}` is longer than a line"));
+            if summary.chars().any(char::is_control) {
+                return broken(format!("the summary of `{id}` is longer than a line, or holds control characters"));
             }
             if !seen.insert((kind, id)) {
                 return broken(format!("{kind} `{id}` occurs twice"));
             }
         }
+        if self.license.as_ref().is_some_and(|l| l.chars().any(char::is_control)) {
+            return broken(format!("the license of `{}` holds control characters", self.id));
+        }
         for (name, target) in &self.targets {
-            let plain = Path::new(&target.file).components().count() == 1 && !target.file.contains(['/', '\\']) && target.file != "..";
+            let plain = !target.file.is_empty()
+                && !target.file.chars().any(char::is_control)
+                && Path::new(&target.file).components().count() == 1
+                && !target.file.contains(['/', '\\'])
+                && target.file != "..";
             if !plain {
                 return broken(format!("the file `{}` for {name} does not lie in the package", target.file));
             }
@@ -222,6 +229,10 @@ mod tests {
         let message = |from: &str, to: &str| Manifest::parse(&GOOD.replace(from, to)).unwrap_err().to_string();
         assert_eq!(message("com.example.near", "near"), "the id `near` is no reverse domain name, such as `com.example.name`");
         assert_eq!(message("\"0.1.0\"", "\"new\""), "the version `new` of `com.example.near` is not of the form 1.2.3");
+        let summary = "the summary of `near` is longer than a line, or holds control characters";
+        assert_eq!(message("nearest", "near\\nest"), summary);
+        assert_eq!(message("nearest", "\\u001b[2J"), summary);
+        assert_eq!(message("libnear.so", ""), "the file `` for x86_64-unknown-linux-gnu does not lie in the package");
         assert_eq!(
             message("libnear.so", "../libnear.so"),
             "the file `../libnear.so` for x86_64-unknown-linux-gnu does not lie in the package"

@@ -12,11 +12,11 @@ use qfw_core::numeric::{
     uniform_u64,
 };
 use qfw_core::observer;
-use qfw_core::scheme::{QParams, TileLayout};
+use qfw_core::scheme::QParams;
 use qfw_core::{ErrorKind, Result};
 
 use crate::call::{Call, LentFactor, call_of, contain};
-use crate::passed::{codes_tensor, missing, site_of, slice, slice_mut};
+use crate::passed::{Span, codes_tensor, missing, plain, site_of};
 use crate::plugin_error;
 
 /// The table.
@@ -49,23 +49,68 @@ fn params(cx: &SiteContext<'_>, scale: &[f32], zero: &[f32]) -> QParams {
     QParams { layout: cx.layout(), scale: scale.to_vec(), zero: zero.to_vec(), global: cx.scale_rule().global() }
 }
 
-/// Writes codes to the plugin's output.
-///
-/// # Safety
-/// As [`codes_tensor`]; its data is null, or as long as its shape says.
-#[allow(unsafe_code, reason = "the border")]
-unsafe fn store(codes: &Codes, layout: &TileLayout, tensor: *const raw::Tensor) -> Result<()> {
-    // SAFETY: the caller promises it, and the shape is that of the codes.
-    unsafe {
-        let data = codes_tensor(tensor, layout, codes)?.data;
-        match &codes.data {
-            Units::Narrow(codes) => slice_mut(data.cast::<u8>(), codes.len(), "codes")?.copy_from_slice(codes),
-            Units::Wide(codes) => slice_mut(data.cast::<u16>(), codes.len(), "codes")?.copy_from_slice(codes),
-        }
-    }
-    Ok(())
+/// A plugin's tensor of codes, of one of two widths.
+enum CodesSpan {
+    Narrow(Span<u8>),
+    Wide(Span<u16>),
 }
 
+impl CodesSpan {
+    /// Those of a site.
+    ///
+    /// # Safety
+    /// As [`codes_tensor`].
+    #[allow(unsafe_code, reason = "the border")]
+    unsafe fn of(tensor: *const raw::Tensor, cx: &SiteContext<'_>) -> Result<Self> {
+        let (layout, empty) = (cx.layout(), Codes::new(&cx.spec.grid, 0));
+        // SAFETY: the caller promises it.
+        let data = unsafe { codes_tensor(tensor, &layout, &empty) }?.data;
+        let len = layout.rows * layout.cols;
+        Ok(match empty.data {
+            Units::Narrow(_) => Self::Narrow(Span::of(data.cast_const().cast(), len, "tensor of codes")?),
+            Units::Wide(_) => Self::Wide(Span::of(data.cast_const().cast(), len, "tensor of codes")?),
+        })
+    }
+
+    fn apart_from<T>(&self, other: &Span<T>) -> Result<()> {
+        match self {
+            Self::Narrow(codes) => codes.apart_from(other),
+            Self::Wide(codes) => codes.apart_from(other),
+        }
+    }
+}
+
+/// What a function over a site's grid is passed: a weight, scales and zero points.
+struct Passed {
+    weight: Span<f32>,
+    scale: Span<f32>,
+    zero: Span<f32>,
+}
+
+impl Passed {
+    fn of(cx: &SiteContext<'_>, weight: *const f32, scale: *const f32, zero: *const f32) -> Result<Self> {
+        let layout = cx.layout();
+        Ok(Self {
+            weight: Span::of(weight, layout.rows * layout.cols, "weight")?,
+            scale: Span::of(scale, layout.tiles(), "list of scales")?,
+            zero: Span::of(zero, layout.tiles(), "list of zero points")?,
+        })
+    }
+
+    /// Refuses codes to be written over it.
+    fn apart_from(&self, codes: &CodesSpan) -> Result<()> {
+        codes.apart_from(&self.weight)?;
+        codes.apart_from(&self.scale)?;
+        codes.apart_from(&self.zero)
+    }
+}
+
+/// The functions of the table. What pointers say of themselves is checked: null, alignment, sizes that can be, tensors of the site's type
+/// and shape, sites and factors of this call, and that what is written overlaps nothing else. Beyond that, each relies on its caller:
+///
+/// # Safety
+/// `host` is that of a call that has not returned. A pointer that is not null is to as many numbers of its type as the header says, which
+/// nobody writes to, or, where the function writes, which nobody else has, until it returns.
 #[allow(unsafe_code, reason = "the border: plugins call these as the header says")]
 mod functions {
     use super::*;
@@ -98,20 +143,21 @@ mod functions {
             let (a_rows, a_cols) = if a_transposed == 0 { (m, k) } else { (k, m) };
             let (b_rows, b_cols) = if b_transposed == 0 { (k, n) } else { (n, k) };
             let onto = if add == 0 { Onto::Replace } else { Onto::Add };
-            // SAFETY: the header says how large the operands are.
-            let (c, a, b) = unsafe {
-                (
-                    slice_mut(c, extent(m, n, c_stride)?, "C")?,
-                    if k == 0 { &[][..] } else { slice(a, extent(a_rows, a_cols, a_stride)?, "A")? },
-                    if k == 0 { &[][..] } else { slice(b, extent(b_rows, b_cols, b_stride)?, "B")? },
-                )
-            };
+            let c = Span::of(c, extent(m, n, c_stride)?, "C")?;
             if k == 0 {
                 if add == 0 {
-                    c.chunks_mut(c_stride).for_each(|row| row.iter_mut().take(n).for_each(|x| *x = 0.0));
+                    // SAFETY: see above.
+                    let rows = unsafe { c.write() }.chunks_mut(c_stride);
+                    rows.for_each(|row| row.iter_mut().take(n).for_each(|x| *x = 0.0));
                 }
                 return Ok(());
             }
+            let a = Span::of(a, extent(a_rows, a_cols, a_stride)?, "A")?;
+            let b = Span::of(b, extent(b_rows, b_cols, b_stride)?, "B")?;
+            c.apart_from(&a)?;
+            c.apart_from(&b)?;
+            // SAFETY: see above.
+            let (c, a, b) = unsafe { (c.write(), a.read(), b.read()) };
             qfw_core::numeric::gemm((m, n, k), onto, c, c_stride, a, of(a_transposed), a_stride, b, of(b_transposed), b_stride);
             Ok(())
         })
@@ -128,14 +174,15 @@ mod functions {
         answer(unsafe { call_of(host) }, |call| {
             // SAFETY: see above.
             let cx = unsafe { site_of(call, site) }?;
-            let layout = cx.layout();
-            // SAFETY: the header says how large they are.
-            let weight = unsafe { slice(weight, layout.rows * layout.cols, "weight") }?;
-            let fitted = call.in_parallel(|| observer::fit(cx.observer, &cx.scale_rule(), weight, layout))??;
-            // SAFETY: as above.
-            unsafe { slice_mut(scale, layout.tiles(), "place for scales") }?.copy_from_slice(&fitted.scale);
-            // SAFETY: as above.
-            unsafe { slice_mut(zero, layout.tiles(), "place for zero points") }?.copy_from_slice(&fitted.zero);
+            let passed = Passed::of(cx, weight, scale, zero)?;
+            passed.scale.apart_from(&passed.zero)?;
+            passed.scale.apart_from(&passed.weight)?;
+            passed.zero.apart_from(&passed.weight)?;
+            // SAFETY: see above.
+            let (weight, scale, zero) = unsafe { (passed.weight.read(), passed.scale.write(), passed.zero.write()) };
+            let fitted = call.in_parallel(|| observer::fit(cx.observer, &cx.scale_rule(), weight, cx.layout()))??;
+            scale.copy_from_slice(&fitted.scale);
+            zero.copy_from_slice(&fitted.zero);
             Ok(())
         })
     }
@@ -151,31 +198,24 @@ mod functions {
         // SAFETY: see above.
         answer(unsafe { call_of(host) }, |call| {
             // SAFETY: see above.
-            let cx = unsafe { site_of(call, site) }?;
-            let layout = cx.layout();
-            // SAFETY: the header says how large they are.
-            let (weight, scale, zero) = unsafe {
-                (
-                    slice(weight, layout.rows * layout.cols, "weight")?,
-                    slice(scale, layout.tiles(), "scales")?,
-                    slice(zero, layout.tiles(), "zero points")?,
-                )
+            let (cx, passed, codes) = unsafe {
+                let cx = site_of(call, site)?;
+                (cx, Passed::of(cx, weight, scale, zero)?, CodesSpan::of(codes, cx)?)
             };
+            passed.apart_from(&codes)?;
+            // SAFETY: see above.
+            let (weight, scale, zero) = unsafe { (passed.weight.read(), passed.scale.read(), passed.zero.read()) };
             let (grid, params) = (&cx.spec.grid, params(cx, scale, zero));
-            let empty = Codes::new(grid, 0);
-            // SAFETY: the header says what it is.
-            let data = unsafe { codes_tensor(codes, &layout, &empty) }?.data;
-            // SAFETY: it has as many codes as the weight has numbers, of that width.
-            unsafe {
-                match empty.data {
-                    Units::Narrow(_) => {
-                        let onto = slice_mut(data.cast(), weight.len(), "codes")?;
-                        call.in_parallel(|| encode_narrow(grid, &params, weight, onto))
-                    }
-                    Units::Wide(_) => {
-                        let onto = slice_mut(data.cast(), weight.len(), "codes")?;
-                        call.in_parallel(|| encode_wide(grid, &params, weight, onto))
-                    }
+            match codes {
+                CodesSpan::Narrow(codes) => {
+                    // SAFETY: see above.
+                    let onto = unsafe { codes.write() };
+                    call.in_parallel(|| encode_narrow(grid, &params, weight, onto))
+                }
+                CodesSpan::Wide(codes) => {
+                    // SAFETY: see above.
+                    let onto = unsafe { codes.write() };
+                    call.in_parallel(|| encode_wide(grid, &params, weight, onto))
                 }
             }
         })
@@ -192,27 +232,28 @@ mod functions {
         // SAFETY: see above.
         answer(unsafe { call_of(host) }, |call| {
             // SAFETY: see above.
-            let cx = unsafe { site_of(call, site) }?;
-            let layout = cx.layout();
-            let len = layout.rows * layout.cols;
-            let mut units = Codes::new(&cx.spec.grid, len);
-            // SAFETY: the header says what it is.
-            let data = unsafe { codes_tensor(codes, &layout, &units) }?.data;
-            // SAFETY: it has as many codes, of that width; the header says how large the others are.
-            let (scale, zero, weight) = unsafe {
-                match &mut units.data {
-                    Units::Narrow(units) => units.copy_from_slice(slice(data.cast_const().cast::<u8>(), len, "codes")?),
-                    Units::Wide(units) => units.copy_from_slice(slice(data.cast_const().cast::<u16>(), len, "codes")?),
-                }
-                (
-                    slice(scale, layout.tiles(), "scales")?,
-                    slice(zero, layout.tiles(), "zero points")?,
-                    slice_mut(weight, len, "place for the weight")?,
-                )
+            let (cx, passed, codes) = unsafe {
+                let cx = site_of(call, site)?;
+                (cx, Passed::of(cx, weight, scale, zero)?, CodesSpan::of(codes, cx)?)
             };
+            passed.apart_from(&codes)?;
+            passed.weight.apart_from(&passed.scale)?;
+            passed.weight.apart_from(&passed.zero)?;
+            let layout = cx.layout();
+            let mut units = Codes::new(&cx.spec.grid, layout.rows * layout.cols);
+            // SAFETY: see above.
+            unsafe {
+                match (&mut units.data, codes) {
+                    (Units::Narrow(units), CodesSpan::Narrow(codes)) => units.copy_from_slice(codes.read()),
+                    (Units::Wide(units), CodesSpan::Wide(codes)) => units.copy_from_slice(codes.read()),
+                    _ => return Err(missing("tensor of codes")),
+                }
+            }
             if !units.stand_for(&cx.spec.grid) {
                 return Err(plugin_error("plugin::contract", "it asked for the value of a code that is none"));
             }
+            // SAFETY: see above.
+            let (scale, zero, weight) = unsafe { (passed.scale.read(), passed.zero.read(), passed.weight.write()) };
             let (mut values, params) = (Vec::new(), params(cx, scale, zero));
             call.in_parallel(|| decode(&cx.spec.grid, &params, &units, 0..layout.rows, None, &mut values))?;
             weight.copy_from_slice(&values);
@@ -230,14 +271,24 @@ mod functions {
         // SAFETY: see above.
         answer(unsafe { call_of(host) }, |call| {
             // SAFETY: see above.
-            let tensor = unsafe { gram.as_ref() }.filter(|_| !out.is_null()).ok_or_else(|| missing("Gram matrix"))?;
-            let dl = &tensor.dl_tensor;
-            if dl.ndim != 2 || (dl.dtype.code, dl.dtype.bits) != (2, 32) || dl.byte_offset != 0 || dl.shape.is_null() {
-                return Err(missing("square matrix of f32"));
+            if !gram.is_aligned() || out.is_null() || !out.is_aligned() {
+                return Err(missing("Gram matrix, or no place for its factor"));
             }
-            // SAFETY: it has two extents.
-            let shape = unsafe { slice(dl.shape.cast_const(), 2, "shape") }?;
-            let n = usize::try_from(shape[0]).ok().filter(|n| *n > 0 && shape[1] == *n as i64).ok_or_else(|| missing("square matrix"))?;
+            // SAFETY: see above.
+            let dl = unsafe { gram.as_ref() }.map(|t| &t.dl_tensor).ok_or_else(|| missing("Gram matrix"))?;
+            let other = |what: String| {
+                plugin_error(
+                    "plugin::contract",
+                    format!("it passed a tensor {what} to the host; a Gram matrix is f32, square and not empty"),
+                )
+            };
+            // SAFETY: see above.
+            let [n, columns] = unsafe { plain(dl, (2, 32)) }.map_err(other)?;
+            if n == 0 || n != columns {
+                return Err(other(format!("of shape [{n}, {columns}]")));
+            }
+            let len = n.checked_mul(n).ok_or_else(|| missing("matrix of a size that can be"))?;
+            let lower = Span::of(dl.data.cast_const().cast::<f32>(), len, "Gram matrix")?;
             if !(0.0..=1.0).contains(&damp) {
                 return Err(plugin_error("plugin::contract", format!("it asked for damping of {damp}, which is not from 0 to 1")));
             }
@@ -249,8 +300,8 @@ mod functions {
                 });
             let of = match shared {
                 Some(gram) => gram.inverse_factor(&options)?,
-                // SAFETY: a tensor has as many numbers as its shape says.
-                None => Arc::new(inverse_factor(unsafe { slice(dl.data.cast_const().cast::<f32>(), n * n, "matrix") }?, n, &options)?),
+                // SAFETY: see above.
+                None => Arc::new(inverse_factor(unsafe { lower.read() }, n, &options)?),
             };
             let raw = raw::Factor {
                 size: size_of::<raw::Factor>() as u32,
@@ -284,21 +335,18 @@ mod functions {
         // SAFETY: see above.
         answer(unsafe { call_of(host) }, |call| {
             // SAFETY: see above.
-            let cx = unsafe { site_of(call, site) }?;
-            let layout = cx.layout();
+            let (cx, passed, codes) = unsafe {
+                let cx = site_of(call, site)?;
+                (cx, Passed::of(cx, weight, scale, zero)?, CodesSpan::of(codes, cx)?)
+            };
+            passed.apart_from(&codes)?;
             let found = {
                 let all = call.factors.lock().map_err(|_| missing("call that works"))?;
                 all.iter().find(|f| std::ptr::eq(&f.raw, factor)).map(|f| Arc::clone(&f.of))
             };
-            let factor = found.filter(|f| f.n == layout.cols).ok_or_else(|| missing("factor of this call for the site's columns"))?;
-            // SAFETY: the header says how large they are.
-            let (weight, scale, zero) = unsafe {
-                (
-                    slice(weight, layout.rows * layout.cols, "weight")?,
-                    slice(scale, layout.tiles(), "scales")?,
-                    slice(zero, layout.tiles(), "zero points")?,
-                )
-            };
+            let factor = found.filter(|f| f.n == cx.layout().cols).ok_or_else(|| missing("factor of this call for the site's columns"))?;
+            // SAFETY: see above.
+            let (weight, scale, zero) = unsafe { (passed.weight.read(), passed.scale.read(), passed.zero.read()) };
             let params = params(cx, scale, zero);
             let sweep = ColumnSweep {
                 grid: &cx.spec.grid,
@@ -308,14 +356,21 @@ mod functions {
                 block: block.clamp(1, 65536),
             };
             let swept = call.in_parallel(|| sweep.run(weight))?;
-            // SAFETY: the header says what it is.
-            unsafe { store(&swept.codes, &layout, codes) }
+            // SAFETY: see above.
+            unsafe {
+                match (&swept.codes.data, codes) {
+                    (Units::Narrow(found), CodesSpan::Narrow(codes)) => codes.write().copy_from_slice(found),
+                    (Units::Wide(found), CodesSpan::Wide(codes)) => codes.write().copy_from_slice(found),
+                    _ => return Err(missing("tensor of codes")),
+                }
+            }
+            Ok(())
         })
     }
 
     pub(super) unsafe extern "C" fn random(key: *const u64, words: usize) -> u64 {
-        // SAFETY: the header says that there are as many words.
-        contain(0, || uniform_u64(unsafe { slice(key, words, "key") }.unwrap_or(&[])))
+        // SAFETY: see above.
+        contain(0, || Span::of(key, words, "key").map_or_else(|_| uniform_u64(&[]), |key| uniform_u64(unsafe { key.read() })))
     }
 
     pub(super) unsafe extern "C" fn parallel_for(host: *const raw::Host, n: usize, state: *mut c_void, body: Option<raw::Body>) -> i32 {

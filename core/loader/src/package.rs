@@ -28,12 +28,21 @@ pub struct Package {
     pub origin: Origin,
 }
 
+/// A path as a shell takes it, whatever is in it.
+pub fn shell_word(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
 /// BLAKE3 of a file, in hexadecimal.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If it cannot be read, or is none: a pipe would be waited for.
 pub fn hash_file(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
+    let known = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
+    if !known.is_file() {
+        return Err(plugin_error("plugin::missing", format!("`{}` is no file", path.display())));
+    }
     let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
     hasher.update_reader(file).map_err(|e| Error::io(path, "read", e))?;
     Ok(hasher.finalize().to_hex().to_string())
@@ -58,7 +67,7 @@ impl Package {
 
     /// The line that adds it.
     pub(crate) fn how_to_add(&self) -> String {
-        format!("run `qfw plugin add '{}'`", self.dir.display())
+        format!("run `qfw plugin add {}`", shell_word(&self.dir))
     }
 
     /// Whether a run may use it without its user having added it.
@@ -85,7 +94,7 @@ impl Package {
             if mode & 0o022 != 0 {
                 let who = if mode & 0o002 != 0 { "anybody" } else { "its group" };
                 let message = format!("{who} may write to `{}` of plugin `{}`", path.display(), self.manifest.id);
-                return Err(plugin_error("plugin::permissions", message).hint(format!("run `chmod go-w '{}'`", path.display())));
+                return Err(plugin_error("plugin::permissions", message).hint(format!("run `chmod go-w {}`", shell_word(path))));
             }
         }
         Ok(())
@@ -106,7 +115,7 @@ impl Package {
             Origin::Added(pinned) if *pinned != hash => {
                 let message = format!("the library of plugin `{id}` has changed: its hash is {hash}, and was {pinned} when it was added");
                 return Err(plugin_error("plugin::hash", message)
-                    .hint(format!("if that is meant, run `qfw plugin add '{}'` to pin it anew", self.dir.display())));
+                    .hint(format!("if that is meant, run `qfw plugin add {}` to pin it anew", shell_word(&self.dir))));
             }
             Origin::Found if !allow_unpinned => {
                 let message = format!("plugin `{id}` lies in `{}`, but was not added", self.dir.display());
@@ -116,5 +125,15 @@ impl Package {
         }
         self.check_manifest_hash(&hash)?;
         Ok((library, hash))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_can_be_pasted() {
+        assert_eq!(shell_word(Path::new("/my plugins/it's $HOME")), r"'/my plugins/it'\''s $HOME'");
     }
 }

@@ -1,5 +1,6 @@
 //! Tensors that are lent to a plugin: views of what core owns, and outputs.
 
+use std::any::Any;
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
@@ -79,9 +80,23 @@ impl<'a> Lent<'a> {
 /// Elements behind an output that are watched.
 const WATCHED: usize = 64;
 
+/// An output of any type.
+pub(crate) trait Watched: Send {
+    /// Its descriptor.
+    fn raw(&self) -> *mut raw::Tensor;
+    /// Its extents.
+    fn shape(&self) -> Vec<usize>;
+    /// Whether nothing was written behind its end; the call has returned.
+    fn intact(&self) -> bool;
+    /// For who knows its type.
+    fn as_any(&self) -> &dyn Any;
+}
+
 /// An output: zeroed numbers of the host's, with a guard behind them.
 pub(crate) struct Output<T: Element> {
     numbers: Vec<T>,
+    /// The host's own: a plugin could write to those of the descriptor.
+    shape: Vec<usize>,
     lent: Lent<'static>,
 }
 
@@ -118,28 +133,46 @@ impl<T: Element> Output<T> {
         let len = numbers.len() - WATCHED;
         numbers[len..].fill(T::GUARD);
         let lent = Lent::new(numbers.as_mut_ptr(), shape, 0);
-        Self { numbers, lent }
+        Self { numbers, shape: shape.to_vec(), lent }
     }
 
-    pub(crate) fn raw(&self) -> *mut raw::Tensor {
-        std::ptr::from_ref(&self.lent.raw).cast_mut()
-    }
-
-    /// The numbers, once the call has returned.
-    ///
-    /// # Errors
-    /// If something was written behind them.
-    pub(crate) fn take(mut self, what: &str) -> Result<Vec<T>> {
-        let len = self.numbers.len() - WATCHED;
-        if !self.numbers[len..].iter().all(|x| x.same(T::GUARD)) {
-            return Err(plugin_error("plugin::contract", format!("it wrote behind the end of its {what}")));
-        }
-        self.numbers.truncate(len);
-        Ok(self.numbers)
+    /// The numbers, once the call has returned and the output was seen to be [intact](Watched::intact).
+    pub(crate) fn take(mut self) -> Vec<T> {
+        self.numbers.truncate(self.numbers.len() - WATCHED);
+        self.numbers
     }
 
     /// The numbers, while the call runs; nobody may be writing.
     pub(crate) fn numbers(&self) -> &[T] {
         &self.numbers[..self.numbers.len() - WATCHED]
+    }
+}
+
+impl<T: Element> Watched for Output<T> {
+    fn raw(&self) -> *mut raw::Tensor {
+        std::ptr::from_ref(&self.lent.raw).cast_mut()
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.shape.clone()
+    }
+
+    fn intact(&self) -> bool {
+        self.numbers[self.numbers.len() - WATCHED..].iter().all(|x| x.same(T::GUARD))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Refuses what was written behind the end of outputs, whatever the call has returned.
+///
+/// # Errors
+/// For the first, by its name.
+pub(crate) fn unharmed(outputs: &[(&str, &dyn Watched)]) -> Result<()> {
+    match outputs.iter().find(|(_, output)| !output.intact()) {
+        Some((what, _)) => Err(plugin_error("plugin::contract", format!("it wrote behind the end of its {what}"))),
+        None => Ok(()),
     }
 }

@@ -8,23 +8,31 @@
 #define OTHER_ID 2
 #define TOO_MANY 3
 #define ONE_SIDE 4
+#define NO_GRID 5
+#define NO_LEVELS 6
 
 static const float LEVELS[][4] = {
     {-1.0f, -0.25f, 0.0f, 1.0f}, {1.0f, 0.0f, -0.25f, -1.0f}, {-1.0f, -0.25f, 0.0f, 1.0f}, {-1.0f, -0.25f, 0.0f, 1.0f}, {1.0f, 2.0f, 3.0f, 4.0f},
+    {-1.0f, -0.25f, 0.0f, 1.0f}, {-1.0f, -0.25f, 0.0f, 1.0f},
+};
+
+static const qfw_grid GRID = {
+    sizeof(qfw_grid), QFW_GRID_LEVELS, 0, 3, 2, QFW_ZERO_NONE, 0, 0, 0, 0, FAULT == NO_LEVELS ? NULL : LEVELS[FAULT], 4,
 };
 
 static const qfw_format_desc FORMAT = {
-    sizeof(qfw_format_desc), 0, FAULT == OTHER_ID ? "five" : "four", "four values",
-    {sizeof(qfw_grid), QFW_GRID_LEVELS, 0, 3, 2, QFW_ZERO_NONE, 0, 0, 0, 0, LEVELS[FAULT], 4},
+    sizeof(qfw_format_desc), 0, FAULT == OTHER_ID ? "five" : "four", "four values", FAULT == NO_GRID ? NULL : &GRID,
 };
 
 static uint32_t format_count(void) {
     return FAULT == TOO_MANY ? 4000000000u : 1;
 }
 
-static const qfw_format_desc *format_describe(uint32_t index) {
+static int32_t format_describe(const qfw_host *host, uint32_t index, const qfw_format_desc **out) {
+    (void)host;
     (void)index;
-    return &FORMAT;
+    *out = &FORMAT;
+    return QFW_OK;
 }
 
 static const qfw_formats FORMATS = {sizeof(qfw_formats), 0, format_count, format_describe};
@@ -37,9 +45,11 @@ static uint32_t count(void) {
     return 0;
 }
 
-static const qfw_algo_desc *describe(uint32_t index) {
+static int32_t describe(const qfw_host *host, uint32_t index, const qfw_algo_desc **out) {
+    (void)host;
     (void)index;
-    return NULL;
+    (void)out;
+    return QFW_ERR_INTERNAL;
 }
 
 static const qfw_plugin PLUGIN = {

@@ -71,11 +71,14 @@ static uint32_t count(void) {
     return 2;
 }
 
-static const qfw_algo_desc *describe(uint32_t index) {
-    return index < 2 ? &ALGORITHMS[index] : NULL;
+static int32_t describe(const qfw_host *host, uint32_t index, const qfw_algo_desc **out) {
+    (void)host;
+    *out = &ALGORITHMS[index];
+    return QFW_OK;
 }
 
-static void destroy(qfw_algo *algo) {
+static void destroy(qfw_algo *algo, const qfw_host *host) {
+    (void)host;
     free(algo);
 }
 
@@ -94,17 +97,18 @@ static int32_t create(const qfw_host *host, const char *id, qfw_str options, uin
 
 /* A format: seven values, denser around zero. */
 static const float LEVELS[] = {-1.0f, -0.5f, -0.2f, 0.0f, 0.2f, 0.5f, 1.0f};
-static const qfw_format_desc FORMAT = {
-    sizeof(qfw_format_desc), 0, "seven", "seven values, denser around zero",
-    {sizeof(qfw_grid), QFW_GRID_LEVELS, 0, 6, 3, QFW_ZERO_NONE, 0, 0, 0, 0, LEVELS, 7},
-};
+static const qfw_grid GRID = {sizeof(qfw_grid), QFW_GRID_LEVELS, 0, 6, 3, QFW_ZERO_NONE, 0, 0, 0, 0, LEVELS, 7};
+static const qfw_format_desc FORMAT = {sizeof(qfw_format_desc), 0, "seven", "seven values, denser around zero", &GRID};
 
 static uint32_t format_count(void) {
     return 1;
 }
 
-static const qfw_format_desc *format_describe(uint32_t index) {
-    return index == 0 ? &FORMAT : NULL;
+static int32_t format_describe(const qfw_host *host, uint32_t index, const qfw_format_desc **out) {
+    (void)host;
+    (void)index;
+    *out = &FORMAT;
+    return QFW_OK;
 }
 
 static const qfw_formats FORMATS = {sizeof(qfw_formats), 0, format_count, format_describe};

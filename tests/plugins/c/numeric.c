@@ -37,8 +37,14 @@ static int32_t gemm(const qfw_host *host, const qfw_numeric *numeric) {
     HOLDS(numeric->gemm(host, 2, 2, 3, 0, wide, 3, WIDE, 0, 4, B, 0, 2) == QFW_OK);
     HOLDS(wide[0] == 58 && wide[1] == 64 && wide[2] == 5 && wide[3] == 139 && wide[4] == 154 && wide[5] == 5);
     HOLDS(numeric->gemm(host, 2, 2, 3, 1, c, 2, A, 0, 3, B, 0, 2) == QFW_OK && c[0] == 116 && c[3] == 308);
-    /* Rows that overlap are none. */
+    /* Rows that overlap are none; nor is what cannot be read, or is written while it is read. */
     HOLDS(numeric->gemm(host, 2, 2, 3, 0, c, 1, A, 0, 3, B, 0, 2) != QFW_OK);
+    HOLDS(numeric->gemm(host, 2, 2, 3, 0, c, 2, NULL, 0, 3, B, 0, 2) != QFW_OK);
+    HOLDS(numeric->gemm(host, 2, 2, 3, 0, c, 2, A, 0, 3, (const float *)((const char *)B + 2), 0, 2) != QFW_OK);
+    HOLDS(numeric->gemm(host, 2, 2, 2, 0, c, 2, c, 0, 2, B, 0, 2) != QFW_OK);
+    HOLDS(numeric->gemm(host, SIZE_MAX, 2, 3, 0, c, 2, A, 0, 3, B, 0, 2) != QFW_OK);
+    HOLDS(numeric->gemm(host, 2, 2, 3, 0, c, SIZE_MAX, A, 0, 3, B, 0, 2) != QFW_OK);
+    HOLDS(numeric->gemm(host, SIZE_MAX / 8, 2, 3, 0, c, 2, A, 0, 3, B, 0, 2) != QFW_OK);
     return QFW_OK;
 }
 
@@ -78,6 +84,35 @@ static int32_t parallel(const qfw_host *host, const qfw_numeric *numeric) {
     return QFW_OK;
 }
 
+/* What is no Gram matrix, in one way each. */
+static int32_t no_factor(const qfw_host *host, const qfw_numeric *numeric, const qfw_tensor gram) {
+    const qfw_factor *found = NULL;
+    int64_t strides[] = {2, 1}, oblong[] = {2, 1}, negative[] = {-2, -2}, huge[] = {INT64_MAX, INT64_MAX};
+    qfw_tensor other = gram;
+    HOLDS(numeric->factor(host, NULL, 0.0, 0, &found) != QFW_OK);
+    HOLDS(numeric->factor(host, &gram, 0.0, 0, NULL) != QFW_OK);
+    HOLDS(numeric->factor(host, &gram, -1.0, 0, &found) != QFW_OK && numeric->factor(host, &gram, NAN, 0, &found) != QFW_OK);
+#define REFUSED(change)                                                   \
+    other = gram;                                                         \
+    change;                                                               \
+    HOLDS(numeric->factor(host, &other, 0.0, 0, &found) != QFW_OK)
+    REFUSED(other.dl_tensor.dtype.bits = 64);
+    REFUSED(other.dl_tensor.dtype.code = 0);
+    REFUSED(other.dl_tensor.dtype.lanes = 2);
+    REFUSED(other.dl_tensor.ndim = 1);
+    REFUSED(other.dl_tensor.ndim = -2);
+    REFUSED(other.dl_tensor.byte_offset = 4);
+    REFUSED(other.dl_tensor.device.device_type = 2);
+    REFUSED(other.dl_tensor.strides = strides);
+    REFUSED(other.dl_tensor.shape = NULL);
+    REFUSED(other.dl_tensor.shape = oblong);
+    REFUSED(other.dl_tensor.shape = negative);
+    REFUSED(other.dl_tensor.shape = huge);
+    REFUSED(other.dl_tensor.data = NULL);
+    REFUSED(other.dl_tensor.data = (char *)gram.dl_tensor.data + 1);
+    return QFW_OK;
+}
+
 /* H = [[4, 2], [2, 5]], det 16: H^-1 = [[5, -2], [-2, 4]] / 16 = U'U with U = [[sqrt 5, -2 / sqrt 5], [0, 4 / sqrt 5]] / 4. */
 static int32_t factor(const qfw_host *host, const qfw_numeric *numeric) {
     float lower[] = {4, 0, 2, 5};
@@ -90,8 +125,29 @@ static int32_t factor(const qfw_host *host, const qfw_numeric *numeric) {
     HOLDS(found->u[2] == 0.0f && fabsf(found->u[3] - 4 / root / 4) < 1e-6f);
     /* The largest diagonal entry comes first. */
     HOLDS(numeric->factor(host, &gram, 0.0, 1, &found) == QFW_OK && found->order && found->order[0] == 1 && found->order[1] == 0);
-    gram.dl_tensor.dtype.bits = 64;
-    HOLDS(numeric->factor(host, &gram, 0.0, 0, &found) != QFW_OK);
+    HOLDS(no_factor(host, numeric, gram) == QFW_OK);
+    return QFW_OK;
+}
+
+/* What is wrong with the site's own. */
+static int32_t refusals(const qfw_host *host, const qfw_numeric *numeric, const qfw_site *site, qfw_round_out *out, const float *weight,
+                        float *scale, float *zero) {
+    qfw_tensor codes = *out->codes;
+    qfw_site other = *site;
+    qfw_factor mine = {sizeof(qfw_factor), 0, 8, weight, NULL, NULL, 0, 0.0};
+    HOLDS(numeric->fit(host, site, weight, scale, scale) != QFW_OK);
+    HOLDS(numeric->fit(host, site, weight, scale, NULL) != QFW_OK);
+    HOLDS(numeric->fit(host, site, NULL, scale, zero) != QFW_OK);
+    HOLDS(numeric->fit(host, NULL, weight, scale, zero) != QFW_OK);
+    other.token = 1;
+    HOLDS(numeric->fit(host, &other, weight, scale, zero) != QFW_OK);
+    HOLDS(numeric->nearest(host, site, weight, scale, zero, NULL) != QFW_OK);
+    HOLDS(numeric->sweep(host, site, weight, &mine, scale, zero, 8, out->codes) != QFW_OK);
+    HOLDS(numeric->sweep(host, site, weight, NULL, scale, zero, 8, out->codes) != QFW_OK);
+    codes.dl_tensor.data = scale;
+    HOLDS(numeric->nearest(host, site, weight, scale, zero, &codes) != QFW_OK);
+    codes.dl_tensor.data = NULL;
+    HOLDS(numeric->expand(host, site, &codes, scale, zero, scale) != QFW_OK);
     return QFW_OK;
 }
 
@@ -104,6 +160,8 @@ static int32_t do_round(qfw_algo *algo, const qfw_host *host, const qfw_site *si
     HOLDS(numeric && !host->extension(host, "qfw.no-such-extension/1"));
     if ((status = gemm(host, numeric)) || (status = random_bits(host, numeric)) || (status = parallel(host, numeric)) ||
         (status = factor(host, numeric)))
+        return status;
+    if ((status = refusals(host, numeric, site, out, weight, scale, zero)))
         return status;
     HOLDS(numeric->fit(host, site, weight, scale, zero) == QFW_OK);
     HOLDS(numeric->nearest(host, site, weight, scale, zero, out->codes) == QFW_OK);

@@ -21,8 +21,11 @@ static uint32_t count(void) {
     return 1;
 }
 
-static const qfw_algo_desc *describe(uint32_t index) {
-    return index == 0 ? &DESC : NULL;
+static int32_t describe(const qfw_host *host, uint32_t index, const qfw_algo_desc **out) {
+    (void)host;
+    (void)index;
+    *out = &DESC;
+    return QFW_OK;
 }
 
 static int32_t create(const qfw_host *host, const char *id, qfw_str options, uint64_t seed, qfw_algo **out) {

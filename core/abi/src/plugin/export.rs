@@ -1,27 +1,45 @@
-//! The functions behind the exported table.
+//! The table that a library exports, and what is behind it.
 
-use std::any::Any;
-use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 
+use super::calls::{Instance, destroy, extension};
+use super::contain::{caught, contain};
+use super::format::{Described, Format};
 use super::host::{Host, borrow, lend};
-use super::output::{RoundOut, view_mut};
-use super::site::{Region, Site, slice};
-use super::{Algorithm, Factory, Failure, Result, Stage, Status, Suits};
+use super::{Factory, Failure, Result, Status};
 use crate::raw;
 
-/// The algorithms of a library; [`crate::export_plugin!`] makes one.
+/// The algorithms and number formats of a library; [`crate::export_plugin!`] makes one.
 pub struct Exported {
     factories: &'static [&'static dyn Factory],
+    formats: &'static [&'static dyn Format],
     table: OnceLock<Table>,
+}
+
+/// The functions of the library itself that lead here.
+pub struct Functions {
+    /// See [`Exported::count`].
+    pub count: unsafe extern "C" fn() -> u32,
+    /// See [`Exported::describe`].
+    pub describe: unsafe extern "C" fn(*const raw::Host, u32, *mut *const raw::AlgoDesc) -> i32,
+    /// See [`Exported::create`].
+    pub create: unsafe extern "C" fn(*const raw::Host, *const c_char, raw::Str, u64, *mut *mut raw::Algo) -> i32,
+    /// See [`Exported::extension`].
+    pub extension: unsafe extern "C" fn(*const c_char) -> *const c_void,
+    /// See [`Exported::format_count`].
+    pub format_count: unsafe extern "C" fn() -> u32,
+    /// See [`Exported::format_describe`].
+    pub format_describe: unsafe extern "C" fn(*const raw::Host, u32, *mut *const raw::FormatDesc) -> i32,
 }
 
 struct Table {
     plugin: raw::Plugin,
-    algorithms: Vec<raw::AlgoDesc>,
+    formats: raw::Formats,
+    /// Made when they are asked for: the code of algorithms and formats runs in a call that can fail.
+    algorithms: Vec<OnceLock<raw::AlgoDesc>>,
+    described: Vec<OnceLock<Described>>,
 }
 
 // SAFETY: the pointers in it are to leaked strings that nobody writes to.
@@ -32,88 +50,48 @@ unsafe impl Send for Table {}
 unsafe impl Sync for Table {}
 
 /// A C string for the life of the process; text after a NUL is lost.
-fn forever(text: &str) -> *const c_char {
+pub(super) fn forever(text: &str) -> *const c_char {
     let text = text.split('\0').next().unwrap_or("");
     CString::new(text).map_or(c"".as_ptr(), |c| c.into_raw().cast_const())
 }
 
-thread_local! {
-    /// Where the last panic of this thread was.
-    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-/// Keeps panics of this library from being printed: the host tells of them. What is kept is where they were.
-pub fn quiet_panics() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|info| {
-            let place = info.location().map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
-            PLACE.with(|p| *p.borrow_mut() = place);
-        }));
-    });
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("{}{}", text.unwrap_or("a panic"), PLACE.with(|p| p.borrow().clone()))
-}
-
-/// Runs the body of a call: errors become codes with text, panics too.
-fn contain(host: Option<Host<'_>>, body: impl FnOnce() -> Result<()>) -> i32 {
-    let (status, message, hint) = match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => return raw::OK,
-        Ok(Err(failure)) => (failure.status.code(), failure.message, failure.hint),
-        Err(panic) => {
-            let text = text_of(&*panic);
-            // A payload may panic when it is dropped.
-            std::mem::forget(panic);
-            (raw::ERR_PANIC, text, String::new())
-        }
-    };
-    if let Some(host) = host
-        && !message.is_empty()
-    {
-        host.fail(&message, &hint);
-    }
-    status
-}
-
-/// An algorithm as the host holds it.
-#[repr(C)]
-struct Instance {
-    raw: raw::Algo,
-    algorithm: Box<dyn Algorithm>,
-    options: String,
-}
-
-fn absent(what: &str) -> Failure {
+pub(super) fn absent(what: &str) -> Failure {
     Failure::new(Status::Internal, format!("the host passed no {what}"))
 }
 
 impl Exported {
-    /// A library of these algorithms.
-    pub const fn new(factories: &'static [&'static dyn Factory]) -> Self {
-        Self { factories, table: OnceLock::new() }
+    /// A library of these.
+    pub const fn new(factories: &'static [&'static dyn Factory], formats: &'static [&'static dyn Format]) -> Self {
+        Self { factories, formats, table: OnceLock::new() }
     }
 
-    /// The exported table, made when it is asked for first. `functions` are those of the library itself.
-    pub fn plugin(&self, id: &str, version: &str, functions: impl FnOnce(&mut raw::Plugin)) -> *const raw::Plugin {
-        let table = self.table.get_or_init(|| {
-            let mut plugin = raw::Plugin {
-                size: size_of::<raw::Plugin>() as u32,
-                abi: raw::Version { major: raw::MAJOR, minor: raw::MINOR },
-                reserved: 0,
-                id: forever(id),
-                version: forever(version),
-                count: None,
-                describe: None,
-                create: None,
-                extension: None,
-            };
-            functions(&mut plugin);
-            Table { plugin, algorithms: self.factories.iter().map(|f| described(*f)).collect() }
-        });
-        &table.plugin
+    /// The exported table, made when it is asked for first; null if that cannot be done. None of the library's own code runs.
+    pub fn plugin(&self, id: &str, version: &str, functions: &Functions) -> *const raw::Plugin {
+        let made = caught(|| &self.table.get_or_init(|| self.make(id, version, functions)).plugin);
+        made.map_or(null(), std::ptr::from_ref)
+    }
+
+    fn make(&self, id: &str, version: &str, functions: &Functions) -> Table {
+        let plugin = raw::Plugin {
+            size: size_of::<raw::Plugin>() as u32,
+            abi: raw::Version { major: raw::MAJOR, minor: raw::MINOR },
+            reserved: 0,
+            id: forever(id),
+            version: forever(version),
+            count: Some(functions.count),
+            describe: Some(functions.describe),
+            create: Some(functions.create),
+            extension: Some(functions.extension),
+        };
+        let formats = raw::Formats {
+            size: size_of::<raw::Formats>() as u32,
+            reserved: 0,
+            count: Some(functions.format_count),
+            describe: Some(functions.format_describe),
+        };
+        let algorithms = self.factories.iter().map(|_| OnceLock::new()).collect();
+        let described = self.formats.iter().map(|_| OnceLock::new()).collect();
+        Table { plugin, formats, algorithms, described }
     }
 
     /// How many algorithms there are.
@@ -121,9 +99,76 @@ impl Exported {
         self.factories.len() as u32
     }
 
-    /// What is known of one of them.
-    pub fn describe(&self, index: u32) -> *const raw::AlgoDesc {
-        self.table.get().and_then(|t| t.algorithms.get(index as usize)).map_or(null(), std::ptr::from_ref)
+    /// How many number formats there are.
+    pub fn format_count(&self) -> u32 {
+        self.formats.len() as u32
+    }
+
+    /// What is known of an algorithm.
+    fn description(&self, index: usize) -> Result<&raw::AlgoDesc> {
+        let cell = self.table.get().and_then(|t| t.algorithms.get(index)).zip(self.factories.get(index));
+        let (cell, factory) = cell.ok_or_else(|| Failure::new(Status::Internal, format!("there is no algorithm {index} in it")))?;
+        Ok(cell.get_or_init(|| described(*factory)))
+    }
+
+    /// Describes an algorithm.
+    ///
+    /// # Safety
+    /// The arguments are as the header says of `describe`.
+    #[allow(unsafe_code, reason = "the border")]
+    pub unsafe fn describe(&self, host: *const raw::Host, index: u32, out: *mut *const raw::AlgoDesc) -> i32 {
+        // SAFETY: the caller promises it.
+        let host = unsafe { Host::new(host) };
+        contain(host, || {
+            if out.is_null() {
+                return Err(absent("place for a description"));
+            }
+            let found: *const raw::AlgoDesc = self.description(index as usize)?;
+            // SAFETY: a place to write to, says the header.
+            unsafe { *out = found };
+            Ok(())
+        })
+    }
+
+    /// Describes a number format.
+    ///
+    /// # Safety
+    /// The arguments are as the header says of `describe`.
+    #[allow(unsafe_code, reason = "the border")]
+    pub unsafe fn format_describe(&self, host: *const raw::Host, index: u32, out: *mut *const raw::FormatDesc) -> i32 {
+        // SAFETY: the caller promises it.
+        let host = unsafe { Host::new(host) };
+        contain(host, || {
+            if out.is_null() {
+                return Err(absent("place for a description"));
+            }
+            let cell = self.table.get().and_then(|t| t.described.get(index as usize)).zip(self.formats.get(index as usize));
+            let (cell, format) = cell.ok_or_else(|| Failure::new(Status::Internal, format!("there is no format {index} in it")))?;
+            let found = match cell.get() {
+                Some(found) => found,
+                None => {
+                    let made = Described::of(*format)?;
+                    cell.get_or_init(|| made)
+                }
+            };
+            // SAFETY: a place to write to, says the header.
+            unsafe { *out = &found.raw };
+            Ok(())
+        })
+    }
+
+    /// What else the library has.
+    ///
+    /// # Safety
+    /// `id` is a C string, or null.
+    #[allow(unsafe_code, reason = "the border")]
+    pub unsafe fn extension(&self, id: *const c_char) -> *const c_void {
+        if id.is_null() {
+            return null();
+        }
+        // SAFETY: the caller promises it.
+        let formats = unsafe { CStr::from_ptr(id) } == c"qfw.format/1" && !self.formats.is_empty();
+        self.table.get().filter(|_| formats).map_or(null(), |t| std::ptr::from_ref(&t.formats).cast())
     }
 
     /// An instance.
@@ -139,13 +184,14 @@ impl Exported {
             if id.is_null() || out.is_null() {
                 return Err(absent("id"));
             }
-            // SAFETY: the header says that it is a C string.
-            let id = unsafe { CStr::from_ptr(id) }.to_string_lossy();
-            let factory = self.factories.iter().find(|f| f.descriptor().id == id);
-            let factory = factory.ok_or_else(|| Failure::new(Status::Internal, format!("there is no algorithm `{id}` in it")))?;
-            // SAFETY: the header says that it is valid through the call.
-            let algorithm = factory.create(&host, unsafe { borrow(options) }, seed)?;
-            let options = algorithm.options();
+            // SAFETY: the header says that it is a C string; so is the id of a description.
+            let (id, named) = unsafe { (CStr::from_ptr(id), |d: &raw::AlgoDesc| CStr::from_ptr(d.id)) };
+            let of_id = |index: &usize| self.description(*index).is_ok_and(|d| named(d) == id);
+            let factory = (0..self.factories.len()).find(of_id).map(|index| self.factories[index]);
+            let absent = || Failure::new(Status::Internal, format!("there is no algorithm `{}` in it", id.to_string_lossy()));
+            // SAFETY: the header says that the text is valid through the call.
+            let algorithm = factory.ok_or_else(absent)?.create(&host, unsafe { borrow(options) }, seed)?;
+            let (options, phase) = (algorithm.options(), algorithm.stage().extension());
             let raw = raw::Algo {
                 size: size_of::<raw::Algo>() as u32,
                 reserved: 0,
@@ -154,7 +200,7 @@ impl Exported {
                 destroy: Some(destroy),
                 extension: Some(extension),
             };
-            let mut instance = Box::new(Instance { raw, algorithm, options });
+            let mut instance = Box::new(Instance { raw, algorithm, phase, options });
             instance.raw.options = lend(&instance.options);
             // SAFETY: a place to write to, says the header.
             unsafe { *out = Box::into_raw(instance).cast() };
@@ -178,167 +224,52 @@ fn described(factory: &dyn Factory) -> raw::AlgoDesc {
     }
 }
 
-#[allow(unsafe_code, reason = "the border: the host calls these with what `create` gave it")]
-mod calls {
-    use super::*;
-
-    /// The algorithm behind a pointer that `create` gave out.
-    unsafe fn of<'a>(algo: *const raw::Algo) -> Result<&'a dyn Algorithm> {
-        // SAFETY: an `Instance` begins with its `Algo`, and the host passes back what it was given.
-        unsafe { algo.cast::<Instance>().as_ref() }.map(|i| &*i.algorithm).ok_or_else(|| absent("algorithm"))
-    }
-
-    pub(super) unsafe extern "C" fn destroy(algo: *mut raw::Algo) {
-        if !algo.is_null() {
-            // SAFETY: from `Box::into_raw` in `create`; the host destroys it once.
-            let instance = unsafe { Box::from_raw(algo.cast::<Instance>()) };
-            let _ = catch_unwind(AssertUnwindSafe(move || drop(instance)));
-        }
-    }
-
-    pub(super) unsafe extern "C" fn extension(algo: *const raw::Algo, id: *const c_char) -> *const c_void {
-        static PLAN: raw::PlanExt = raw::PlanExt { size: size_of::<raw::PlanExt>() as u32, reserved: 0, needs: Some(needs) };
-        static ROUND: raw::RoundExt = raw::RoundExt { size: size_of::<raw::RoundExt>() as u32, reserved: 0, round: Some(round) };
-        static CONDITION: raw::ConditionExt =
-            raw::ConditionExt { size: size_of::<raw::ConditionExt>() as u32, reserved: 0, condition: Some(condition) };
-        static SPLIT: raw::SplitExt = raw::SplitExt {
-            size: size_of::<raw::SplitExt>() as u32,
-            reserved: 0,
-            after_rounding: Some(after_rounding),
-            split: Some(split),
-        };
-        static TRANSFORM: raw::TransformExt =
-            raw::TransformExt { size: size_of::<raw::TransformExt>() as u32, reserved: 0, suits: Some(suits), solve: Some(solve) };
-        if id.is_null() {
-            return null();
-        }
-        // SAFETY: the header says that it is a C string, and of `of` see above.
-        let (id, algorithm) = unsafe { (CStr::from_ptr(id), of(algo)) };
-        let found = catch_unwind(AssertUnwindSafe(|| match (id.to_bytes(), algorithm.ok()?.stage()) {
-            (b"qfw.plan/1", _) => Some(std::ptr::from_ref(&PLAN).cast::<c_void>()),
-            (b"qfw.round/1", Stage::Round(_)) => Some(std::ptr::from_ref(&ROUND).cast()),
-            (b"qfw.condition/1", Stage::Condition(_)) => Some(std::ptr::from_ref(&CONDITION).cast()),
-            (b"qfw.split/1", Stage::Split(_)) => Some(std::ptr::from_ref(&SPLIT).cast()),
-            (b"qfw.transform/1", Stage::Transform(_)) => Some(std::ptr::from_ref(&TRANSFORM).cast()),
-            _ => None,
-        }));
-        found.ok().flatten().unwrap_or(null())
-    }
-
-    fn other_phase() -> Failure {
-        Failure::new(Status::Internal, "the algorithm has another phase")
-    }
-
-    unsafe extern "C" fn needs(algo: *mut raw::Algo, host: *const raw::Host, plan: raw::Str) -> i32 {
-        // SAFETY: the host's arguments are as the header says.
-        let (host, algorithm, plan) = unsafe { (Host::new(host), of(algo), borrow(plan)) };
-        contain(host, || {
-            let host = host.ok_or_else(|| absent("host"))?;
-            if let Some(reply) = algorithm?.needs(plan)? {
-                host.reply(&reply);
-            }
-            Ok(())
-        })
-    }
-
-    unsafe extern "C" fn round(algo: *mut raw::Algo, host: *const raw::Host, site: *const raw::Site, out: *mut raw::RoundOut) -> i32 {
-        // SAFETY: the host's arguments are as the header says.
-        let (host, algorithm, site) = unsafe { (Host::new(host), of(algo), Site::new(site)) };
-        contain(host, || {
-            let (host, site) = (host.ok_or_else(|| absent("host"))?, site.ok_or_else(|| absent("site"))?);
-            // SAFETY: as above.
-            let mut out = unsafe { RoundOut::new(out, host) }.ok_or_else(|| absent("outputs"))?;
-            let Stage::Round(stage) = algorithm?.stage() else { return Err(other_phase()) };
-            stage.round(&host, &site, &mut out)
-        })
-    }
-
-    unsafe extern "C" fn condition(algo: *mut raw::Algo, host: *const raw::Host, site: *const raw::Site, weight: *mut raw::Tensor) -> i32 {
-        // SAFETY: the host's arguments are as the header says.
-        let (host, algorithm, site) = unsafe { (Host::new(host), of(algo), Site::new(site)) };
-        contain(host, || {
-            let (host, site) = (host.ok_or_else(|| absent("host"))?, site.ok_or_else(|| absent("site"))?);
-            let Stage::Condition(stage) = algorithm?.stage() else { return Err(other_phase()) };
-            // SAFETY: an output of the call's own.
-            stage.condition(&host, &site, unsafe { view_mut(weight) })
-        })
-    }
-
-    unsafe extern "C" fn after_rounding(algo: *const raw::Algo) -> i32 {
-        // SAFETY: see `of`.
-        let algorithm = unsafe { of(algo) };
-        let after = catch_unwind(AssertUnwindSafe(|| matches!(algorithm.map(|a| a.stage()), Ok(Stage::Split(s)) if s.after_rounding())));
-        i32::from(after.unwrap_or(false))
-    }
-
-    unsafe extern "C" fn split(
-        algo: *mut raw::Algo,
-        host: *const raw::Host,
-        sites: *const *const raw::Site,
-        n_sites: usize,
-        rank: u64,
-        stored: u32,
-        a: *mut raw::Tensor,
-        b: *const *mut raw::Tensor,
-    ) -> i32 {
-        // SAFETY: the host's arguments are as the header says.
-        let (host, algorithm, sites, b) = unsafe { (Host::new(host), of(algo), slice(sites, n_sites), slice(b, n_sites)) };
-        contain(host, || {
-            let host = host.ok_or_else(|| absent("host"))?;
-            // SAFETY: as above.
-            let sites: Vec<Site<'_>> = sites.iter().filter_map(|s| unsafe { Site::new(*s) }).collect();
-            // SAFETY: outputs of the call's own, each another.
-            let (a, mut b): (&mut [f32], Vec<&mut [f32]>) = unsafe { (view_mut(a), b.iter().map(|t| view_mut(*t)).collect()) };
-            let Stage::Split(stage) = algorithm?.stage() else { return Err(other_phase()) };
-            stage.split(&host, &sites, rank as usize, stored, a, &mut b)
-        })
-    }
-
-    unsafe extern "C" fn suits(algo: *const raw::Algo, region: *const raw::Region) -> i32 {
-        // SAFETY: the host's arguments are as the header says.
-        let (algorithm, region) = unsafe { (of(algo), Region::new(region)) };
-        let suits = catch_unwind(AssertUnwindSafe(|| match (algorithm.map(|a| a.stage()), region) {
-            (Ok(Stage::Transform(stage)), Some(region)) => stage.suits(&region),
-            _ => Suits::Never,
-        }));
-        match suits {
-            Ok(Suits::ByDefault) => 2,
-            Ok(Suits::IfNamed) => 1,
-            _ => 0,
-        }
-    }
-
-    unsafe extern "C" fn solve(algo: *mut raw::Algo, host: *const raw::Host, region: *const raw::Region, factor: *mut raw::Tensor) -> i32 {
-        // SAFETY: the host's arguments are as the header says.
-        let (host, algorithm, region) = unsafe { (Host::new(host), of(algo), Region::new(region)) };
-        contain(host, || {
-            let (host, region) = (host.ok_or_else(|| absent("host"))?, region.ok_or_else(|| absent("region"))?);
-            let Stage::Transform(stage) = algorithm?.stage() else { return Err(other_phase()) };
-            // SAFETY: an output of the call's own.
-            stage.solve(&host, &region, unsafe { view_mut(factor) })
-        })
-    }
-}
-use calls::{destroy, extension};
-
 /// Exports the library's one symbol.
 ///
 /// ```ignore
-/// qfw_abi::export_plugin! { id: "com.example.nearest", version: env!("CARGO_PKG_VERSION"), algorithms: [&Nearest] }
+/// qfw_abi::export_plugin! { id: "com.example.nearest", version: env!("CARGO_PKG_VERSION"), algorithms: [&Nearest], formats: [&Seven] }
 /// ```
 ///
-/// Each algorithm is a `&'static dyn` [`Factory`](crate::plugin::Factory).
+/// Id and version are constants. Each algorithm is a `&'static dyn` [`Factory`](crate::plugin::Factory), each number format a
+/// `&'static dyn` [`Format`](crate::plugin::Format); either list may be left out.
 #[macro_export]
 macro_rules! export_plugin {
-    (id: $id:expr, version: $version:expr, algorithms: [$($factory:expr),* $(,)?] $(,)?) => {
-        static QFW_EXPORTED: $crate::plugin::Exported = $crate::plugin::Exported::new(&[$($factory),*]);
+    (
+        id: $id:expr, version: $version:expr
+        $(, algorithms: [$($factory:expr),* $(,)?])?
+        $(, formats: [$($format:expr),* $(,)?])?
+        $(,)?
+    ) => {
+        static QFW_EXPORTED: $crate::plugin::Exported = $crate::plugin::Exported::new(&[$($($factory),*)?], &[$($($format),*)?]);
 
         extern "C" fn qfw_count() -> u32 {
             QFW_EXPORTED.count()
         }
 
-        extern "C" fn qfw_describe(index: u32) -> *const $crate::raw::AlgoDesc {
-            QFW_EXPORTED.describe(index)
+        extern "C" fn qfw_format_count() -> u32 {
+            QFW_EXPORTED.format_count()
+        }
+
+        #[allow(unsafe_code, reason = "the border of the plugin")]
+        unsafe extern "C" fn qfw_describe(host: *const $crate::raw::Host, index: u32, out: *mut *const $crate::raw::AlgoDesc) -> i32 {
+            // SAFETY: the host calls it as the header says.
+            unsafe { QFW_EXPORTED.describe(host, index, out) }
+        }
+
+        #[allow(unsafe_code, reason = "the border of the plugin")]
+        unsafe extern "C" fn qfw_format_describe(
+            host: *const $crate::raw::Host,
+            index: u32,
+            out: *mut *const $crate::raw::FormatDesc,
+        ) -> i32 {
+            // SAFETY: the host calls it as the header says.
+            unsafe { QFW_EXPORTED.format_describe(host, index, out) }
+        }
+
+        #[allow(unsafe_code, reason = "the border of the plugin")]
+        unsafe extern "C" fn qfw_extension(id: *const std::ffi::c_char) -> *const std::ffi::c_void {
+            // SAFETY: the host calls it as the header says.
+            unsafe { QFW_EXPORTED.extension(id) }
         }
 
         #[allow(unsafe_code, reason = "the border of the plugin")]
@@ -358,12 +289,21 @@ macro_rules! export_plugin {
         #[allow(unsafe_code, reason = "the symbol that the host looks for")]
         #[unsafe(no_mangle)]
         pub extern "C" fn qfw_plugin_entry_v1() -> *const $crate::raw::Plugin {
+            const ID: &str = $id;
+            const VERSION: &str = $version;
             $crate::plugin::quiet_panics();
-            QFW_EXPORTED.plugin($id, $version, |plugin| {
-                plugin.count = Some(qfw_count);
-                plugin.describe = Some(qfw_describe);
-                plugin.create = Some(qfw_create);
-            })
+            QFW_EXPORTED.plugin(
+                ID,
+                VERSION,
+                &$crate::plugin::Functions {
+                    count: qfw_count,
+                    describe: qfw_describe,
+                    create: qfw_create,
+                    extension: qfw_extension,
+                    format_count: qfw_format_count,
+                    format_describe: qfw_format_describe,
+                },
+            )
         }
     };
 }

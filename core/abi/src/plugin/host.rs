@@ -6,6 +6,20 @@ use std::ptr::null_mut;
 use super::{Failure, Numeric, Result, Status};
 use crate::raw;
 
+/// A type of numbers that the host allocates.
+pub(super) trait Number {
+    /// DLPack's code and bits.
+    const TYPE: (u8, u8);
+}
+
+impl Number for u32 {
+    const TYPE: (u8, u8) = (1, 32);
+}
+
+impl Number for f32 {
+    const TYPE: (u8, u8) = (2, 32);
+}
+
 /// The host, for the time of a call.
 #[derive(Clone, Copy)]
 pub struct Host<'a> {
@@ -124,16 +138,17 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// A zeroed u32 vector of the host's.
-    pub(super) fn alloc_u32(&self, len: usize) -> Result<*mut raw::Tensor> {
+    /// A zeroed tensor of the host's, valid until the call returns.
+    pub(super) fn alloc<T: Number>(&self, shape: &[usize]) -> Result<*mut raw::Tensor> {
         let mut out = null_mut();
-        let shape = [len as i64];
+        let extents: Vec<i64> = shape.iter().map(|n| *n as i64).collect();
         let alloc = self.raw.alloc.ok_or_else(|| Failure::new(Status::Internal, "the host has no `alloc`"))?;
+        let ((code, bits), ndim) = (T::TYPE, extents.len() as i32);
         // SAFETY: as in `cancelled`; the shape lives through the call, and `out` is a place to write to.
         #[allow(unsafe_code, reason = "the border")]
-        let status = unsafe { alloc(self.raw, 1, 32, 1, shape.as_ptr(), &mut out) };
+        let status = unsafe { alloc(self.raw, code, bits, ndim, extents.as_ptr(), &mut out) };
         if status != raw::OK || out.is_null() {
-            return Err(Failure::new(Status::Internal, format!("the host could not allocate {len} numbers")));
+            return Err(Failure::new(Status::Internal, format!("the host could not allocate a tensor of shape {shape:?}")));
         }
         Ok(out)
     }

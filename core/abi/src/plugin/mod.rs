@@ -3,17 +3,22 @@
 //! A plugin is a `cdylib` that names its algorithms in [`crate::export_plugin!`]. Each is a [`Factory`], which makes [`Algorithm`]s; an
 //! algorithm offers one [`Stage`]. The wrapper turns the host's pointers into slices, errors into codes with text, and contains panics.
 
+mod calls;
+mod contain;
 mod export;
+mod format;
 mod host;
 mod numeric;
 pub mod options;
 mod output;
 mod site;
 
-pub use export::{Exported, quiet_panics};
+pub use contain::quiet_panics;
+pub use export::{Exported, Functions};
+pub use format::{Format, FormatDescriptor, Values};
 pub use host::Host;
 pub use numeric::{Factor, Numeric};
-pub use output::{CodesMut, RoundOut};
+pub use output::{CodesMut, ConditionOut, RoundOut};
 pub use site::{GridKind, Region, Site, Stat, Tiles};
 
 use crate::raw;
@@ -159,7 +164,7 @@ pub struct Descriptor {
     pub options_schema: String,
     /// Statistics that it needs whatever its options are, on the stream that the run propagates.
     pub needs: Vec<StatKind>,
-    /// It reads no activations, whatever its options.
+    /// It reads no activations with its default options; others may ask for them in [`Algorithm::needs`].
     pub weight_only: bool,
     /// [`Factory::create`] checks the options and fills in defaults; else the host does, by the schema.
     pub checks_options: bool,
@@ -187,7 +192,7 @@ pub trait Algorithm: Send + Sync {
         String::new()
     }
 
-    /// What it needs for the sites of a plan, both as JSON; `None` leaves it at the descriptor's.
+    /// What it needs for the sites of a plan, both as JSON; `None` leaves it at the descriptor's. A split has to say how much it splits off.
     ///
     /// # Errors
     /// If it cannot work on this plan.
@@ -219,11 +224,11 @@ pub trait Round {
 
 /// Weights move, in high precision.
 pub trait Condition {
-    /// `weight`, row-major `[rows, cols]`, holds the weight as it stands and receives the one to round instead.
+    /// Moves the weight in `out`.
     ///
     /// # Errors
     /// What makes the site unsolvable.
-    fn condition(&self, host: &Host<'_>, site: &Site<'_>, weight: &mut [f32]) -> Result<()>;
+    fn condition(&self, host: &Host<'_>, site: &Site<'_>, out: &mut ConditionOut<'_>) -> Result<()>;
 }
 
 /// A branch beside the codes: `W = residual + B·A`.

@@ -1,7 +1,7 @@
 //! What a call fills in.
 
-use super::host::Host;
-use super::site::numbers_in;
+use super::host::{Host, Number};
+use super::site::{extents, numbers_in};
 use super::{Failure, Result, Status};
 use crate::raw;
 
@@ -27,6 +27,19 @@ pub(super) unsafe fn view_mut<'a, T>(tensor: *mut raw::Tensor) -> &'a mut [T] {
     }
     // SAFETY: the host's tensors are contiguous, aligned and of the length that their shape says.
     unsafe { std::slice::from_raw_parts_mut(data, numbers_in(tensor)) }
+}
+
+/// A tensor of the host's that holds these numbers.
+fn copied<T: Number + Copy>(host: &Host<'_>, numbers: &[T], shape: &[usize]) -> Result<*mut raw::Tensor> {
+    let tensor = host.alloc::<T>(shape)?;
+    // SAFETY: fresh from the host, and nobody else's.
+    #[allow(unsafe_code, reason = "the border")]
+    let target: &mut [T] = unsafe { view_mut(tensor) };
+    if target.len() != numbers.len() {
+        return Err(Failure::new(Status::Internal, "the host allocated a tensor of another size"));
+    }
+    target.copy_from_slice(numbers);
+    Ok(tensor)
 }
 
 /// The outputs of rounding a site.
@@ -69,19 +82,48 @@ impl<'a> RoundOut<'a> {
     /// # Errors
     /// If the host has no memory for it.
     pub fn set_group_index(&mut self, index: &[u32]) -> Result<()> {
-        let tensor = self.host.alloc_u32(index.len())?;
-        // SAFETY: fresh from the host, and nobody else's.
-        let target: &mut [u32] = unsafe { view_mut(tensor) };
-        if target.len() != index.len() {
-            return Err(Failure::new(Status::Internal, "the host allocated a tensor of another size"));
-        }
-        target.copy_from_slice(index);
-        self.raw.group_index = tensor;
+        self.raw.group_index = copied(&self.host, index, &[index.len()])?;
         Ok(())
     }
 
     /// The tensor of the codes.
     pub(super) fn codes_tensor(&self) -> *mut raw::Tensor {
         self.raw.codes
+    }
+}
+
+/// The outputs of conditioning a site.
+pub struct ConditionOut<'a> {
+    raw: &'a mut raw::ConditionOut,
+    host: Host<'a>,
+}
+
+#[allow(unsafe_code, reason = "the border: outputs are the call's alone, and every view here borrows all of them")]
+impl<'a> ConditionOut<'a> {
+    /// # Safety
+    /// `raw` is the host's, valid for `'a` and nobody else's, or null.
+    pub(super) unsafe fn new(raw: *mut raw::ConditionOut, host: Host<'a>) -> Option<Self> {
+        // SAFETY: the caller promises it.
+        unsafe { raw.as_mut() }.map(|raw| Self { raw, host })
+    }
+
+    /// Row-major `[rows, cols]`: holds the weight as it stands and receives the one to round instead.
+    pub fn weight(&mut self) -> &mut [f32] {
+        // SAFETY: see above.
+        unsafe { view_mut(self.raw.weight) }
+    }
+
+    /// The weight that scales and zero points are fitted to, row-major `[rows, cols]`, where that is not the one that is rounded.
+    ///
+    /// # Errors
+    /// If it has another size, or the host has no memory for it.
+    pub fn set_ranged(&mut self, ranged: &[f32]) -> Result<()> {
+        // SAFETY: see above.
+        let shape = unsafe { self.raw.weight.as_ref().map(|t| extents(t)) }.unwrap_or_default();
+        if ranged.len() != shape.iter().product::<usize>() {
+            return Err(Failure::new(Status::Internal, format!("{} numbers for a weight of shape {shape:?}", ranged.len())));
+        }
+        self.raw.ranged = copied(&self.host, ranged, &shape)?;
+        Ok(())
     }
 }

@@ -17,15 +17,25 @@ pub(super) unsafe fn slice<'a, T>(data: *const T, len: usize) -> &'a [T] {
     unsafe { std::slice::from_raw_parts(data, len) }
 }
 
+/// The extents of a tensor.
+///
+/// # Safety
+/// `tensor` is valid.
+#[allow(unsafe_code, reason = "the border")]
+pub(super) unsafe fn extents(tensor: &raw::Tensor) -> Vec<usize> {
+    // SAFETY: a DLPack tensor has `ndim` extents.
+    let shape = unsafe { slice(tensor.dl_tensor.shape, usize::try_from(tensor.dl_tensor.ndim).unwrap_or(0)) };
+    shape.iter().map(|n| usize::try_from(*n).unwrap_or(0)).collect()
+}
+
 /// How many numbers a tensor holds.
 ///
 /// # Safety
 /// `tensor` is valid.
 #[allow(unsafe_code, reason = "the border")]
 pub(super) unsafe fn numbers_in(tensor: &raw::Tensor) -> usize {
-    // SAFETY: a DLPack tensor has `ndim` extents.
-    let shape = unsafe { slice(tensor.dl_tensor.shape, usize::try_from(tensor.dl_tensor.ndim).unwrap_or(0)) };
-    shape.iter().map(|n| usize::try_from(*n).unwrap_or(0)).product()
+    // SAFETY: the caller promises it.
+    unsafe { extents(tensor) }.iter().product()
 }
 
 /// The numbers of a tensor of `T`s of the host; empty where it is of another width.

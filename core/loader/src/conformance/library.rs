@@ -66,7 +66,7 @@ pub(super) fn unknown_extension(lazy: &Arc<Lazy>, id: &str) -> Outcome {
 fn registry(lazy: &Arc<Lazy>, id: &str) -> Result<Registry> {
     let mut registry = Registry::builtin()?;
     let loaded = LoadedFormat::new(Arc::clone(lazy), id);
-    registry.add_loaded_format(loaded.record(""), Arc::new(loaded))?;
+    registry.add_loaded_format(loaded.record(""), Arc::new(loaded), true)?;
     Ok(registry)
 }
 

@@ -7,15 +7,18 @@
 //! | group | what is tried |
 //! |---|---|
 //! | library | opens, soon; says the same twice; knows no extension that does not exist |
-//! | options | the schema; defaults, left out and given; unknown names; values out of range |
-//! | shapes | sites that break things: see [`Kind`] |
+//! | options | the schema; defaults, left out and given; unknown names; values out of range; reading activations as it says |
+//! | shapes | sites, or regions of a small model, that break things: see [`Kind`] |
 //! | repeats | the same site twice; one thread and four; sites in another order |
 //! | safety | what was lent is as it was; weights that are no numbers; asked to stop; memory comes back |
 //! | phase | what its phase promises: codes of the grid, a fixed point, a smaller weight, an unchanged model |
 //! | fuzz | shapes, formats and groups drawn from the seed |
+//!
+//! Every phase has the same list; a case that means nothing for one is skipped, and says why.
 
 mod fuzz;
 mod library;
+mod model;
 mod options;
 mod phases;
 mod regions;
@@ -36,7 +39,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::algorithm::Loadable;
-use crate::library::{Host, Lazy, first_cause};
+use crate::guest::Host;
+use crate::library::{Lazy, first_cause};
 use crate::package::Package;
 
 pub use sample::{Kind, Sample};
@@ -114,7 +118,7 @@ pub fn record_cases(record: &AlgorithmRecord) -> Vec<String> {
 
 fn of_algorithm(id: &str, phase: Phase) -> Vec<String> {
     let options = options::CASES.iter().map(|case| format!("{id}.options.{case}"));
-    options.chain(phases::cases(phase).into_iter().map(|case| format!("{id}.{phase}.{case}"))).collect()
+    options.chain(phases::cases().into_iter().map(|case| format!("{id}.{phase}.{case}"))).collect()
 }
 
 /// Runs a case of the package in `dir`; `seed` is that of everything random in it.
@@ -181,7 +185,7 @@ impl Try {
         let ended = match name.strip_prefix("options.").filter(|n| options::CASES.contains(n)) {
             Some(name) => options::run(self, name),
             None => {
-                let name = name.strip_prefix(&format!("{}.", self.phase)).filter(|n| phases::cases(self.phase).contains(n));
+                let name = name.strip_prefix(&format!("{}.", self.phase)).filter(|n| phases::cases().contains(n));
                 phases::run(self, name.ok_or_else(|| unknown(&format!("{}.{}", self.id, name.unwrap_or_default())))?)
             }
         };
@@ -212,8 +216,16 @@ impl Try {
     /// Whether it checks its options itself.
     fn checks_options(&self) -> Result<bool> {
         Ok(match &self.subject {
-            Subject::Loaded(lazy) => lazy.library()?.algorithm(&self.id).is_some_and(|d| d.flags & raw::CHECKS_OPTIONS != 0),
+            Subject::Loaded(lazy) => lazy.library()?.algorithm(&self.id).is_some_and(|d| d.is(raw::CHECKS_OPTIONS)),
             Subject::Linked(_) => true,
+        })
+    }
+
+    /// Whether it says that it reads no activations.
+    fn weight_only(&self) -> Result<bool> {
+        Ok(match &self.subject {
+            Subject::Loaded(lazy) => lazy.library()?.algorithm(&self.id).is_some_and(|d| d.is(raw::WEIGHT_ONLY)),
+            Subject::Linked(record) => record.weight_only,
         })
     }
 

@@ -3,11 +3,12 @@
 use qfw_core::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
+use super::shapes::plain;
 use super::{Outcome, Try};
 use crate::options::readable;
 
 /// Names of the cases.
-pub(super) const CASES: [&str; 5] = ["schema", "defaults", "defaults-given", "unknown", "range"];
+pub(super) const CASES: [&str; 6] = ["schema", "defaults", "defaults-given", "unknown", "range", "reads"];
 
 pub(super) fn run(on: &Try, name: &str) -> Result<Outcome> {
     if name == "schema" {
@@ -20,6 +21,7 @@ pub(super) fn run(on: &Try, name: &str) -> Result<Outcome> {
         "defaults" => on.build(&json!({})).map_or_else(|e| Outcome::of(&e), |_| Outcome::Success),
         "defaults-given" => defaults_given(on, &properties),
         "unknown" => unknown(on),
+        "reads" => reads(on)?,
         _ => range(on, &properties),
     })
 }
@@ -128,6 +130,19 @@ fn range(on: &Try, properties: &Map<String, Value>) -> Outcome {
         }
     }
     Outcome::Success
+}
+
+/// With its default options it reads activations if it says so, and not otherwise.
+fn reads(on: &Try) -> Result<Outcome> {
+    let needs = plain(on.seed)?.collect(&*on.instance()?)?;
+    let reads = !needs.inputs.is_empty() || needs.replay || needs.training.is_some() || needs.network > 0;
+    Ok(match (on.weight_only()?, reads) {
+        (true, true) => Outcome::Failed("it says that it reads no activations, and asks for statistics of them".to_owned()),
+        (false, false) => {
+            Outcome::Warning("it says that it reads activations, and asks for no statistics of them on an ordinary site".to_owned())
+        }
+        _ => Outcome::Success,
+    })
 }
 
 /// Whole where it is: an option may want an integer.

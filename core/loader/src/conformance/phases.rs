@@ -1,4 +1,5 @@
-//! Which cases a phase has.
+//! Which cases an algorithm has: the same for every phase. One that means nothing for a phase is skipped with the reason, so that a report
+//! says what was not tried.
 
 use qfw_core::Result;
 use qfw_core::algorithm::Phase;
@@ -6,21 +7,34 @@ use qfw_core::algorithm::Phase;
 use super::shapes::{SHAPES, fixed_point, no_strength, one, sample};
 use super::{Outcome, Try, fuzz, regions, repeats, safety};
 
-/// Cases of every phase that works on single sites, beside those of the shapes.
-const MORE: [&str; 7] = ["same-twice", "threads", "order", "not-finite", "cancelled", "memory", "fuzz"];
+/// Cases that have to do with no shape.
+const MORE: [&str; 9] = ["fixed-point", "no-strength", "same-twice", "threads", "order", "not-finite", "cancelled", "memory", "fuzz"];
 
-/// Names of the cases of a phase.
-pub(super) fn cases(phase: Phase) -> Vec<&'static str> {
-    let shapes = SHAPES.iter().map(|(name, ..)| *name);
-    match phase {
-        Phase::Round => shapes.chain(["fixed-point"]).chain(MORE).collect(),
-        Phase::Condition => shapes.chain(["no-strength"]).chain(MORE).collect(),
-        Phase::Split | Phase::Correct => shapes.chain(MORE).collect(),
-        Phase::Transform => regions::CASES.to_vec(),
+/// Names of the cases of every phase.
+pub(super) fn cases() -> Vec<&'static str> {
+    SHAPES.iter().map(|(name, ..)| *name).chain(regions::OF_REGIONS).chain(MORE).collect()
+}
+
+/// Why a case means nothing for a phase, if it does not.
+pub(super) fn skipped(phase: Phase, name: &str) -> Option<&'static str> {
+    let of_region = regions::OF_REGIONS.contains(&name);
+    match (phase, name) {
+        (Phase::Transform, "one-by-one" | "one-row" | "one-column" | "wide" | "constant-row") => {
+            Some("it works on the channels between the layers of a model, not on a matrix of any shape")
+        }
+        (Phase::Transform, _) if of_region => None,
+        (_, _) if of_region => Some("it works on single layers"),
+        (Phase::Round, "fixed-point") | (Phase::Condition, "no-strength") => None,
+        (_, "fixed-point") => Some("it makes no codes"),
+        (_, "no-strength") => Some("it moves no weights in high precision"),
+        _ => None,
     }
 }
 
 pub(super) fn run(on: &Try, name: &str) -> Result<Outcome> {
+    if let Some(why) = skipped(on.phase, name) {
+        return Ok(Outcome::Skipped(why.to_owned()));
+    }
     if on.phase == Phase::Transform {
         return regions::run(on, name);
     }

@@ -1,108 +1,77 @@
-//! The cases of transforms: every region of a small random model that they work on. What they find is applied by core, in f64, and the
+//! The cases of transforms: the regions of a small random model that they work on. What they find is applied by core, in f64, and the
 //! model has to compute what it did.
 
-use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use qfw_core::algorithm::{Producer, PtqAlgorithm, Reader, RegionContext, Stage};
+use qfw_core::algorithm::PtqAlgorithm;
 use qfw_core::candle::DType;
-use qfw_core::model::{Architecture, Dims, MapWeights, Nothing};
-use qfw_core::numeric::{uniform_below, uniform_u64};
-use qfw_core::registry::Registry;
-use qfw_core::statistic::{CrossGram, Gram, Stat, StatKey, StatKind, Stats, Stream};
-use qfw_core::topology::{Linear, Part, Region, Space, Symmetry, Topology, apply, logits, random_weights, untie};
-use qfw_core::{Error, Result};
-use serde_json::json;
+use qfw_core::numeric::uniform_below;
+use qfw_core::topology::{Region, Space, Symmetry, apply};
+use qfw_core::{Error, ErrorKind, Result};
 
-use super::{Outcome, Try};
+use super::model::{Model, Setting};
+use super::shapes::SHAPES;
+use super::{Kind, Outcome, Try, safety};
 
-/// Names of the cases.
-pub(super) const CASES: [&str; 5] = ["behind-a-norm", "values", "hidden", "same-twice", "whole-model"];
+/// Cases that are about regions of one kind, or all of them.
+pub(super) const OF_REGIONS: [&str; 4] = ["behind-a-norm", "values", "hidden", "whole-model"];
+
+/// Those that linears of one block read: a run asks for no others.
+const ALL: [Space; 4] = [Space::AttnIn, Space::MlpIn, Space::Values, Space::MlpHidden];
 
 /// How much logits may differ, relative to the largest.
 const TOLERANCE: f64 = 1e-9;
 
-/// A model of two blocks with grouped keys and values, all of it drawn from the seed.
-struct Place {
-    architecture: &'static dyn Architecture,
-    dims: Dims,
-    topology: Topology,
-    weights: MapWeights,
-    seed: u64,
-}
-
-impl Place {
-    fn new(seed: u64) -> Result<Self> {
-        let architecture = Registry::builtin()?.architecture("llama")?;
-        let config = json!({
-            "model_type": "llama", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 32, "max_position_embeddings": 32, "rms_norm_eps": 1e-6,
-            "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": false,
-        });
-        let dims = architecture.parse(&config, &|_| false)?;
-        let mut topology = architecture.topology(&dims);
-        let mut weights = random_weights(&topology, seed)?;
-        untie(&mut topology, &mut weights);
-        Ok(Self { architecture, dims, topology, weights, seed })
-    }
-
-    /// The logits of a few tokens.
-    fn logits(&self, weights: &MapWeights) -> Result<Vec<f64>> {
-        let ids: Vec<u32> = (0..12).map(|i| uniform_below(&[self.seed, 7, i], 32) as u32).collect();
-        let found = logits(self.architecture, &self.dims, weights, &ids, &mut Nothing)?;
-        Ok(found.flatten_all()?.to_vec1()?)
-    }
-
-    /// Every statistic it might ask for, of made-up inputs with channels of very different size.
-    fn stats(&self, linear: &Linear, asked: &[(StatKind, Stream)]) -> Stats {
-        let n = linear.shape.1;
-        let size = |i: usize| 0.1 + (uniform_u64(&[self.seed, 6, i as u64]) % 1000) as f64 / 50.0;
-        let diagonal = || (0..n * n).map(|i| if i / n == i % n { (64.0 * size(i / n).powi(2)) as f32 } else { 0.0 }).collect();
-        let mut stats = Stats::default();
-        for (kind, stream) in asked {
-            let stat = match kind {
-                StatKind::Gram => Stat::Gram(Arc::new(Gram::new(n, diagonal(), 64))),
-                StatKind::CrossGram => Stat::CrossGram(Arc::new(CrossGram::new(n, diagonal(), 64))),
-                StatKind::Least => Stat::Channels((0..n).map(|i| -size(i)).collect()),
-                _ => Stat::Channels((0..n).map(size).collect()),
-            };
-            stats.insert(StatKey { port: linear.input, kind: *kind, stream: *stream }, stat);
+pub(super) fn run(on: &Try, name: &str) -> Result<Outcome> {
+    let plain = Setting::plain(on.seed);
+    match name {
+        "behind-a-norm" => unchanged(on, plain, &[Space::AttnIn, Space::MlpIn]),
+        "values" => unchanged(on, plain, &[Space::Values]),
+        "hidden" => unchanged(on, plain, &[Space::MlpHidden]),
+        "same-twice" => same(on, "the second time", |model| Ok((factors(on, model, &ALL, 1)?, factors(on, model, &ALL, 1)?))),
+        "threads" => same(on, "with four threads", |model| Ok((factors(on, model, &ALL, 1)?, factors(on, model, &ALL, 4)?))),
+        "order" => {
+            let reversed = [Space::MlpHidden, Space::Values, Space::MlpIn, Space::AttnIn];
+            same(on, "after other regions", |model| Ok((factors(on, model, &ALL, 1)?, factors(on, model, &reversed, 1)?)))
         }
-        stats
-    }
-
-    /// What it finds for a region as the weights stand; `None` where it leaves the region alone.
-    fn solve(&self, algorithm: &dyn PtqAlgorithm, region: &Region, weights: &MapWeights) -> Result<Option<Symmetry>> {
-        let Stage::Transform(stage) = algorithm.stage() else {
-            return Err(Error::plan("plan::unsupported", "it rewrites the whole model: the kit has only regions"));
-        };
-        if !region.may_be_scaled() || !stage.suits(region) {
-            return Ok(None);
-        }
-        let linears: Vec<&Linear> = region.consumers.iter().filter_map(|slot| self.topology.linear(slot.site)).collect();
-        let Some(first) = linears.first() else { return Ok(None) };
-        let cx =
-            qfw_core::algorithm::PlanContext { topology: &self.topology, sites: &[], weights: &[], inputs: &[], stream: Stream::Quantized };
-        let needs = algorithm.needs(&cx)?;
-        if needs.replay {
-            return Err(Error::plan("plan::unsupported", "it runs parts of the model again: the kit has none to run"));
-        }
-        let numbers = |linear: &Linear| -> Result<Vec<f32>> {
-            let weight = weights.find(linear.site, Part::Weight).ok_or_else(|| Error::internal("a layer without a weight"))?;
-            Ok(weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
-        };
-        let read = linears.iter().map(|l| numbers(l)).collect::<Result<Vec<_>>>()?;
-        let readers = linears.iter().zip(&read).map(|(linear, weight)| Reader { linear, weight, target: None, input: None });
-        let readers: Vec<Reader<'_>> = readers.collect();
-        let producers = if stage.reads_producers() { Producer::of(region, &self.topology, weights)? } else { Vec::new() };
-        let (stats, stream, seed) = (self.stats(first, &needs.inputs), Stream::Quantized, self.seed);
-        let cx = RegionContext { region, readers: &readers, producers: &producers, stats: &stats, replay: None, stream, seed };
-        let Some(solved) = stage.solve(&cx)? else { return Ok(None) };
-        solved.symmetry.validate(region)?;
-        Ok(Some(solved.symmetry))
+        "not-finite" => not_finite(on),
+        "cancelled" => cancelled(on),
+        "memory" => memory(on),
+        "fuzz" => fuzz(on),
+        _ => match SHAPES.iter().find(|(shape, ..)| *shape == name) {
+            Some((_, kind, _, format, group)) => unchanged(on, Setting { kind: *kind, format, group: *group, ..plain }, &ALL),
+            None => unchanged(on, plain, &ALL),
+        },
     }
 }
 
-/// Its numbers, bit by bit.
+fn nothing() -> Outcome {
+    Outcome::Skipped("it leaves such regions alone".to_owned())
+}
+
+/// After what it finds for regions one after the other, the model computes what it did.
+fn unchanged(on: &Try, setting: Setting, spaces: &[Space]) -> Result<Outcome> {
+    let (algorithm, model) = (on.instance()?, Model::new(setting)?);
+    let expected = model.logits(&model.weights)?;
+    let (mut weights, mut found) = (model.weights.clone(), 0);
+    for region in model.regions(spaces) {
+        let Some(symmetry) = model.solve(&*algorithm, region, &weights, false)? else { continue };
+        found += 1;
+        apply(&symmetry, region, &model.topology, &mut weights)?;
+    }
+    if found == 0 {
+        return Ok(nothing());
+    }
+    let largest = expected.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    let worst = expected.iter().zip(model.logits(&weights)?).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    Ok(if worst <= TOLERANCE * largest {
+        Outcome::Success
+    } else {
+        Outcome::Failed(format!("after it, logits are {worst:.1e} away from those of the model, of {largest:.1}"))
+    })
+}
+
+/// The numbers of what is found, bit by bit.
 fn bits(symmetry: &Symmetry) -> Result<Vec<u64>> {
     Ok(match symmetry {
         Symmetry::Diagonal(factors) => factors.iter().map(|f| f.to_bits()).collect(),
@@ -111,34 +80,101 @@ fn bits(symmetry: &Symmetry) -> Result<Vec<u64>> {
     })
 }
 
-pub(super) fn run(on: &Try, name: &str) -> Result<Outcome> {
-    let (algorithm, place) = (on.instance()?, Place::new(on.seed)?);
-    let wanted: &[Space] = match name {
-        "behind-a-norm" => &[Space::AttnIn, Space::MlpIn],
-        "values" => &[Space::Values],
-        "hidden" => &[Space::MlpHidden],
-        // A run asks for those that linears of one block read.
-        _ => &[Space::AttnIn, Space::MlpIn, Space::Values, Space::MlpHidden],
-    };
-    let expected = place.logits(&place.weights)?;
-    let (mut weights, mut found) = (place.weights.clone(), 0);
-    for region in place.topology.regions.iter().filter(|r| wanted.contains(&r.space)) {
-        let Some(symmetry) = place.solve(&*algorithm, region, &weights)? else { continue };
-        let again = if name == "same-twice" { place.solve(&*algorithm, region, &weights)? } else { None };
-        if name == "same-twice" && again.map(|again| bits(&again)).transpose()? != Some(bits(&symmetry)?) {
-            return Ok(Outcome::Failed(format!("the same `{}` gives other factors", region.id)));
+/// What is found for regions, by their names.
+type Found = Vec<(String, Vec<u64>)>;
+
+/// What a new instance finds for the regions of these spaces in this order, each as the model was made, with that many threads of the
+/// host; by name.
+fn factors(on: &Try, model: &Model, spaces: &[Space], threads: usize) -> Result<Found> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| Error::internal(e.to_string()))?;
+    pool.install(|| {
+        let (algorithm, mut found) = (on.instance()?, Vec::new());
+        for region in spaces.iter().flat_map(|space| model.regions(std::slice::from_ref(space))) {
+            if let Some(symmetry) = model.solve(&*algorithm, region, &model.weights, false)? {
+                found.push((region.id.clone(), bits(&symmetry)?));
+            }
         }
-        found += 1;
-        apply(&symmetry, region, &place.topology, &mut weights)?;
-    }
-    if found == 0 {
-        return Ok(Outcome::Skipped("it leaves such regions alone".to_owned()));
-    }
-    let largest = expected.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-    let worst = expected.iter().zip(place.logits(&weights)?).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-    Ok(if worst <= TOLERANCE * largest {
-        Outcome::Success
-    } else {
-        Outcome::Failed(format!("after it, logits are {worst:.1e} away from those of the model, of {largest:.1}"))
+        found.sort();
+        Ok(found)
     })
+}
+
+fn same(on: &Try, what: &str, both: impl FnOnce(&Model) -> Result<(Found, Found)>) -> Result<Outcome> {
+    let (a, b) = both(&Model::new(Setting::plain(on.seed))?)?;
+    Ok(match a.iter().zip(&b).find(|(a, b)| a != b) {
+        None if a.len() != b.len() => Outcome::Failed(format!("it works on {} regions, and on {} {what}", a.len(), b.len())),
+        None if a.is_empty() => nothing(),
+        None => Outcome::Success,
+        Some(((region, _), _)) => Outcome::Failed(format!("the same `{region}` gives other factors {what}")),
+    })
+}
+
+/// One pass over all regions, as the model was made; whether it works on any.
+fn pass(algorithm: &dyn PtqAlgorithm, model: &Model, poison: bool) -> Result<bool> {
+    let of = |region: &Region| model.solve(algorithm, region, &model.weights, poison);
+    model.regions(&ALL).try_fold(false, |any, region| Ok(any | of(region)?.is_some()))
+}
+
+/// The host never passes such weights and inputs in; what answers anyway has to answer with numbers.
+fn not_finite(on: &Try) -> Result<Outcome> {
+    let (algorithm, model) = (on.instance()?, Model::new(Setting::plain(on.seed))?);
+    Ok(match pass(&*algorithm, &model, true) {
+        Ok(false) => nothing(),
+        Ok(true) => Outcome::Warning("for weights and inputs that are not finite it finds something".to_owned()),
+        Err(e) if e.code() == "plugin::panic" => Outcome::Warning(format!("weights and inputs that are not finite break it: {e}")),
+        Err(_) => Outcome::Success,
+    })
+}
+
+/// A call ends soon after it is asked to.
+fn cancelled(on: &Try) -> Result<Outcome> {
+    const ENOUGH: Duration = Duration::from_secs(5);
+    let Some(cancel) = on.cancel() else { return Ok(Outcome::Skipped("linked algorithms are not interrupted in a region".to_owned())) };
+    let (algorithm, model) = (on.instance()?, Model::new(Setting { width: 4, ..Setting::plain(on.seed) })?);
+    if !pass(&*algorithm, &model, false)? {
+        return Ok(nothing());
+    }
+    safety::stops(cancel, || {
+        // Over and over: one pass alone may be done before it is asked to stop.
+        let start = Instant::now();
+        while start.elapsed() < ENOUGH {
+            pass(&*algorithm, &model, false)?;
+        }
+        Ok(())
+    })
+}
+
+/// What a call takes it gives back.
+fn memory(on: &Try) -> Result<Outcome> {
+    let model = Model::new(Setting { width: 4, ..Setting::plain(on.seed) })?;
+    let weight = model.topology.linears.iter().filter(|l| l.site.block.is_some()).map(|l| l.shape.0 * l.shape.1 * size_of::<f32>());
+    if !pass(&*on.instance()?, &model, false)? {
+        return Ok(nothing());
+    }
+    // An instance for each, so that those are given back too.
+    safety::keeps("models", weight.sum::<usize>() as u64, |_| pass(&*on.instance()?, &model, false).map(|_| ()))
+}
+
+/// Formats, groups and inputs, drawn from the seed.
+fn fuzz(on: &Try) -> Result<Outcome> {
+    const TRIES: u64 = 12;
+    let mut any = false;
+    for n in 0..TRIES {
+        let draw = |what: u64, below: u64| uniform_below(&[on.seed, 10, n, what], below) as usize;
+        let setting = Setting {
+            seed: on.seed.wrapping_add(n),
+            kind: [Kind::Plain, Kind::ZeroColumn, Kind::Outlier, Kind::RankDeficient][draw(0, 4)],
+            format: ["int2", "int3", "int4", "int8", "uint4", "nf4"][draw(1, 6)],
+            group: [0, 1, 8, 32][draw(2, 4)],
+            width: 1 + draw(3, 2),
+        };
+        let what = format!("{} in groups of {}, {:?}, {} times as wide", setting.format, setting.group, setting.kind, setting.width);
+        match unchanged(on, setting, &ALL) {
+            Ok(Outcome::Failed(why)) => return Ok(Outcome::Failed(format!("with seed {}, {what}: {why}", on.seed))),
+            Ok(outcome) => any |= outcome == Outcome::Success,
+            Err(e) if matches!(e.kind(), ErrorKind::Numeric | ErrorKind::Plan) => {}
+            Err(e) => return Ok(Outcome::Failed(format!("with seed {}, {what}: {e}", on.seed))),
+        }
+    }
+    Ok(if any { Outcome::Success } else { nothing() })
 }

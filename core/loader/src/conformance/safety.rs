@@ -1,6 +1,6 @@
 //! What must not happen around a call.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use qfw_core::{Error, Result};
@@ -22,17 +22,22 @@ pub(super) fn not_finite(on: &Try) -> Result<Outcome> {
 
 /// A call ends soon after it is asked to.
 pub(super) fn cancelled(on: &Try) -> Result<Outcome> {
-    const AT_ONCE: Duration = Duration::from_secs(1);
     let Some(cancel) = on.cancel() else { return Ok(Outcome::Skipped("sites of linked algorithms are not interrupted".to_owned())) };
     let mut sample = sample(on.seed, Kind::Plain, (512, 512), "int4", 0)?;
     let algorithm = on.instance()?;
     let weight = sample.weight.clone();
+    stops(cancel, || made(&*algorithm, &mut sample, &weight).map(|_| ()))
+}
+
+/// Whether some work ends soon after it is asked to; how it ends is its own affair, as long as it does not panic.
+pub(super) fn stops(cancel: &'static AtomicBool, work: impl FnOnce() -> Result<()>) -> Result<Outcome> {
+    const AT_ONCE: Duration = Duration::from_secs(1);
     let asking = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(20));
         cancel.store(true, Ordering::Relaxed);
         Instant::now()
     });
-    let result = made(&*algorithm, &mut sample, &weight);
+    let result = work();
     let ended = Instant::now();
     let asked = asking.join().map_err(|_| Error::internal("a thread panicked"))?;
     cancel.store(false, Ordering::Relaxed);
@@ -53,21 +58,25 @@ fn held() -> Option<u64> {
 
 /// What a call takes it gives back: after some, more of them need no more memory.
 pub(super) fn memory(on: &Try) -> Result<Outcome> {
-    const CALLS: u64 = 64;
     let shape = (256, 256);
-    let once = |seed: u64| -> Result<()> {
+    keeps("sites", (shape.0 * shape.1 * size_of::<f32>()) as u64, |seed| {
         // An instance for each, so that those are given back too.
         let mut sample = sample(seed, Kind::Plain, shape, "int4", 0)?;
         let weight = sample.weight.clone();
         made(&*on.instance()?, &mut sample, &weight).map(|_| ())
-    };
-    (0..8).try_for_each(once)?;
+    })
+}
+
+/// Whether something that reads so many bytes keeps them when it is done again and again.
+pub(super) fn keeps(what: &str, bytes: u64, once: impl Fn(u64) -> Result<()>) -> Result<Outcome> {
+    const CALLS: u64 = 64;
+    (0..8).try_for_each(&once)?;
     let Some(before) = held() else { return Ok(Outcome::Skipped("this system does not say how much memory a process holds".to_owned())) };
-    (8..8 + CALLS).try_for_each(once)?;
-    let (grown, weight) = (held().unwrap_or(0).saturating_sub(before), (shape.0 * shape.1 * size_of::<f32>()) as u64);
+    (8..8 + CALLS).try_for_each(&once)?;
+    let grown = held().unwrap_or(0).saturating_sub(before);
     // A copy of each weight that is kept is seen; the allocator's own ups and downs are not.
-    if grown > CALLS / 2 * weight {
-        return Ok(Outcome::Warning(format!("after {CALLS} sites more it holds {:.1} MB more", grown as f64 / 1e6)));
+    if grown > CALLS / 2 * bytes {
+        return Ok(Outcome::Warning(format!("after {CALLS} {what} more it holds {:.1} MB more", grown as f64 / 1e6)));
     }
     Ok(Outcome::Success)
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use qfw_core::Result;
-use qfw_core::algorithm::{PlanContext, PtqAlgorithm, SiteContext};
+use qfw_core::algorithm::{Needs, PlanContext, PtqAlgorithm, SiteContext};
 use qfw_core::format::Ask;
 use qfw_core::numeric::uniform_u64;
 use qfw_core::observer::Observer;
 use qfw_core::registry::Registry;
 use qfw_core::scheme::{Convention, FloatKind, Granularity, ObserverChoice, QuantSpec, Reducer, Timing};
 use qfw_core::statistic::{CrossGram, Gram, Stat, StatKey, StatKind, Stats, Stream};
-use qfw_core::topology::{Linear, PortName, Role, SiteId, Topology};
+use qfw_core::topology::{Linear, Port, PortName, Role, SiteId, Topology};
 
 /// What is special about a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,99 @@ pub struct Sample {
 }
 
 /// A number from −1 to 1.
-fn uniform(key: &[u64]) -> f64 {
+pub(super) fn uniform(key: &[u64]) -> f64 {
     (uniform_u64(key) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+}
+
+/// What a weight is to become, and who chooses its ranges.
+pub(super) struct Target {
+    pub(super) spec: QuantSpec,
+    pub(super) observer: Box<dyn Observer>,
+}
+
+impl Target {
+    pub(super) fn of(registry: &Registry, format: &str, granularity: Granularity) -> Result<Self> {
+        let stored = FloatKind::F16;
+        let symmetric = !format.starts_with('u');
+        let ask = Ask { symmetric, convention: Convention::PowB1, float_zero: false, power_of_two: None, stored };
+        let found = registry.format(format)?;
+        let meaning = found.resolve(&ask)?;
+        let choice = ObserverChoice { id: "minmax".to_owned(), options: serde_json::json!({}) };
+        let (observer, options) = registry.build_observer(&choice.id, &choice.options)?;
+        let spec = QuantSpec {
+            format: format.to_owned(),
+            bits: found.bits(),
+            grid: meaning.grid,
+            granularity,
+            symmetric: meaning.symmetric,
+            convention: meaning.convention,
+            observer: ObserverChoice { options, ..choice },
+            timing: Timing::Static,
+            reduce: Reducer::Mean,
+            rescale: 1.0,
+            min_threshold: 0.0,
+            scale: meaning.scale,
+        };
+        Ok(Self { spec, observer })
+    }
+}
+
+/// The statistics of made-up inputs, row-major `[tokens, n]`, that were asked for at a port.
+pub(super) fn collect(stats: &mut Stats, port: Port, inputs: &[f64], n: usize, asked: &[(StatKind, Stream)]) {
+    for (kind, stream) in asked {
+        if let Some(stat) = statistic(inputs, n, *kind) {
+            stats.insert(StatKey { port, kind: *kind, stream: *stream }, stat);
+        }
+    }
+}
+
+fn statistic(inputs: &[f64], n: usize, kind: StatKind) -> Option<Stat> {
+    let tokens = inputs.len() / n;
+    let product = |lower: bool| {
+        let mut sum = vec![0.0f64; n * n];
+        for x in inputs.chunks(n) {
+            for i in 0..n {
+                for j in 0..if lower { i + 1 } else { n } {
+                    sum[i * n + j] += x[i] * x[j];
+                }
+            }
+        }
+        sum.into_iter().map(|x| x as f32).collect::<Vec<f32>>()
+    };
+    let channel = |start: f64, f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
+        (0..n).map(|c| inputs.chunks(n).fold(start, |all, x| f(all, x[c]))).collect()
+    };
+    let mean = |f: &dyn Fn(f64) -> f64| channel(0.0, &|all, x| all + f(x) / tokens as f64);
+    Some(match kind {
+        StatKind::Gram => Stat::Gram(Arc::new(Gram::new(n, product(true), tokens as u64))),
+        StatKind::CrossGram => Stat::CrossGram(Arc::new(CrossGram::new(n, product(false), tokens as u64))),
+        StatKind::Mean | StatKind::RoundedMean => Stat::Channels(Arc::from(mean(&|x| x))),
+        StatKind::AbsMean => Stat::Channels(Arc::from(mean(&f64::abs))),
+        StatKind::Least => Stat::Channels(Arc::from(channel(f64::INFINITY, &f64::min))),
+        StatKind::Greatest => Stat::Channels(Arc::from(channel(f64::NEG_INFINITY, &f64::max))),
+        _ => return None,
+    })
+}
+
+/// A number that changes with any number of the statistics that were asked for.
+pub(super) fn fingerprint(stats: &Stats, port: Port, asked: &[(StatKind, Stream)]) -> u64 {
+    // Each step is a bijection of what came before, so that one change cannot cancel itself.
+    let mut print = 0u64;
+    let mut take = |bits: u64| print = (print ^ bits).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    for (kind, stream) in asked {
+        match kind {
+            StatKind::Gram => {
+                let gram = stats.gram(port, *stream).ok();
+                gram.into_iter().flat_map(|g| g.lower.iter()).for_each(|x| take(x.to_bits().into()));
+            }
+            StatKind::CrossGram => {
+                let cross = stats.cross_gram(port, *stream).ok();
+                cross.into_iter().flat_map(|c| c.values.iter()).for_each(|x| take(x.to_bits().into()));
+            }
+            _ => stats.channels(port, *kind, *stream).into_iter().flatten().for_each(|x| take(x.to_bits())),
+        }
+    }
+    print
 }
 
 impl Sample {
@@ -88,27 +179,7 @@ impl Sample {
         if kind == Kind::ZeroColumn && cols > 1 {
             inputs.chunks_mut(cols).for_each(|x| x[0] = 0.0);
         }
-        let stored = FloatKind::F16;
-        let symmetric = !format.starts_with('u');
-        let ask = Ask { symmetric, convention: Convention::PowB1, float_zero: false, power_of_two: None, stored };
-        let found = registry.format(format)?;
-        let meaning = found.resolve(&ask)?;
-        let choice = ObserverChoice { id: "minmax".to_owned(), options: serde_json::json!({}) };
-        let (observer, options) = registry.build_observer(&choice.id, &choice.options)?;
-        let spec = QuantSpec {
-            format: format.to_owned(),
-            bits: found.bits(),
-            grid: meaning.grid,
-            granularity,
-            symmetric: meaning.symmetric,
-            convention: meaning.convention,
-            observer: ObserverChoice { options, ..choice },
-            timing: Timing::Static,
-            reduce: Reducer::Mean,
-            rescale: 1.0,
-            min_threshold: 0.0,
-            scale: meaning.scale,
-        };
+        let Target { spec, observer } = Target::of(registry, format, granularity)?;
         let linear = Linear {
             site: SiteId::in_block(0, Role::MlpDown),
             shape: (rows, cols),
@@ -125,71 +196,19 @@ impl Sample {
     ///
     /// # Errors
     /// If it refuses such a site.
-    pub fn collect(&mut self, algorithm: &dyn PtqAlgorithm) -> Result<qfw_core::algorithm::Needs> {
+    pub fn collect(&mut self, algorithm: &dyn PtqAlgorithm) -> Result<Needs> {
         let topology = Topology { blocks: 1, linears: vec![self.linear.clone()], ..Topology::default() };
         let cx =
             PlanContext { topology: &topology, sites: &[&self.linear], weights: &[&self.spec], inputs: &[None], stream: Stream::Quantized };
         let needs = algorithm.needs(&cx)?;
         let n = self.linear.shape.1;
-        for (kind, stream) in &needs.inputs {
-            let stat = self.statistic(*kind, n);
-            if let Some(stat) = stat {
-                self.stats.insert(StatKey { port: self.linear.input, kind: *kind, stream: *stream }, stat);
-            }
-        }
+        collect(&mut self.stats, self.linear.input, &self.inputs, n, &needs.inputs);
         Ok(needs)
     }
 
-    fn statistic(&self, kind: StatKind, n: usize) -> Option<Stat> {
-        let tokens = self.inputs.len() / n;
-        let product = |lower: bool| {
-            let mut sum = vec![0.0f64; n * n];
-            for x in self.inputs.chunks(n) {
-                for i in 0..n {
-                    for j in 0..if lower { i + 1 } else { n } {
-                        sum[i * n + j] += x[i] * x[j];
-                    }
-                }
-            }
-            sum.into_iter().map(|x| x as f32).collect::<Vec<f32>>()
-        };
-        let channel = |start: f64, f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
-            (0..n).map(|c| self.inputs.chunks(n).fold(start, |all, x| f(all, x[c]))).collect()
-        };
-        let mean = |f: &dyn Fn(f64) -> f64| channel(0.0, &|all, x| all + f(x) / tokens as f64);
-        Some(match kind {
-            StatKind::Gram => Stat::Gram(Arc::new(Gram::new(n, product(true), tokens as u64))),
-            StatKind::CrossGram => Stat::CrossGram(Arc::new(CrossGram::new(n, product(false), tokens as u64))),
-            StatKind::Mean | StatKind::RoundedMean => Stat::Channels(Arc::from(mean(&|x| x))),
-            StatKind::AbsMean => Stat::Channels(Arc::from(mean(&f64::abs))),
-            StatKind::Least => Stat::Channels(Arc::from(channel(f64::INFINITY, &f64::min))),
-            StatKind::Greatest => Stat::Channels(Arc::from(channel(f64::NEG_INFINITY, &f64::max))),
-            _ => return None,
-        })
-    }
-
-    /// A number that changes with any number of the statistics that were asked for.
-    pub(super) fn fingerprint(&self, needs: &qfw_core::algorithm::Needs) -> u64 {
-        // Each step is a bijection of what came before, so that one change cannot cancel itself.
-        let mut print = 0u64;
-        let mut take = |bits: u64| print = (print ^ bits).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
-        for (kind, stream) in &needs.inputs {
-            match kind {
-                StatKind::Gram => {
-                    let gram = self.stats.gram(self.linear.input, *stream).ok();
-                    gram.into_iter().flat_map(|g| g.lower.iter()).for_each(|x| take(x.to_bits().into()));
-                }
-                StatKind::CrossGram => {
-                    let cross = self.stats.cross_gram(self.linear.input, *stream).ok();
-                    cross.into_iter().flat_map(|c| c.values.iter()).for_each(|x| take(x.to_bits().into()));
-                }
-                _ => {
-                    let channels = self.stats.channels(self.linear.input, *kind, *stream);
-                    channels.into_iter().flatten().for_each(|x| take(x.to_bits()));
-                }
-            }
-        }
-        print
+    /// See [`fingerprint`].
+    pub(super) fn fingerprint(&self, needs: &Needs) -> u64 {
+        fingerprint(&self.stats, self.linear.input, &needs.inputs)
     }
 
     /// The site as the harness shows it.

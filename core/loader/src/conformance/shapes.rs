@@ -84,9 +84,13 @@ pub(super) fn made(algorithm: &dyn PtqAlgorithm, sample: &mut Sample, weight: &[
     work(algorithm, &needs, &sample.context(weight), sample)
 }
 
-/// Linked algorithms panic on this side of the interface: that is as much an answer as it is from a library.
 fn work(algorithm: &dyn PtqAlgorithm, needs: &Needs, cx: &SiteContext<'_>, sample: &Sample) -> Result<Made> {
-    catch_unwind(AssertUnwindSafe(|| stage(algorithm, needs, cx, sample))).unwrap_or_else(|panic| {
+    contained(|| stage(algorithm, needs, cx, sample))
+}
+
+/// Linked algorithms panic on this side of the interface: that is as much an answer as it is from a library.
+pub(super) fn contained<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         Err(plugin_error("plugin::panic", format!("it panicked: {}", text.unwrap_or("without a word"))))
     })

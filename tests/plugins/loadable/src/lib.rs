@@ -1,6 +1,13 @@
 //! Every algorithm of this workspace that can be loaded at run time, as one library.
 
-use qfw_bridge::Linked;
+use qfw_bridge::{Linked, LinkedFormat};
+use qfw_core::format::{BUILTIN, FormatRecord};
+
+/// The record of `nf4`.
+const fn nf4() -> &'static FormatRecord {
+    // The families of tables; there is one.
+    &BUILTIN[2][0]
+}
 
 qfw_abi::export_plugin! {
     id: "org.qfw.loadable",
@@ -17,4 +24,5 @@ qfw_abi::export_plugin! {
         &Linked(&qfw_awq::RECORD),
         &Linked(&qfw_zeroquant::RECORD),
     ],
+    formats: [&LinkedFormat { record: nf4(), name: "nf4", id: "loaded.nf4" }],
 }

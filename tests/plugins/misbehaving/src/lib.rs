@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use qfw_abi::plugin::{
-    Algorithm, CodesMut, Condition, Descriptor, Factory, Failure, Host, Phase, Region, Result, Round, RoundOut, Site, Stage, StatKind,
-    Status, Suits, Transform,
+    Algorithm, CodesMut, Condition, ConditionOut, Descriptor, Factory, Failure, Host, Phase, Region, Result, Round, RoundOut, Site, Split,
+    Stage, StatKind, Status, Suits, Transform,
 };
 
 /// What it does wrong.
@@ -38,9 +38,33 @@ enum Fault {
     Schema,
     /// The factor of the first channel.
     Factor(f64),
+    /// It panics when it is asked whether it suits a region.
+    Suits,
+    /// It panics when it is asked when it splits.
+    After,
+    /// It panics when it is asked for its phase.
+    Stage,
+    /// It panics when it is dropped, and so does what it panics with.
+    Drop,
+    /// What it replies that it needs.
+    Reply(&'static str),
+    /// It says that it reads activations, and asks for none.
+    Idle,
+    /// It says that it reads none, and asks for some where its option is not the default.
+    Sometimes,
+    /// It splits, and does not say how much.
+    Silent,
+    /// It returns a weight to fit ranges to; its last number.
+    Ranged(f32),
+    /// It says something that a terminal would act upon.
+    Escapes,
+    /// The last weight is no number.
+    LastNan,
 }
 
-const FAULTS: [(&str, Fault); 19] = [
+const GRAM: &str = r#"{"inputs":[["gram","quantized"]]}"#;
+
+const FAULTS: [(&str, Fault); 36] = [
     ("bad.nothing", Fault::Nothing),
     ("bad.panic", Fault::Panic),
     ("bad.range", Fault::Range),
@@ -60,6 +84,23 @@ const FAULTS: [(&str, Fault); 19] = [
     ("bad.zero-factor", Fault::Factor(0.0)),
     ("bad.negative-factor", Fault::Factor(-1.0)),
     ("bad.nan-factor", Fault::Factor(f64::NAN)),
+    ("bad.suits", Fault::Suits),
+    ("bad.after", Fault::After),
+    ("bad.stage", Fault::Stage),
+    ("bad.drop", Fault::Drop),
+    ("bad.rescale", Fault::Reply(r#"{"rescale":1.5}"#)),
+    ("bad.tiny", Fault::Reply(r#"{"rescale":1e-60}"#)),
+    ("bad.scratch", Fault::Reply(r#"{"scratch-bytes":18446744073709551615}"#)),
+    ("bad.hungry", Fault::Reply(r#"{"scratch-bytes":1099511627776}"#)),
+    ("bad.branches", Fault::Reply(r#"{"branch":{"rank":2}}"#)),
+    ("bad.reads", Fault::Reply(GRAM)),
+    ("bad.idle", Fault::Idle),
+    ("bad.sometimes", Fault::Sometimes),
+    ("bad.silent", Fault::Silent),
+    ("bad.ranged", Fault::Ranged(0.5)),
+    ("bad.nan-ranged", Fault::Ranged(f32::NAN)),
+    ("bad.escapes", Fault::Escapes),
+    ("bad.last-nan", Fault::LastNan),
 ];
 
 struct Made(usize);
@@ -67,8 +108,9 @@ struct Made(usize);
 impl Fault {
     fn phase(self) -> Phase {
         match self {
-            Self::NanWeight => Phase::Condition,
-            Self::Factor(_) => Phase::Transform,
+            Self::NanWeight | Self::LastNan | Self::Ranged(_) => Phase::Condition,
+            Self::Factor(_) | Self::Suits => Phase::Transform,
+            Self::After | Self::Silent => Phase::Split,
             _ => Phase::Round,
         }
     }
@@ -85,6 +127,7 @@ impl Fault {
 impl Factory for Made {
     fn descriptor(&self) -> Descriptor {
         let (id, fault) = FAULTS[self.0];
+        assert!(std::env::var_os("QFW_TEST_DESCRIPTOR").is_none(), "a bug in the description of {id}");
         let strength = fault.strength();
         Descriptor {
             id: id.to_owned(),
@@ -94,7 +137,7 @@ impl Factory for Made {
                 r#"{{"type":"object","properties":{{"strength":{{"description":"of nothing","type":"number",{strength}}}}}}}"#
             ),
             needs: if fault == Fault::Hang { vec![StatKind::Gram] } else { Vec::new() },
-            weight_only: fault != Fault::Hang,
+            weight_only: !matches!(fault, Fault::Hang | Fault::Idle),
             checks_options: false,
         }
     }
@@ -103,16 +146,35 @@ impl Factory for Made {
         if !options.contains("\"strength\"") {
             return Err(Failure::new(Status::Options, "the host has not filled in `strength`"));
         }
-        Ok(Box::new(Bad(FAULTS[self.0].1)))
+        Ok(Box::new(Bad(FAULTS[self.0].1, options.to_owned())))
     }
 }
 
-struct Bad(Fault);
+/// The fault, and the options.
+struct Bad(Fault, String);
+
+struct Worse;
+
+impl Drop for Worse {
+    fn drop(&mut self) {
+        panic!("a bug in a panic");
+    }
+}
+
+impl Drop for Bad {
+    fn drop(&mut self) {
+        if self.0 == Fault::Drop {
+            std::panic::panic_any(Worse);
+        }
+    }
+}
 
 impl Algorithm for Bad {
     fn stage(&self) -> Stage<'_> {
+        assert!(self.0 != Fault::Stage, "a bug in its phase");
         match self.0.phase() {
             Phase::Condition => Stage::Condition(self),
+            Phase::Split => Stage::Split(self),
             Phase::Transform => Stage::Transform(self),
             _ => Stage::Round(self),
         }
@@ -120,12 +182,28 @@ impl Algorithm for Bad {
 
     fn needs(&self, _: &str) -> Result<Option<String>> {
         assert!(self.0 != Fault::Needs, "a bug before the run");
-        Ok(None)
+        Ok(match self.0 {
+            Fault::Reply(reply) => Some(reply.to_owned()),
+            Fault::Sometimes if !self.1.contains(r#""strength":0.5"#) => Some(GRAM.to_owned()),
+            _ => None,
+        })
+    }
+}
+
+impl Split for Bad {
+    fn after_rounding(&self) -> bool {
+        assert!(self.0 != Fault::After, "a bug before the split");
+        false
+    }
+
+    fn split(&self, _: &Host<'_>, _: &[Site<'_>], _: usize, _: u32, _: &mut [f32], _: &mut [&mut [f32]]) -> Result<()> {
+        Ok(())
     }
 }
 
 impl Transform for Bad {
     fn suits(&self, region: &Region<'_>) -> Suits {
+        assert!(self.0 != Fault::Suits, "a bug in {}", region.name());
         if region.rotated() == 0 { Suits::ByDefault } else { Suits::Never }
     }
 
@@ -138,8 +216,18 @@ impl Transform for Bad {
 }
 
 impl Condition for Bad {
-    fn condition(&self, _: &Host<'_>, _: &Site<'_>, weight: &mut [f32]) -> Result<()> {
-        weight[3] = f32::NAN;
+    fn condition(&self, _: &Host<'_>, _: &Site<'_>, out: &mut ConditionOut<'_>) -> Result<()> {
+        match self.0 {
+            Fault::Ranged(last) => {
+                let mut ranged = out.weight().to_vec();
+                if let Some(number) = ranged.last_mut() {
+                    *number = last;
+                }
+                out.set_ranged(&ranged)?;
+            }
+            Fault::LastNan => out.weight().iter_mut().rev().take(1).for_each(|w| *w = f32::NAN),
+            _ => out.weight()[3] = f32::NAN,
+        }
         Ok(())
     }
 }
@@ -157,6 +245,7 @@ impl Round for Bad {
                 }
             }
             Fault::Fails => return Err(Failure::new(Status::Internal, "the disk is full").hint("empty it")),
+            Fault::Escapes => return Err(Failure::new(Status::Internal, "\u{1b}[2J\u{9b}31mall is well").hint("\u{1b}]0;trust me\u{7}")),
             Fault::Loud => eprintln!("rounding {}", site.name()),
             Fault::Abort => {
                 eprintln!("this is the end");
@@ -190,6 +279,7 @@ qfw_abi::export_plugin! {
     version: "0.1.0",
     algorithms: [
         &Made(0), &Made(1), &Made(2), &Made(3), &Made(4), &Made(5), &Made(6), &Made(7), &Made(8), &Made(9), &Made(10), &Made(11), &Made(12),
-        &Made(13), &Made(14), &Made(15), &Made(16), &Made(17), &Made(18),
+        &Made(13), &Made(14), &Made(15), &Made(16), &Made(17), &Made(18), &Made(19), &Made(20), &Made(21), &Made(22), &Made(23), &Made(24),
+        &Made(25), &Made(26), &Made(27), &Made(28), &Made(29), &Made(30), &Made(31), &Made(32), &Made(33), &Made(34), &Made(35),
     ],
 }

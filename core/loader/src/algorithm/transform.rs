@@ -7,12 +7,12 @@ use qfw_core::algorithm::{RegionContext, Solved, Transform};
 use qfw_core::topology::{Region, Space, Symmetry, Tie};
 use qfw_core::{Error, Result};
 
-use crate::algorithm::Loaded;
+use super::Loaded;
+use super::phase::PhaseCalls;
 use crate::call::{Call, lend};
 use crate::contract;
-use crate::plugin_error;
 use crate::site::{Layer, lend_site, stats, stream_code};
-use crate::tensor::Output;
+use crate::tensor::{Output, Watched};
 
 /// The channels of a region; readers and statistics are not in it yet.
 fn channels(region: &Region) -> raw::Region {
@@ -50,16 +50,35 @@ fn channels(region: &Region) -> raw::Region {
 }
 
 impl Loaded {
-    fn how(&self, region: &Region) -> i32 {
-        let Some((raw::TransformExt { suits: Some(suits), .. }, _)) = self.transform_calls() else { return 0 };
-        let raw = channels(region);
+    /// 0: it does not work on the region; 1: if it is named; 2: by default. Core has no errors here: one that fails is said to work on it,
+    /// so that the planner goes on to ask what it needs, and is told then.
+    fn how(&self, region: &Region) -> u32 {
+        const GO_ON: u32 = 2;
         // What is returned are factors: where no factor may be chosen there is nothing to ask.
         if !region.may_be_scaled() {
             return 0;
         }
-        // SAFETY: the header's `suits`, with what it asks for.
-        #[allow(unsafe_code, reason = "the border")]
-        self.answer(&region.id, |algo| unsafe { suits(algo, &raw) }).unwrap_or(0)
+        self.asked_how(region).unwrap_or_else(|e| {
+            if let Ok(mut trouble) = self.trouble.lock() {
+                trouble.get_or_insert(e);
+            }
+            GO_ON
+        })
+    }
+
+    fn asked_how(&self, region: &Region) -> Result<u32> {
+        let PhaseCalls::Transform { suits, .. } = self.phase else { return Err(self.other_phase()) };
+        let library = self.library()?;
+        let (raw, call, mut answer) = (channels(region), Call::new(&library.guest, &region.id, Vec::new()), 0);
+        self.instance.call(&self.described.id, || {
+            // SAFETY: the header's `suits`, with what it asks for.
+            #[allow(unsafe_code, reason = "the border")]
+            call.run(|host| unsafe { suits(self.instance.pointer(), host, &raw, &mut answer) })
+        })?;
+        match answer {
+            0..=2 => Ok(answer),
+            other => Err(contract::violation(format!("it answers {other} to whether it suits `{}`", region.id)).within(library.name())),
+        }
     }
 }
 
@@ -73,11 +92,8 @@ impl Transform for Loaded {
     }
 
     fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>> {
-        let library = self.library()?;
-        let Some((raw::TransformExt { solve: Some(function), .. }, algo)) = self.transform_calls() else {
-            return Err(plugin_error("plugin::contract", "its `qfw.transform/1` has no `solve`").within(library.name()));
-        };
-        let asked = self.asked();
+        let PhaseCalls::Transform { solve: function, .. } = self.phase else { return Err(self.other_phase()) };
+        let (library, asked) = (self.library()?, self.asked());
         let mut readers = Vec::new();
         for reader in cx.readers {
             let layer = Layer {
@@ -105,13 +121,14 @@ impl Transform for Loaded {
             ..channels(cx.region)
         };
         let factor = Output::of(&vec![1.0f64; cx.region.width], &[cx.region.width]);
-        let call = Call::new(library, &cx.region.id, Vec::new());
+        let mut out = raw::TransformOut { size: size_of::<raw::TransformOut>() as u32, reserved: 0, factor: factor.raw() };
+        let call = Call::new(&library.guest, &cx.region.id, Vec::new());
         // SAFETY: the header's `solve`, with what it asks for.
         #[allow(unsafe_code, reason = "the border")]
-        let told = self.call_at(&call, |host| unsafe { function(algo, host, &region, factor.raw()) })?;
+        let told =
+            self.call_at(&call, &[("factors", &factor)], |host| unsafe { function(self.instance.pointer(), host, &region, &mut out) })?;
         let finish = || {
-            let factor = factor.take("factors")?;
-            let symmetry = Symmetry::Diagonal(factor);
+            let symmetry = Symmetry::Diagonal(factor.take());
             // Finite, positive, and alike where the region ties channels.
             symmetry.validate(cx.region)?;
             let events = contract::events(&told.events)?;
