@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use qfw_core::plan::raw::RawPlugins;
@@ -78,44 +78,44 @@ pub(crate) fn registry(raw: &RawPlugins, a: &DynamicArgs) -> Result<Registry> {
     Ok(registry)
 }
 
+/// The calls of plugins that have not returned, for people.
+pub(crate) fn at_work() -> String {
+    let calls: Vec<String> = IN_FLIGHT.calls().into_iter().map(|(what, _)| what).collect();
+    calls.join(", ")
+}
+
 /// The time that `QFW_PLUGIN_GRACE` gives, in seconds.
 fn grace() -> Duration {
-    let seconds = std::env::var("QFW_PLUGIN_GRACE").ok().and_then(|s| s.parse::<f64>().ok()).filter(|s| (0.0..=3600.0).contains(s));
-    seconds.map_or(GRACE, Duration::from_secs_f64)
+    let Some(text) = std::env::var_os("QFW_PLUGIN_GRACE") else { return GRACE };
+    let seconds = text.to_str().and_then(|s| s.parse::<f64>().ok()).filter(|s| (0.0..=3600.0).contains(s));
+    seconds.map_or_else(
+        || {
+            let (text, taken) = (text.display(), GRACE.as_secs());
+            note(&format!("note: QFW_PLUGIN_GRACE is `{text}`, and no number of seconds from 0 to 3600; {taken} are taken"));
+            GRACE
+        },
+        Duration::from_secs_f64,
+    )
 }
 
-/// Once the run was interrupted: ends the program when a plugin does not return. The journal is replaced whole each time it is written, so
-/// it is sound whenever that happens.
-pub(crate) fn watch() {
-    std::thread::spawn(|| {
-        let (since, grace) = (Instant::now(), grace());
-        while CANCELLED.load(Ordering::Relaxed) {
-            let stuck = IN_FLIGHT.calls().into_iter().find(|(_, age)| (*age).min(since.elapsed()) >= grace);
-            if let Some((what, _)) = stuck {
-                let seconds = grace.as_secs_f64();
-                note(&format!(
-                    "\u{1b}[1;31merror[qfw::plugin::hangs]\u{1b}[0m: {what} has not returned {seconds} s after it was asked to stop"
-                ));
-                note(
-                    "\n\u{1b}[1;36mhint\u{1b}[0m: finished blocks are kept; run the same command with `--resume`, without this plugin's fault",
-                );
-                end(3);
-            }
-            std::thread::sleep(Duration::from_millis(50));
+/// Once the program was interrupted: ends it when a plugin does not return, or when one has and there is no run to stop. The journal is
+/// replaced whole each time it is written, so it is sound whenever that happens.
+pub(crate) fn watch(running: &AtomicBool) {
+    let (since, grace) = (Instant::now(), grace());
+    while CANCELLED.load(Ordering::Relaxed) {
+        let calls = IN_FLIGHT.calls();
+        if calls.is_empty() && !running.load(Ordering::Relaxed) {
+            terminal::end(130);
         }
-    });
-}
-
-/// Ends the process as it is: exit handlers of a library that is at work must not run.
-fn end(code: i32) -> ! {
-    #[cfg(unix)]
-    #[allow(unsafe_code, reason = "_exit has no safe wrapper")]
-    // SAFETY: it takes no pointers and does not return.
-    unsafe {
-        libc::_exit(code)
+        let stuck = calls.into_iter().find(|(_, age)| (*age).min(since.elapsed()) >= grace);
+        if let Some((what, _)) = stuck {
+            let message = format!("{what} has not returned {} s after it was asked to stop", grace.as_secs_f64());
+            let hint = "finished blocks are kept; run the same command with `--resume`, without this plugin's fault";
+            terminal::failed("plugin::hangs", &message, &[], Some(hint));
+            terminal::end(3);
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
-    #[cfg(not(unix))]
-    std::process::exit(code)
 }
 
 #[cfg(test)]

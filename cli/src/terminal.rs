@@ -1,5 +1,7 @@
 //! What a person sees: errors, progress, sizes. Data goes to stdout, everything else to stderr.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,39 +14,106 @@ use qfw_core::harness::Progress;
 /// Set by Ctrl-C.
 pub(crate) static CANCELLED: AtomicBool = AtomicBool::new(false);
 
-/// The first Ctrl-C asks the run to stop in a resumable state; the second ends the program.
+/// Whether there is work that stops in a resumable state.
+static RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// From here on the first Ctrl-C asks the run to stop in a resumable state; the second ends the program.
 pub(crate) fn catch_interrupt() {
-    // A handler that cannot be set leaves the default one, which ends the program at once: the journal is safe either way.
-    let _ = ctrlc::set_handler(|| {
-        if CANCELLED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+    RUNNING.store(true, Ordering::Relaxed);
+    handle_interrupts();
+}
+
+/// From here on Ctrl-C names the plugins that are at work, and gives them time to end. Without any it ends the program, as it does by default.
+/// Plans are made of what plugins say, and opening their libraries runs code of theirs, too.
+pub(crate) fn handle_interrupts() {
+    // A handler that cannot be set leaves the one that is there, or the default one, which ends the program at once: the journal is safe
+    // either way.
+    let (interrupted, told) = std::sync::mpsc::channel();
+    let handled = ctrlc::set_handler(move || {
+        let (again, plugins) = (CANCELLED.swap(true, Ordering::Relaxed), crate::dynamic::at_work());
+        if !plugins.is_empty() {
+            note(&format!("at work: {plugins}"));
+        }
+        if again || plugins.is_empty() && !RUNNING.load(Ordering::Relaxed) {
+            end(130);
         }
         note("stopping after the current step; press Ctrl-C again to end at once");
-        crate::dynamic::watch();
+        let _ = interrupted.send(());
     });
+    if handled.is_ok() {
+        // Now, as no thread can be started while a library is being opened: the system's loader is locked then.
+        std::thread::spawn(move || {
+            if told.recv().is_ok() {
+                crate::dynamic::watch(&RUNNING);
+            }
+        });
+    }
+}
+
+/// Ends the process as it is: exit handlers of a library that is at work must not run.
+pub(crate) fn end(code: i32) -> ! {
+    #[cfg(unix)]
+    #[allow(unsafe_code, reason = "_exit has no safe wrapper")]
+    // SAFETY: it takes no pointers and does not return.
+    unsafe {
+        libc::_exit(code)
+    }
+    #[cfg(not(unix))]
+    std::process::exit(code)
+}
+
+/// Text with what a terminal would act upon spelled out: control characters, and those that turn the direction of writing. Names,
+/// summaries and messages come from checkpoints, manifests and plugins, and may hold anything.
+fn visible(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || c.is_control() && c != '\n' && c != '\t'
+    };
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::new();
+    for c in text.chars() {
+        if acts(c) {
+            // All of them are below U+10000. JSON and TOML read it so, too.
+            let _ = write!(plain, "\\u{:04x}", u32::from(c));
+        } else {
+            plain.push(c);
+        }
+    }
+    Cow::Owned(plain)
 }
 
 /// A line on stderr.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{text}");
+    let _ = writeln!(anstream::stderr(), "{}", visible(text));
 }
 
 /// A line on stdout. A reader that has gone away (`| head`) is no error.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(anstream::stdout(), "{text}");
+    let _ = writeln!(anstream::stdout(), "{}", visible(text));
+}
+
+/// A line on stderr that begins with a word in colour; `style` is that of SGR.
+fn marked(style: &str, word: &str, text: &str) {
+    let _ = writeln!(anstream::stderr(), "\u{1b}[{style}m{word}\u{1b}[0m: {}", visible(text));
+}
+
+/// What went wrong, by its code, and what can be done.
+pub(crate) fn failed(code: &str, message: &str, causes: &[String], hint: Option<&str>) {
+    marked("1;31", &format!("error[qfw::{code}]"), message);
+    causes.iter().for_each(|cause| note(&format!("  caused by: {cause}")));
+    if let Some(hint) = hint {
+        note("");
+        marked("1;36", "hint", hint);
+    }
 }
 
 /// The message, what caused it, and what can be done.
 pub(crate) fn print_error(e: &Error) {
-    note(&format!("\u{1b}[1;31merror[qfw::{}]\u{1b}[0m: {e}", e.code()));
-    let mut source = std::error::Error::source(e);
-    while let Some(cause) = source {
-        note(&format!("  caused by: {cause}"));
-        source = cause.source();
-    }
-    if let Some(hint) = e.hint_text() {
-        note(&format!("\n\u{1b}[1;36mhint\u{1b}[0m: {hint}"));
-    }
+    let causes = std::iter::successors(std::error::Error::source(e), |cause| cause.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    failed(e.code(), &e.to_string(), &causes, e.hint_text());
 }
 
 /// `1.23 GB`
@@ -161,7 +230,7 @@ impl RunDisplay {
                 let total = bar.length().unwrap_or(0) as u32;
                 bar.set_message(format!("{name:<10} {}", self.eta(&state, total)));
             }
-            (Progress::Call { what, done, total }, Some(bar)) => bar.set_message(format!("{what}  {done}/{total}")),
+            (Progress::Call { what, done, total }, Some(bar)) => bar.set_message(visible(&format!("{what}  {done}/{total}")).into_owned()),
             (Progress::Call { what, done, total }, None) => {
                 let due = state.told.is_none_or(|told| told.elapsed() >= BETWEEN_CALLS);
                 if due {
@@ -194,4 +263,20 @@ impl RunDisplay {
 /// The error a site is judged by: of its output where that was measured, else of its weight.
 pub(crate) fn error_of(s: &qfw_core::harness::SiteReport) -> f64 {
     s.output_error.unwrap_or(s.weight_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn what_a_terminal_would_act_upon_is_spelled_out() {
+        assert_eq!(visible("ein Gewicht von 3 µm\n\tüber `a`"), "ein Gewicht von 3 µm\n\tüber `a`");
+        assert_eq!(visible("\u{1b}[2Jall gone\r\u{7}"), "\\u001b[2Jall gone\\u000d\\u0007");
+        // The one-byte form of ESC [, and a name that reads the other way round.
+        assert_eq!(visible("\u{9b}31m \u{202e}os.bil"), "\\u009b31m \\u202eos.bil");
+        // What is data stays what it was.
+        let json = serde_json::json!(["\u{9b}31m", "\u{202e}"]);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&visible(&json.to_string())).unwrap(), json);
+    }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{say_json, use_threads};
 use crate::arguments::RunArgs;
-use crate::terminal::{CANCELLED, catch_interrupt, duration, note, say, size};
+use crate::terminal::{CANCELLED, catch_interrupt, duration, handle_interrupts, note, say, size};
 use crate::{compat, dynamic, hub};
 
 pub(crate) fn run(a: &RunArgs) -> Result<()> {
@@ -56,6 +56,7 @@ fn measure(session: &Session, registry: &Registry) -> Result<Measured> {
 /// The session that the arguments describe, and what it chooses from; notes go to stderr.
 pub(crate) fn open(a: &RunArgs) -> Result<(Session, Registry)> {
     let (raw, notes) = layers(a)?.finish()?;
+    handle_interrupts();
     let registry = dynamic::registry(&raw.plugins, &a.dynamic)?;
     use_threads(raw.harness.threads.map(Into::into))?;
     let model = hub::model(Path::new(&raw.model.path))?;

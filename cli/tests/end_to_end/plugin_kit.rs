@@ -84,6 +84,11 @@ fn a_new_plugin_builds_passes_the_kit_and_works() {
             assert!(super::plugins::tensors(&mine) == super::plugins::tensors(&theirs), "the same beside another pass");
         }
     }
+    // What it would offer is there already, under its id or another name.
+    let ran = home.qfw(&["plugin", "new", &home.path("gptq").display().to_string()]);
+    refused_with(&ran, 2, "config::exists", &["`gptq` is an algorithm of this program, by `qfw-gptq`", "such as `my-gptq`"]);
+    let ran = home.qfw(&["plugin", "new", &home.path("svd-quant").display().to_string()]);
+    refused_with(&ran, 2, "config::exists", &["`svd-quant` is an algorithm of this program, by `qfw-svdquant`"]);
     refused_with(&home.qfw(&["plugin", "new", "My Plugin"]), 2, "config::invalid", &["`My Plugin` is no name for a plugin"]);
     let taken = home.path("my plugins/my-c-round").display().to_string();
     refused_with(&home.qfw(&["plugin", "new", &taken]), 2, "config::exists", &["is there already"]);
@@ -125,6 +130,11 @@ fn the_kit_tells_a_plugin_that_breaks_from_one_that_does_not() {
         ("bad.schema.options.schema", "has `multipleOf`, which the host does not check"),
         ("bad.order.round.order", "failed: the same site gives other bytes"),
         ("bad.zero-factor.transform.behind-a-norm", "the factor of channel 0 is 0, not finite and positive"),
+        ("bad.zero-factor.transform.fuzz", "with seed 0, "),
+        ("bad.suits.transform.threads", "it panicked: a bug in blocks.0."),
+        ("bad.reads.options.reads", "it says that it reads no activations, and asks for statistics of them"),
+        ("bad.idle.options.reads", "it says that it reads activations, and asks for no statistics of them"),
+        ("bad.silent.split.groups", "it splits, and its needs have no `branch`"),
     ] {
         let ran = check(case);
         assert_eq!(ran.code, Some(3), "{case}: {} {}", ran.stdout, ran.stderr);
@@ -136,6 +146,14 @@ fn the_kit_tells_a_plugin_that_breaks_from_one_that_does_not() {
     for (case, says) in [
         ("bad.leak.round.memory", "warning: after 64 sites more it holds "),
         ("bad.loud.round.one-by-one", "warning: it prints to the standard error: rounding blocks.0.mlp.down"),
+    ] {
+        assert!(check(case).ok().stdout.contains(says), "{case}");
+    }
+    // What means nothing for a phase is in the report, with the reason.
+    for (case, says) in [
+        ("bad.zero-factor.transform.one-by-one", "skipped: it works on the channels between the layers of a model"),
+        ("bad.nothing.round.no-strength", "skipped: it moves no weights in high precision"),
+        ("bad.nothing.round.values", "skipped: it works on single layers"),
     ] {
         assert!(check(case).ok().stdout.contains(says), "{case}");
     }

@@ -11,6 +11,10 @@ use super::{apply_args, finish};
 /// What the misbehaving library declares.
 pub(super) const MISBEHAVING: &str = include_str!("../../../tests/plugins/misbehaving/plugin.toml");
 
+/// What the broken library of C is said to hold.
+const BROKEN: &str = "id = \"org.qfw.broken\"\nversion = \"1.0.0\"\nabi = { major = 1, minor = 0 }\n\
+    [[algo]]\nid = \"broken\"\nphase = \"round\"\nsummary = \"breaks\"\nweight-only = true\n";
+
 /// Nothing is left that looks like a result.
 #[track_caller]
 fn unfinished(out: &Path) {
@@ -30,6 +34,9 @@ fn what_a_plugin_returns_is_checked_before_it_is_used() {
         ("bad.nan-scale", contract, "it returned the scale NaN for tile 0"),
         ("bad.unstored-scale", contract, "`fit` returns scales that hold"),
         ("bad.nan-weight,rtn", contract, "it returned NaN as number 3 of the weight"),
+        ("bad.last-nan,rtn", contract, "it returned NaN as number "),
+        ("bad.nan-ranged,rtn", contract, " of the weight to fit ranges to"),
+        ("bad.ranged,rtn", contract, "it returned a weight to fit ranges to, which this host does not support"),
         ("bad.fails", "plugin::failed", "the disk is full"),
         ("bad.event", contract, "it reported an event that is none: unknown variant `no-such-event`"),
         ("bad.zero-factor,rtn", "topology::symmetry", "the factor of channel 0 is 0, not finite and positive"),
@@ -44,6 +51,40 @@ fn what_a_plugin_returns_is_checked_before_it_is_used() {
     // One that breaks before the run says so itself, though it declares that it reads no activations.
     let out = home.path("needs");
     refused_with(&home.apply(&out, "--algo bad.needs"), 3, "plugin::panic", &[named, "it panicked: a bug before the run"]);
+    // The functions that answer with a word or a number can fail as well, and so can making an instance.
+    for (algo, says) in [
+        ("bad.suits,rtn", "it panicked: a bug in blocks.0."),
+        ("bad.after,rtn --format qfw", "it panicked: a bug before the split"),
+        ("bad.stage", "it panicked: a bug in its phase"),
+    ] {
+        refused_with(&home.apply(&out, &format!("--algo {algo}")), 3, "plugin::panic", &[named, says]);
+    }
+    // Needs that cannot be, and what is not as it says of itself.
+    for (algo, says) in [
+        ("bad.rescale", "its `rescale` is 1.5, which is no share of a step"),
+        ("bad.tiny", "its `rescale` is 0.0000000"),
+        ("bad.scratch", "its `scratch-bytes` are 18446744073709551615, more than any machine has"),
+        ("bad.branches", "it asks for a branch, which the phase round has none of"),
+        ("bad.silent,rtn --format qfw", "it splits, and its needs have no `branch`"),
+        ("bad.reads", "it says that it reads no activations, and asks for statistics of them"),
+        ("bad.idle", "it says that it reads activations, and asks for no statistics of them"),
+    ] {
+        let quoted = format!("`{}`: ", algo.split([',', ' ']).next().unwrap());
+        refused_with(&home.apply(&out, &format!("--algo {algo}")), 3, contract, &[named, &quoted, says]);
+    }
+    refused_with(&home.apply(&out, "--algo bad.hungry"), 2, "plan::budget", &["more than the budget of "]);
+    // Statistics for options that ask for them are no lie, and without those options none are asked for.
+    let sometimes = |out: &str, more: &str| home.apply(&home.path(out), &format!("--algo bad.sometimes {more}")).ok();
+    sometimes("seldom", "");
+    sometimes("sometimes", "--set pass.0.options.strength=0.25");
+    // An instance that cannot be destroyed has done its work; that is told.
+    let ran = home.apply(&home.path("dropped"), "--algo bad.drop").ok();
+    assert!(ran.stderr.contains("plugin `org.qfw.misbehaving` 0.1.0: it panicked when it was destroyed: a panic at "), "{}", ran.stderr);
+    // What a terminal would act upon is spelled out.
+    let ran = home.apply(&out, "--algo bad.escapes --strict");
+    refused_with(&ran, 3, "plugin::failed", &[named, "\\u001b[2J\\u009b31mall is well", "hint: \\u001b]0;trust me\\u0007"]);
+    assert!(!ran.stderr.contains(['\u{1b}', '\u{9b}']), "{}", ran.stderr);
+    std::fs::remove_dir_all(&out).unwrap();
     // A schema that nothing would hold options to.
     let says = ["its schema cannot be held to: what it says of `strength` has `multipleOf`", "QFW_CHECKS_OPTIONS"];
     refused_with(&home.apply(&out, "--algo bad.schema"), 3, "plugin::contract", &says);
@@ -120,7 +161,7 @@ fn a_manifest_that_says_something_else_than_its_library_is_refused() {
         home.add(&package);
         let id = if n == 1 { "org.qfw.loadable" } else { manifest.split('"').nth(1).unwrap() };
         let ran = home.apply(&out, &format!("--algo gptq --set plugins.prefer.gptq={id}"));
-        refused_with(&ran, 3, "plugin::contract", &[&format!("plugin `{id}`: "), says]);
+        refused_with(&ran, 3, "plugin::contract", &[&format!("plugin `{id}`"), says]);
         home.qfw(&["plugin", "remove", id]).ok();
     }
     assert!(!out.exists());
@@ -148,8 +189,7 @@ fn versions_that_do_not_fit_are_refused_with_both_numbers() {
 #[test]
 fn libraries_are_checked_before_anything_of_them_is_used() {
     let home = Home::new();
-    let manifest = "id = \"org.qfw.broken\"\nversion = \"1.0.0\"\nabi = { major = 1, minor = 0 }\n\
-        [[algo]]\nid = \"broken\"\nphase = \"round\"\nsummary = \"breaks\"\nweight-only = true\n";
+    let manifest = BROKEN;
     for (fault, code, says) in [
         ("NEWER_MAJOR", "plugin::abi", "is made for version 2.0 of the interface, and this program has 1.0"),
         ("NEWER_MINOR", "plugin::abi", "counts on version 1.9 of the interface, and this program has 1.0"),
@@ -157,8 +197,16 @@ fn libraries_are_checked_before_anything_of_them_is_used() {
         ("NULL_TABLE", "plugin::contract", "its table is missing"),
         ("SMALL_TABLE", "plugin::contract", "its table has 24 bytes, and version 1.0 of the interface wants 64"),
         ("OTHER_ID", "plugin::contract", "its library says `org.qfw.other` 1.0.0, and its manifest `org.qfw.broken` 1.0.0"),
+        ("ASKS", "plugin::contract", "has 72 bytes and asks for something at byte 64, which version 1.0 of the interface does not know"),
         ("NO_INSTANCE", "plugin::contract", "its instance is missing"),
+        ("NO_FUNCTION", "plugin::contract", "its `qfw.round/1` has no `round`"),
+        ("IDLE", "plugin::contract", "its manifest says `weight-only = true` of `broken`, and the library the opposite"),
+        ("LIES", "plugin::contract", "it says that `broken` reads no activations, and that it needs statistics of them"),
         ("OVERRUN", "plugin::contract", "it wrote behind the end of its scales"),
+        ("OVERRUN_FAILS", "plugin::contract", "it wrote behind the end of its scales"),
+        ("OVERRUN_ASKED", "plugin::contract", "it wrote behind the end of the tensor of shape [3, 5] that it had asked for"),
+        ("STRANGE_INDEX", "plugin::contract", "its group index is no tensor of `alloc` of type (1, 32), in this call"),
+        ("LAST", "plugin::contract", "it returned the scale NaN for tile "),
         ("OTHER_TYPE", "plugin::failed", "it passed a tensor of codes of type (2, 32, 1) to the host; the site's is u8 ["),
         ("OTHER_SHAPE", "plugin::failed", "it passed a tensor of codes of shape ["),
         ("ONE_DIMENSION", "plugin::failed", "it passed a tensor of codes of 1 dimensions to the host"),
@@ -171,6 +219,23 @@ fn libraries_are_checked_before_anything_of_them_is_used() {
         home.add(&home.package(fault, &built, manifest));
         let out = home.path("out");
         refused_with(&home.apply(&out, "--algo broken --overwrite"), 3, code, &["plugin `org.qfw.broken`", says]);
+        unfinished(&out);
+    }
+    // Larger than this version knows, and without asking for anything: as any other.
+    let built = home.path("GROWN.so");
+    compiled("broken.c", &["-DFAULT=GROWN"], &built);
+    home.add(&home.package("GROWN", &built, manifest));
+    home.apply(&home.path("grown"), "--algo broken").ok();
+    // The reverse of what LIES does, and a split that does not say how much it splits off.
+    for (fault, from, to, algo, says) in [
+        ("IDLE", "weight-only = true", "weight-only = false", "broken", "it says that it reads activations, and asks for no statistics"),
+        ("NO_PLAN", "\"round\"", "\"split\"", "broken,rtn", "it has no `qfw.plan/1`, which tells the rank of a split's branches"),
+    ] {
+        let built = home.path(&format!("{fault}.so"));
+        compiled("broken.c", &[&format!("-DFAULT={fault}")], &built);
+        home.add(&home.package(fault, &built, &manifest.replace(from, to)));
+        let out = home.path("out");
+        refused_with(&home.apply(&out, &format!("--algo {algo} --overwrite")), 3, "plugin::contract", &["plugin `org.qfw.broken`", says]);
         unfinished(&out);
     }
     // A library of C, but no plugin.
@@ -196,6 +261,8 @@ fn formats_are_checked_before_anything_of_a_library_is_used() {
         ("FALLING", "format `four`: its levels do not rise, or are not finite"),
         ("OTHER_ID", "it declares the format `five`, which its manifest does not name"),
         ("TOO_MANY", "it declares 4000000000 formats, and its manifest 1"),
+        ("NO_GRID", "format `four`: its grid is missing"),
+        ("NO_LEVELS", "format `four`: its levels are missing, or lie at an odd address"),
     ] {
         let built = home.path(&format!("{fault}.so"));
         if !compiled("formats.c", &[&format!("-DFAULT={fault}")], &built) {
@@ -288,6 +355,56 @@ fn a_plugin_that_hangs_is_named_and_left() {
     let whole = home.path("whole");
     go(&whole, "").ok();
     super::same_tree(&super::tree(&out), &super::tree(&whole), "resumed after a plugin that hung");
+}
+
+/// Code of a library runs while it is opened, too, and when the program ends: what hangs there is named, or does not matter.
+#[test]
+#[cfg(unix)]
+fn a_library_that_hangs_when_it_is_opened_is_named() {
+    let home = Home::new();
+    for (fault, interrupts, code, says) in [
+        ("HANGS_OPENING", 1, 3, "opening plugin `org.qfw.broken` 1.0.0 has not returned 0.3 s after it was asked to stop"),
+        // Whoever does not wait for that is told too, and the library's exit handler, which hangs, is not run.
+        ("HANGS_ENDING", 2, 130, "at work: plugin `org.qfw.broken` 1.0.0 in `blocks.0."),
+    ] {
+        let built = home.path(&format!("{fault}.so"));
+        if !compiled("broken.c", &[&format!("-DFAULT={fault}")], &built) {
+            return;
+        }
+        home.add(&home.package(fault, &built, BROKEN));
+        let out = home.path(&format!("{fault}-out"));
+        let mut command = home.command(&apply_args("tiny-llama", &out, "--algo broken"));
+        let grace = if interrupts == 1 { "0.3" } else { "60" };
+        let mut child = command.env("QFW_PLUGIN_GRACE", grace).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|l| l.unwrap());
+        assert!(lines.by_ref().any(|l| l == "hanging"));
+        let interrupt = || assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        interrupt();
+        // Other sites may say in between that they hang.
+        let mut told = lines.by_ref().filter(|l| l != "hanging");
+        let first = [told.next().unwrap(), told.next().unwrap()];
+        assert!(first[0].starts_with("at work: ") && first[1].starts_with("stopping after the current step"), "{first:?}");
+        if interrupts == 2 {
+            interrupt();
+        }
+        let rest = lines.collect::<Vec<_>>().join("\n");
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{rest}");
+        assert!(rest.contains(says), "{rest}");
+        unfinished(&out);
+    }
+}
+
+/// A plugin that breaks when it is asked what it is.
+#[test]
+fn a_panic_in_a_description_is_an_error_of_the_plugin() {
+    let home = Home::new();
+    home.add(&home.package("misbehaving", &library("qfw_test_misbehaving"), MISBEHAVING));
+    let out = home.path("out");
+    let mut command = home.command(&apply_args("tiny-llama", &out, "--algo bad.nothing"));
+    let ran = finish(command.env("QFW_TEST_DESCRIPTOR", "1"));
+    let says = ["plugin `org.qfw.misbehaving` 0.1.0: it panicked: a bug in the description of bad.nothing at "];
+    refused_with(&ran, 3, "plugin::panic", &says);
+    assert!(!out.exists());
 }
 
 /// A run does not go on with other code than it began with.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use qfw_core::{Error, ErrorKind, Result};
 use qfw_loader::conformance::{self, Outcome};
-use qfw_loader::{Host, Package, hash_file};
+use qfw_loader::{Host, Package, hash_file, shell_word};
 use regex::Regex;
 use serde_json::json;
 
@@ -43,7 +43,7 @@ pub(crate) fn run(a: &Asked<'_>) -> Result<()> {
         if !a.json {
             say(&format!("{case:<44} {outcome}"));
             if !outcome.is_fine() {
-                say(&format!("    again: qfw plugin check '{}' --case {case} --seed {} --in-process", a.dir.display(), a.seed));
+                say(&format!("    again: qfw plugin check {} --case {case} --seed {} --in-process", shell_word(a.dir), a.seed));
             }
         }
         results.push((case, outcome));
@@ -138,7 +138,7 @@ fn in_its_own_process(a: &Asked<'_>, case: &str) -> Result<Outcome> {
 /// What the output of a child says of its case.
 fn judged(out: &str, err: &str, status: &str) -> Outcome {
     let said = if err.trim().is_empty() { String::new() } else { format!("; its last words: {}", tail(err)) };
-    match answer(out) {
+    match outcome_in(out) {
         None => Outcome::Crashed(format!("the process ended with {status} and without an answer{said}")),
         // A case that is fine prints nothing to the standard error but what the plugin does.
         Some(Outcome::Success) if !err.trim().is_empty() => Outcome::Warning(format!("it prints to the standard error: {}", tail(err))),
@@ -147,7 +147,7 @@ fn judged(out: &str, err: &str, status: &str) -> Outcome {
 }
 
 /// The one outcome that a child has written. Anything else on its standard output is a plugin that prints.
-fn answer(text: &str) -> Option<Outcome> {
+fn outcome_in(text: &str) -> Option<Outcome> {
     let start = text.find("{\n")?;
     if !text[..start].trim().is_empty() {
         return Some(Outcome::Failed(format!("it prints to the standard output: {}", tail(&text[..start]))));

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use qfw_core::registry::Registry;
 use qfw_core::{Error, Result};
+use qfw_loader::shell_word;
 
 use super::vendor;
 use crate::terminal::say;
@@ -123,6 +125,11 @@ pub(crate) fn run(dir: &Path, phase: &str, lang: &str) -> Result<()> {
         return Err(Error::config("config::invalid", format!("`{name}` is no name for a plugin"))
             .hint("use small letters, digits and `-`, beginning with a letter"));
     }
+    // What it would offer is there already: every run that names it would have to be told which of the two.
+    if let Ok(linked) = Registry::linked()?.algorithm(&name) {
+        let message = format!("`{name}` is an algorithm of this program, by `{}`", linked.source);
+        return Err(Error::config("config::exists", message).hint(format!("choose another name, such as `my-{name}`")));
+    }
     if !PHASES.contains(&phase) {
         let message = format!("there is no template for the phase `{phase}`");
         return Err(Error::config("config::invalid", message).hint(format!("phases: {}", PHASES.join(", "))));
@@ -150,6 +157,7 @@ pub(crate) fn run(dir: &Path, phase: &str, lang: &str) -> Result<()> {
     }
     let build = if lang == "rust" { "cargo build --release --offline" } else { "make" };
     say(&format!("`{}` is a {phase} plugin in {lang}", dir.display()));
-    say(&format!("next: cd {}; {build}; qfw plugin pack . --library {library}; qfw plugin check .; qfw plugin add .", dir.display()));
+    let into = shell_word(dir);
+    say(&format!("next: cd {into}; {build}; qfw plugin pack . --library {library}; qfw plugin check .; qfw plugin add ."));
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use qfw_core::checkpoint::replace_file;
 use qfw_core::{Error, Result};
-use qfw_loader::{Manifest, hash_file, target};
+use qfw_loader::{Manifest, hash_file, shell_word, target};
 use toml::Table;
 
 use crate::terminal::say;
@@ -33,6 +33,6 @@ pub(crate) fn run(dir: &Path, library: &Path) -> Result<()> {
     let text = toml::to_string(&table).map_err(|e| Error::internal(e.to_string()))?;
     replace_file(&path, text.as_bytes())?;
     say(&format!("`{}` {} for {}: {hash}", manifest.id, manifest.version, target()));
-    say(&format!("next: qfw plugin check {0}; qfw plugin add {0}", dir.display()));
+    say(&format!("next: qfw plugin check {0}; qfw plugin add {0}", shell_word(dir)));
     Ok(())
 }
