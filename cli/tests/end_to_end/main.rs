@@ -4,6 +4,7 @@
 mod activations;
 mod branches;
 mod compat;
+mod conditions;
 mod containers;
 mod degenerate;
 mod determinism;

@@ -167,6 +167,7 @@ impl Owned {
             linear: &self.linear,
             weight: site.weight(),
             original: site.original(),
+            ranged: None,
             spec,
             input: self.input.as_ref(),
             observer: &**observer,
@@ -226,7 +227,8 @@ impl Condition for Bridged {
     fn condition(&self, host: &Host<'_>, site: &Site<'_>, out: &mut [f32]) -> Result<()> {
         let algorithm::Stage::Condition(stage) = self.algorithm.stage() else { return Err(other_stage()) };
         let owned = self.owned(site)?;
-        let Conditioned { weight, events } = stage.condition(&owned.context(site)?).map_err(|e| failure(&e))?;
+        let Conditioned { weight, ranged, events } = stage.condition(&owned.context(site)?).map_err(|e| failure(&e))?;
+        let weight = ranged.unwrap_or(weight);
         misfit("weights", weight.len(), out.len())?;
         out.copy_from_slice(&weight);
         tell(host, &events);

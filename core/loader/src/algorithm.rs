@@ -365,7 +365,7 @@ impl Condition for Loaded {
         let finish = || {
             let weight = weight.take("weight")?;
             contract::finite("the weight", &weight)?;
-            Ok(Conditioned { weight, events: contract::events(&told.events)? })
+            Ok(Conditioned { weight, ranged: None, events: contract::events(&told.events)? })
         };
         finish().map_err(|e: Error| e.within(library.name()))
     }

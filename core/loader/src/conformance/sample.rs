@@ -198,6 +198,7 @@ impl Sample {
             linear: &self.linear,
             weight,
             original: weight,
+            ranged: None,
             spec: &self.spec,
             input: None,
             observer: &*self.observer,
