@@ -42,8 +42,9 @@ def main():
     rounding.quantize()
     took = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.monotonic() - wall}
     rounding.save_quantized(out, format="fake")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"auto_round": auto_round.__version__, "torch": torch.__version__, "peak_mb": peak, **took}))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peer = f"auto-round {auto_round.__version__}, torch {torch.__version__.split('+')[0]}"
+    print(json.dumps({"peer": peer, "peak_rss_bytes": peak, **took}))
 
 
 if __name__ == "__main__":
