@@ -34,7 +34,7 @@ fn loaded(dir: &Path, source: &str, manifest: &str, id: &str) -> Option<Box<dyn 
     let mut registry = Registry::builtin().ok()?;
     let host = Host { cancel: &CANCEL, in_flight: InFlight::default(), log: |_, _| (), progress: |_| () };
     let policy = Policy { allow_unpinned: true, ..Policy::default() };
-    Catalog::scan(&Places { added: None, search: vec![dir] }).ok()?.register(&mut registry, &policy, &host).ok()?;
+    Catalog::scan(&Places { added: None, search: vec![dir] }).register(&mut registry, &policy, &host).ok()?;
     registry.build_algorithm(id, &serde_json::json!({})).ok().map(|(algorithm, _)| algorithm)
 }
 

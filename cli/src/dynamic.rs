@@ -48,13 +48,14 @@ fn places() -> Places {
 }
 
 /// The packages there are; what is wrong with others goes to stderr.
-pub(crate) fn catalog() -> Result<Catalog> {
-    let catalog = Catalog::scan(&places())?;
+pub(crate) fn catalog() -> Catalog {
+    let catalog = Catalog::scan(&places());
     for problem in &catalog.problems {
         let cause = std::error::Error::source(problem).map_or_else(String::new, |cause| format!(": {cause}"));
-        note(&format!("note: a plugin is left out: {problem}{cause}"));
+        let hint = problem.hint_text().map_or_else(String::new, |hint| format!("; {hint}"));
+        note(&format!("note: a plugin is left out: {problem}{cause}{hint}"));
     }
-    Ok(catalog)
+    catalog
 }
 
 fn log(level: u32, line: &str) {
@@ -72,7 +73,7 @@ pub(crate) fn host() -> Host {
 pub(crate) fn registry(raw: &RawPlugins, a: &DynamicArgs) -> Result<Registry> {
     let mut registry = Registry::linked()?;
     let dynamic = raw.allow_dynamic && !a.no_dynamic_plugins;
-    let catalog = if dynamic { catalog()? } else { Catalog::default() };
+    let catalog = if dynamic { catalog() } else { Catalog::default() };
     let policy = Policy { prefer: raw.prefer.clone(), require: raw.require.clone(), allow_unpinned: a.allow_unpinned };
     catalog.register(&mut registry, &policy, &host())?;
     Ok(registry)

@@ -160,6 +160,8 @@ struct State {
     began: Option<Instant>,
     first: u32,
     done: u32,
+    /// Steps of learning rotations that an earlier run took.
+    learned: usize,
     /// When there last was a line about a call.
     told: Option<Instant>,
 }
@@ -204,8 +206,13 @@ impl RunDisplay {
                 (state.first, state.done) = (*done, *done);
                 note(&format!("resuming: {done} of {total} blocks are done"));
             }
+            (Progress::RotationsResumed { done, total }, _) => {
+                state.learned = *done;
+                note(&format!("resuming: {done} of {total} steps of learning rotations are done"));
+            }
             (Progress::Rotations { done, total, loss }, bar) => {
-                let left = duration(self.start.elapsed().as_secs_f64() / *done as f64 * total.saturating_sub(*done) as f64);
+                let here = done.saturating_sub(state.learned).max(1);
+                let left = duration(self.start.elapsed().as_secs_f64() / here as f64 * total.saturating_sub(*done) as f64);
                 match bar {
                     Some(bar) => {
                         bar.set_length(*total as u64);

@@ -124,7 +124,7 @@ impl Transform for Twice {
 }
 
 fn with(cx: &SiteContext<'_>, f: impl Fn(f32) -> f32) -> Conditioned {
-    Conditioned { weight: cx.weight.iter().map(|w| f(*w)).collect(), events: Vec::new() }
+    Conditioned { weight: cx.weight.iter().map(|w| f(*w)).collect(), ranged: None, events: Vec::new() }
 }
 
 impl Condition for Add {

@@ -70,6 +70,56 @@ fn learning_is_the_same_at_any_number_of_threads_and_after_an_interruption() {
     same_tree(&tree(&one), &tree(&out), "resumed");
 }
 
+/// A run that is killed between two steps goes on behind the last, and says so.
+#[test]
+fn learning_goes_on_behind_the_last_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = format!("--format qfw {SCHEME} {LEARN} --set quarot.optimize.steps=12");
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("stopped"));
+    apply("tiny-llama", &whole, &words);
+    let args = apply_args("tiny-llama", &out, &words);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_qfw")).args(&args).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let halfway = out.join(".qfw/learning.safetensors");
+    let steps = || {
+        std::fs::read(&halfway).map_or(0, |bytes| {
+            let text = String::from_utf8_lossy(&bytes[8..bytes.len().min(4096)]).into_owned();
+            let header: Value = serde_json::Deserializer::from_str(&text).into_iter().next().unwrap().unwrap();
+            header["curve"]["shape"][0].as_u64().unwrap()
+        })
+    };
+    while steps() < 3 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before its third step");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let done = steps();
+    assert!((3..12).contains(&done) && !out.join("config.json").exists(), "{done} steps");
+    let again: Vec<String> = args.iter().cloned().chain(["--resume".to_owned()]).collect();
+    let ran = qfw(&again).ok();
+    assert!(ran.stderr.contains(&format!("resuming: {done} of 12 steps of learning rotations are done")), "{}", ran.stderr);
+    same_tree(&tree(&whole), &tree(&out), "resumed");
+    // What is damaged is told, and not learned over in silence.
+    let spoiled = dir.path().join("spoiled");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_qfw"))
+        .args(apply_args("tiny-llama", &spoiled, &words))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let halfway = spoiled.join(".qfw/learning.safetensors");
+    while !halfway.exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let bytes = std::fs::read(&halfway).unwrap();
+    std::fs::write(&halfway, &bytes[..bytes.len() / 2]).unwrap();
+    let mut again = apply_args("tiny-llama", &spoiled, &words);
+    again.push("--resume".to_owned());
+    let ran = qfw(&again);
+    assert!(ran.code == Some(1) && ran.stderr.contains("what was learned so far cannot be read: `"), "{:?} {}", ran.code, ran.stderr);
+}
+
 #[test]
 fn what_cannot_be_learned_is_refused() {
     let dir = tempfile::tempdir().unwrap();

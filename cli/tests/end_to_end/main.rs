@@ -4,6 +4,7 @@
 mod activations;
 mod branches;
 mod compat;
+mod conditions;
 mod containers;
 mod degenerate;
 mod determinism;
@@ -19,6 +20,7 @@ mod pairs;
 mod plugin_kit;
 mod plugins;
 mod plugins_found;
+mod plugins_interrupted;
 mod plugins_refused;
 mod resume;
 mod rotations;

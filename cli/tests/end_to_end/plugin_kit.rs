@@ -102,6 +102,37 @@ fn a_new_plugin_builds_passes_the_kit_and_works() {
     );
 }
 
+/// The number format of the guide is one: as it stands there, with what `new` writes around it.
+#[test]
+fn the_format_of_the_guide_builds_and_works() {
+    let guide = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/plugins.md")).unwrap();
+    let (_, section) = guide.split_once("## Number formats\n").unwrap();
+    let source = section.split_once("```rust\n").unwrap().1.split_once("```").unwrap().0;
+    let home = Home::new();
+    let dir = home.path("seven");
+    let path = dir.display().to_string();
+    home.qfw(&["plugin", "new", &path, "--lang", "rust"]).ok();
+    std::fs::write(dir.join("src/lib.rs"), source).unwrap();
+    let manifest = std::fs::read_to_string(dir.join("plugin.toml")).unwrap();
+    let head = manifest.split_once("[[algo]]").unwrap().0;
+    std::fs::write(dir.join("plugin.toml"), format!("{head}[[format]]\nid = \"seven\"\nsummary = \"denser around zero\"\n")).unwrap();
+    let Some(built) = build(&dir, "rust") else { return };
+    home.qfw(&["plugin", "pack", &path, "--library", &built.display().to_string()]).ok();
+    let said = home.qfw(&["plugin", "check", &path]).ok().stdout;
+    assert!(said.ends_with("cases of `com.example.seven` are fine\n"), "{said}");
+    home.add(&dir);
+    // The same seven values, by the plugin in C.
+    let ours = home.path("ours");
+    home.apply(&ours, "--algo rtn --set scheme.weights.format=seven --format qfw").ok();
+    if compiled("nearest.c", &[], &home.path("nearest.so")) {
+        home.qfw(&["plugin", "remove", "com.example.seven"]).ok();
+        home.add(&home.package("in-c", &home.path("nearest.so"), super::plugins::IN_C));
+        let theirs = home.path("theirs");
+        home.apply(&theirs, "--algo rtn --set scheme.weights.format=seven --format qfw").ok();
+        assert!(super::plugins::tensors(&ours) == super::plugins::tensors(&theirs), "a table is a table");
+    }
+}
+
 /// Every algorithm of this workspace that can be loaded passes.
 #[test]
 fn algorithms_of_the_workspace_pass_the_kit() {

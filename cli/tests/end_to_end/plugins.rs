@@ -128,6 +128,8 @@ fn a_loaded_algorithm_gives_the_bytes_of_the_linked_one() {
         "--algo magr,gptq --set scheme.weights.format=int3 --format qfw",
         "--algo smoothquant,qronos --preset w8a8 --set scheme.weights.format=int8",
         "--algo clip,gpfq --format qfw",
+        "--algo clip,gptq --format qfw",
+        "--algo clip,rtn --set scheme.weights.format=int3 --format qfw",
         "--algo awq,zeroquant --set scheme.weights.granularity.group=32",
         "--algo svdquant,rtn --set svdquant.rank=4 --set svdquant.gram=true --format qfw",
         "--algo smoothquant,svdquant,gptq --set svdquant.rank=4 --set svdquant.compensate=true --format qfw",
@@ -193,6 +195,8 @@ fn a_plugin_in_c_rounds_as_the_host_does() {
     for (mine, theirs, words) in [
         ("c.nearest", "rtn", "--set scheme.weights.granularity.group=32"),
         ("c.gptq", "gptq", ""),
+        // What ranges are fitted to is another weight than what is rounded.
+        ("clip,c.gptq", "clip,gptq", "--set scheme.weights.format=int3 --format qfw"),
         ("smoothquant,c.gptq", "smoothquant,gptq", "--set scheme.weights.symmetric=false"),
     ] {
         let (a, b) = (home.path(&format!("{mine}-out")), home.path(&format!("{theirs}-out")));

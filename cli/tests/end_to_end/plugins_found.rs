@@ -226,6 +226,47 @@ fn a_required_plugin_has_to_be_added() {
     finish(run.arg("--allow-unpinned").arg("--set").arg("plugins.prefer.gptq=qfw-gptq")).ok();
 }
 
+/// What lies where a package should be, and is none; each is an error that says so, and nothing is waited for.
+#[test]
+#[cfg(unix)]
+fn what_is_no_package_is_told() {
+    let home = Home::new();
+    let pipe = |path: &Path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    let add = |dir: &Path| home.qfw(&["plugin", "add", &dir.display().to_string()]);
+    let package = home.sealed("one", &offering("org.qfw.one", "0.1.0", "one.algo"));
+    std::fs::remove_file(package.join("lib.so")).unwrap();
+    pipe(&package.join("lib.so"));
+    refused_with(&add(&package), 3, "plugin::missing", &["/lib.so` is no file"]);
+    std::fs::remove_file(package.join("plugin.toml")).unwrap();
+    let says = ["is no package: there is no file `plugin.toml` in it"];
+    refused_with(&add(&package), 3, "plugin::manifest", &says);
+    pipe(&package.join("plugin.toml"));
+    refused_with(&add(&package), 3, "plugin::manifest", &says);
+    let ran = home.within(&[("QFW_PLUGIN_PATH", &package)], &["list-plugins"]).ok();
+    assert!(!ran.stdout.contains("one.algo"), "{}", ran.stdout);
+    for (id, why) in [("--help", "begins with `-`"), ("a b", "is not made of letters"), ("a..b", "is not made of letters")] {
+        let odd = home.sealed("odd", &offering("org.qfw.odd", "0.1.0", id));
+        refused_with(&add(&odd), 3, "plugin::manifest", &[&format!("the algorithm id `{id}`"), why]);
+    }
+}
+
+/// A list that cannot be read is told to everybody, and in the way of nobody who uses no plugins; it is not written over.
+#[test]
+fn a_list_that_cannot_be_read_leaves_plugins_out() {
+    let home = Home::new();
+    let package = home.sealed("one", &offering("org.qfw.one", "0.1.0", "one.algo"));
+    home.add(&package);
+    let list = home.path(".config/qfw/plugins.toml");
+    std::fs::write(&list, "garbage = [").unwrap();
+    let ran = home.apply(&home.path("rtn"), "--algo rtn").ok();
+    for part in ["note: a plugin is left out: `", "plugins.toml` cannot be read: TOML parse error", "repair it, or remove it"] {
+        assert!(ran.stderr.contains(part), "`{part}` is not in {}", ran.stderr);
+    }
+    refused_with(&home.apply(&home.path("one-out"), "--algo one.algo"), 2, "registry::unknown", &["a plugin is left out"]);
+    refused_with(&home.qfw(&["plugin", "add", &package.display().to_string()]), 3, "plugin::list", &["cannot be read"]);
+    assert_eq!(std::fs::read_to_string(&list).unwrap(), "garbage = [");
+}
+
 /// What cannot be written says so, and changes nothing.
 #[test]
 #[cfg(unix)]

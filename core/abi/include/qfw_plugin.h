@@ -205,6 +205,7 @@ typedef struct qfw_site {
     uint64_t seed;
     const qfw_tensor *weight;   /* f32 [rows, cols]: output channels, input channels; finite */
     const qfw_tensor *original; /* the weight before any pass moved it */
+    const qfw_tensor *ranged;   /* what scales and zero points are to be fitted to: what a condition chose for that, else `weight` itself */
     const qfw_stat *const *stats;
     size_t n_stats;
     const qfw_grid *grid;   /* NULL where the site is not to be rounded (readers of a region) */
@@ -241,7 +242,8 @@ typedef struct qfw_numeric {
      * [k, n], or [n, k]. One thread; the sum over k has one order. */
     int32_t (*gemm)(const qfw_host *host, size_t m, size_t n, size_t k, int32_t add, float *c, size_t c_stride, const float *a,
                     int32_t a_transposed, size_t a_stride, const float *b, int32_t b_transposed, size_t b_stride);
-    /* [any] Scales and zero points of the site's tiles for a [rows, cols] weight, as its scheme chooses them. */
+    /* [any] Scales and zero points of the site's tiles for a [rows, cols] weight, as its scheme chooses them: for the site's `ranged`, or
+     * what was made of that. */
     int32_t (*fit)(const qfw_host *host, const qfw_site *site, const float *weight, float *scale, float *zero);
     /* [any] Every element to its nearest code. `codes` is that of the site's output. */
     int32_t (*nearest)(const qfw_host *host, const qfw_site *site, const float *weight, const float *scale, const float *zero,

@@ -201,6 +201,7 @@ pub struct Site {
     pub seed: u64,
     pub weight: *const Tensor,
     pub original: *const Tensor,
+    pub ranged: *const Tensor,
     pub stats: *const *const Stat,
     pub n_stats: usize,
     pub grid: *const Grid,

@@ -167,6 +167,7 @@ impl Owned {
             linear: &self.linear,
             weight: site.weight(),
             original: site.original(),
+            ranged: Some(site.ranged()).filter(|ranged| !std::ptr::eq(*ranged, site.weight())),
             spec,
             input: self.input.as_ref(),
             observer: &**observer,
@@ -226,10 +227,12 @@ impl Condition for Bridged {
     fn condition(&self, host: &Host<'_>, site: &Site<'_>, out: &mut ConditionOut<'_>) -> Result<()> {
         let algorithm::Stage::Condition(stage) = self.algorithm.stage() else { return Err(other_stage()) };
         let owned = self.owned(site)?;
-        // A second weight, for ranges, goes out by `set_ranged` as soon as core has one.
-        let Conditioned { weight, events } = stage.condition(&owned.context(site)?).map_err(|e| failure(&e))?;
+        let Conditioned { weight, ranged, events } = stage.condition(&owned.context(site)?).map_err(|e| failure(&e))?;
         misfit("weights", weight.len(), out.weight().len())?;
         out.weight().copy_from_slice(&weight);
+        if let Some(ranged) = ranged {
+            out.set_ranged(&ranged)?;
+        }
         tell(host, &events);
         Ok(())
     }

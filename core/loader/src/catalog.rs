@@ -118,14 +118,16 @@ impl QuantFormat for Conflict {
 }
 
 impl Catalog {
-    /// Reads the manifests. Nothing of the packages is run.
-    ///
-    /// # Errors
-    /// If the list of added plugins cannot be read. A package that cannot be is a [problem](Self::problems).
-    pub fn scan(places: &Places) -> Result<Self> {
+    /// Reads the manifests. Nothing of the packages is run. What cannot be read, be it a package or the list of those that were added, is
+    /// a [problem](Self::problems): it is nobody's who does not use it.
+    pub fn scan(places: &Places) -> Self {
         let mut catalog = Self::default();
         if let Some(file) = &places.added {
-            for plugin in Added::read(file)?.plugins {
+            let added = Added::read(file).unwrap_or_else(|e| {
+                catalog.problems.push(e);
+                Added::default()
+            });
+            for plugin in added.plugins {
                 match Package::open(&plugin.path) {
                     Ok(package) if package.manifest.id == plugin.id => {
                         catalog.packages.push(Package { origin: Origin::Added(plugin.blake3), ..package });
@@ -155,7 +157,7 @@ impl Catalog {
                 }
             }
         }
-        Ok(catalog)
+        catalog
     }
 
     /// A package of a directory that is searched: the first of an id is the one, and an added one comes before all.

@@ -107,9 +107,9 @@ pub fn target() -> String {
     format!("{arch}-{rest}")
 }
 
-/// Letters, digits, `-`, `_` and dots inside.
+/// Letters, digits, `-`, `_` and dots inside; a `-` at the beginning would be an argument of a command.
 fn is_id(id: &str) -> bool {
-    !id.is_empty()
+    !id.starts_with('-')
         && id.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'))
 }
 
@@ -120,6 +120,11 @@ impl Manifest {
     /// If it cannot be read, is no manifest, or contradicts itself.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
+        // A pipe would be waited for.
+        if !path.is_file() {
+            let message = format!("`{}` is no package: there is no file `{FILE}` in it", dir.display());
+            return Err(plugin_error("plugin::manifest", message).hint("name the directory that holds it"));
+        }
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
         Self::parse(&text).map_err(|e| e.within(format!("`{}`", path.display())))
     }
@@ -149,7 +154,7 @@ impl Manifest {
         let algos = self.algos.iter().map(|a| ("algorithm", &a.id, &a.summary));
         for (kind, id, summary) in algos.chain(self.formats.iter().map(|f| ("format", &f.id, &f.summary))) {
             if !is_id(id) {
-                return broken(format!("the {kind} id `{id}` is not made of letters, digits, `-`, `_` and dots"));
+                return broken(format!("the {kind} id `{id}` is not made of letters, digits, `-`, `_` and dots, or begins with `-`"));
             }
             if summary.chars().any(char::is_control) {
                 return broken(format!("the summary of `{id}` is longer than a line, or holds control characters"));

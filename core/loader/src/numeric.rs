@@ -16,7 +16,7 @@ use qfw_core::scheme::QParams;
 use qfw_core::{ErrorKind, Result};
 
 use crate::call::{Call, LentFactor, call_of, contain};
-use crate::passed::{Span, codes_tensor, missing, plain, site_of};
+use crate::passed::{CodesSpan, Passed, Span, missing, plain, site_of};
 use crate::plugin_error;
 
 /// The table.
@@ -47,62 +47,6 @@ fn answer(call: Option<&Call<'_>>, body: impl FnOnce(&Call<'_>) -> Result<()>) -
 
 fn params(cx: &SiteContext<'_>, scale: &[f32], zero: &[f32]) -> QParams {
     QParams { layout: cx.layout(), scale: scale.to_vec(), zero: zero.to_vec(), global: cx.scale_rule().global() }
-}
-
-/// A plugin's tensor of codes, of one of two widths.
-enum CodesSpan {
-    Narrow(Span<u8>),
-    Wide(Span<u16>),
-}
-
-impl CodesSpan {
-    /// Those of a site.
-    ///
-    /// # Safety
-    /// As [`codes_tensor`].
-    #[allow(unsafe_code, reason = "the border")]
-    unsafe fn of(tensor: *const raw::Tensor, cx: &SiteContext<'_>) -> Result<Self> {
-        let (layout, empty) = (cx.layout(), Codes::new(&cx.spec.grid, 0));
-        // SAFETY: the caller promises it.
-        let data = unsafe { codes_tensor(tensor, &layout, &empty) }?.data;
-        let len = layout.rows * layout.cols;
-        Ok(match empty.data {
-            Units::Narrow(_) => Self::Narrow(Span::of(data.cast_const().cast(), len, "tensor of codes")?),
-            Units::Wide(_) => Self::Wide(Span::of(data.cast_const().cast(), len, "tensor of codes")?),
-        })
-    }
-
-    fn apart_from<T>(&self, other: &Span<T>) -> Result<()> {
-        match self {
-            Self::Narrow(codes) => codes.apart_from(other),
-            Self::Wide(codes) => codes.apart_from(other),
-        }
-    }
-}
-
-/// What a function over a site's grid is passed: a weight, scales and zero points.
-struct Passed {
-    weight: Span<f32>,
-    scale: Span<f32>,
-    zero: Span<f32>,
-}
-
-impl Passed {
-    fn of(cx: &SiteContext<'_>, weight: *const f32, scale: *const f32, zero: *const f32) -> Result<Self> {
-        let layout = cx.layout();
-        Ok(Self {
-            weight: Span::of(weight, layout.rows * layout.cols, "weight")?,
-            scale: Span::of(scale, layout.tiles(), "list of scales")?,
-            zero: Span::of(zero, layout.tiles(), "list of zero points")?,
-        })
-    }
-
-    /// Refuses codes to be written over it.
-    fn apart_from(&self, codes: &CodesSpan) -> Result<()> {
-        codes.apart_from(&self.weight)?;
-        codes.apart_from(&self.scale)?;
-        codes.apart_from(&self.zero)
-    }
 }
 
 /// The functions of the table. What pointers say of themselves is checked: null, alignment, sizes that can be, tensors of the site's type

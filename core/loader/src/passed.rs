@@ -123,7 +123,7 @@ pub(crate) unsafe fn site_of<'c>(call: &'c Call<'_>, site: *const raw::Site) -> 
 /// # Safety
 /// `tensor` is null, or points to a tensor whose `shape` has `ndim` extents.
 #[allow(unsafe_code, reason = "the border")]
-pub(crate) unsafe fn codes_tensor<'a>(tensor: *const raw::Tensor, layout: &TileLayout, codes: &Codes) -> Result<&'a raw::DlTensor> {
+unsafe fn codes_tensor<'a>(tensor: *const raw::Tensor, layout: &TileLayout, codes: &Codes) -> Result<&'a raw::DlTensor> {
     if !tensor.is_aligned() {
         return Err(missing("tensor of codes"));
     }
@@ -140,6 +140,62 @@ pub(crate) unsafe fn codes_tensor<'a>(tensor: *const raw::Tensor, layout: &TileL
         return Err(other(format!("of shape {shape:?}")));
     }
     Ok(dl)
+}
+
+/// A plugin's tensor of codes, of one of two widths.
+pub(crate) enum CodesSpan {
+    Narrow(Span<u8>),
+    Wide(Span<u16>),
+}
+
+impl CodesSpan {
+    /// Those of a site.
+    ///
+    /// # Safety
+    /// As [`codes_tensor`].
+    #[allow(unsafe_code, reason = "the border")]
+    pub(crate) unsafe fn of(tensor: *const raw::Tensor, cx: &SiteContext<'_>) -> Result<Self> {
+        let (layout, empty) = (cx.layout(), Codes::new(&cx.spec.grid, 0));
+        // SAFETY: the caller promises it.
+        let data = unsafe { codes_tensor(tensor, &layout, &empty) }?.data;
+        let len = layout.rows * layout.cols;
+        Ok(match empty.data {
+            Units::Narrow(_) => Self::Narrow(Span::of(data.cast_const().cast(), len, "tensor of codes")?),
+            Units::Wide(_) => Self::Wide(Span::of(data.cast_const().cast(), len, "tensor of codes")?),
+        })
+    }
+
+    pub(crate) fn apart_from<T>(&self, other: &Span<T>) -> Result<()> {
+        match self {
+            Self::Narrow(codes) => codes.apart_from(other),
+            Self::Wide(codes) => codes.apart_from(other),
+        }
+    }
+}
+
+/// What a function over a site's grid is passed: a weight, scales and zero points.
+pub(crate) struct Passed {
+    pub(crate) weight: Span<f32>,
+    pub(crate) scale: Span<f32>,
+    pub(crate) zero: Span<f32>,
+}
+
+impl Passed {
+    pub(crate) fn of(cx: &SiteContext<'_>, weight: *const f32, scale: *const f32, zero: *const f32) -> Result<Self> {
+        let layout = cx.layout();
+        Ok(Self {
+            weight: Span::of(weight, layout.rows * layout.cols, "weight")?,
+            scale: Span::of(scale, layout.tiles(), "list of scales")?,
+            zero: Span::of(zero, layout.tiles(), "list of zero points")?,
+        })
+    }
+
+    /// Refuses codes to be written over it.
+    pub(crate) fn apart_from(&self, codes: &CodesSpan) -> Result<()> {
+        codes.apart_from(&self.weight)?;
+        codes.apart_from(&self.scale)?;
+        codes.apart_from(&self.zero)
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ pub(crate) struct LentSite<'a> {
     pub(crate) raw: raw::Site,
     _weight: Lent<'a>,
     _original: Lent<'a>,
+    _ranged: Option<Lent<'a>>,
     _stats: LentStats<'a>,
     _grid: Option<Box<raw::Grid>>,
     _tiles: Option<Box<raw::Tiles>>,
@@ -41,6 +42,8 @@ pub(crate) struct Layer<'a> {
     pub(crate) linear: &'a Linear,
     pub(crate) weight: &'a [f32],
     pub(crate) original: &'a [f32],
+    /// What ranges are fitted to, if that is not the weight.
+    pub(crate) ranged: Option<&'a [f32]>,
     pub(crate) spec: Option<&'a QuantSpec>,
     pub(crate) input: Option<&'a QuantSpec>,
     pub(crate) stream: Stream,
@@ -54,6 +57,7 @@ impl<'a> Layer<'a> {
             linear: cx.linear,
             weight: cx.weight,
             original: cx.original,
+            ranged: cx.ranged,
             spec: Some(cx.spec),
             input: cx.input,
             stream: cx.stream,
@@ -227,6 +231,7 @@ pub(crate) fn lend_site<'a>(layer: &Layer<'a>, stats: LentStats<'a>, token: u64)
         seed: layer.seed,
         weight: null(),
         original: null(),
+        ranged: null(),
         stats: stats.pointer(),
         n_stats: stats.len(),
         grid: grid.as_deref().map_or(null(), std::ptr::from_ref),
@@ -238,8 +243,11 @@ pub(crate) fn lend_site<'a>(layer: &Layer<'a>, stats: LentStats<'a>, token: u64)
         reserved: 0,
     };
     let (weight, original) = (Lent::view(layer.weight, &shape), Lent::view(layer.original, &shape));
-    let lent = LentSite { raw, _weight: weight, _original: original, _stats: stats, _grid: grid, _tiles: tiles, _texts: texts };
+    let ranged = layer.ranged.map(|ranged| Lent::view(ranged, &shape));
+    let lent =
+        LentSite { raw, _weight: weight, _original: original, _ranged: ranged, _stats: stats, _grid: grid, _tiles: tiles, _texts: texts };
     let mut lent = Box::new(lent);
     (lent.raw.weight, lent.raw.original) = (lent._weight.raw(), lent._original.raw());
+    lent.raw.ranged = lent._ranged.as_ref().map_or(lent.raw.weight, Lent::raw);
     Ok(lent)
 }

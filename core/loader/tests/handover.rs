@@ -38,7 +38,7 @@ fn loaded(dir: &Path, id: &str) -> Box<dyn PtqAlgorithm> {
     let places = Places { added: None, search: vec![dir.to_owned()] };
     let host = Host { cancel: &CANCEL, in_flight: InFlight::default(), log: |_, _| (), progress: |_| () };
     let policy = Policy { allow_unpinned: true, ..Policy::default() };
-    Catalog::scan(&places).unwrap().register(&mut registry, &policy, &host).unwrap();
+    Catalog::scan(&places).register(&mut registry, &policy, &host).unwrap();
     registry.build_algorithm(id, &json!({})).unwrap().0
 }
 

@@ -20,6 +20,8 @@ pub struct SiteContext<'a> {
     pub weight: &'a [f32],
     /// The weight before any pass moved it, row-major `[out, in]`: what the layer's output is to be like.
     pub original: &'a [f32],
+    /// The weight that ranges are fitted to, where a condition chose them and left `weight` as it was; finite.
+    pub ranged: Option<&'a [f32]>,
     /// What it is to become.
     pub spec: &'a QuantSpec,
     /// How its input is rounded, if it is.
@@ -36,7 +38,7 @@ pub struct SiteContext<'a> {
     pub amax: f32,
 }
 
-impl SiteContext<'_> {
+impl<'a> SiteContext<'a> {
     /// The tiles of the weight.
     pub fn layout(&self) -> TileLayout {
         self.spec.granularity.layout(self.linear.shape.0, self.linear.shape.1)
@@ -48,6 +50,20 @@ impl SiteContext<'_> {
     /// If a value is not finite.
     pub fn fit(&self, weight: &[f32]) -> Result<QParams> {
         observer::fit(self.observer, &self.scale_rule(), weight, self.layout())
+    }
+
+    /// Scales and zero points of the site before anything is rounded: fitted to what a condition chose for that, else to the weight.
+    ///
+    /// # Errors
+    /// If a value is not finite.
+    pub fn ranges(&self) -> Result<QParams> {
+        self.fit(self.ranged.unwrap_or(self.weight))
+    }
+
+    /// The same site for what fits ranges to weights that it moves itself: the weight that ranges were chosen by is the weight.
+    #[must_use]
+    pub fn settled(&self) -> SiteContext<'a> {
+        SiteContext { weight: self.ranged.unwrap_or(self.weight), ranged: None, ..*self }
     }
 
     /// The rule that turns ranges into parameters.
@@ -74,21 +90,24 @@ impl SiteContext<'_> {
         Ok((plain, of(StatKind::RoundedMean).unwrap_or(plain)))
     }
 
-    /// Round to nearest: the parameters fitted to the weight, each element to its nearest code.
+    /// Round to nearest: the site's ranges, each element of the weight to its nearest code.
     ///
     /// # Errors
     /// If a value is not finite.
     pub fn nearest(&self) -> Result<Rounded> {
-        let params = self.fit(self.weight)?;
+        let params = self.ranges()?;
         let codes = encode(&self.spec.grid, &params, self.weight);
         Ok(Rounded { codes, params, group_index: None, events: Vec::new() })
     }
 }
 
-/// A weight moved in high precision.
+/// A weight moved in high precision, or ranges chosen for it.
 pub struct Conditioned {
-    /// Row-major `[out, in]`.
+    /// What rounding aims at, row-major `[out, in]`.
     pub weight: Vec<f32>,
+    /// What ranges are fitted to, where that is another weight: rounding then measures its error from `weight`, not from this one.
+    /// A later condition and a branch see this one alone.
+    pub ranged: Option<Vec<f32>>,
     /// What happened on the way.
     pub events: Vec<Event>,
 }

@@ -82,30 +82,113 @@ pub struct Learning {
     pub curve: Vec<f64>,
 }
 
+/// A learner whose state can be stored between steps, where these take long.
+pub trait Resumable: Learner {
+    /// All that steps change, as numbers.
+    fn state(&self) -> Vec<&[f64]>;
+
+    /// This learner in the state that one like it was in behind so many steps.
+    ///
+    /// # Errors
+    /// If that is not the state of such a learner.
+    fn restored(&self, state: Vec<Vec<f64>>, steps: usize) -> Result<Self>;
+}
+
+/// Learning between two steps, as numbers alone: `Vec<f64>`, or slices of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Halfway<N> {
+    /// The loss over all windows at first.
+    pub initial: f64,
+    /// The loss of each batch so far, before its step.
+    pub curve: Vec<f64>,
+    /// The learner.
+    pub now: Vec<N>,
+    /// The least loss on a batch of its own, behind how many steps, and the learner there.
+    pub best: Option<(f64, usize, Vec<N>)>,
+}
+
+/// Where learning is stored after each step, so that it goes on from there when a run does.
+pub trait Store {
+    /// What was stored, if anything was.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn load(&self) -> Result<Option<Halfway<Vec<f64>>>>;
+
+    /// Stores this in the place of what was stored before.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn save(&self, halfway: &Halfway<&[f64]>) -> Result<()>;
+}
+
+/// Learning between two steps.
+struct Underway<L> {
+    initial: f64,
+    curve: Vec<f64>,
+    now: L,
+    best: Option<(f64, usize, L)>,
+}
+
 /// Takes `batches.steps` steps, and leaves in `learner` what has the least loss over all windows: the start, the state with the least loss
 /// on its own batch, or the last. So it never ends worse than it began.
 ///
 /// # Errors
 /// What running the block returns.
 pub fn minimize<L: Learner>(training: &dyn Training, learner: &mut L, batches: &Batches) -> Result<Learning> {
+    descend(training, learner, batches, None, &mut |_| Ok(()))
+}
+
+/// As [`minimize`], from where `store` says that it was, to the same result to the bit.
+///
+/// # Errors
+/// As [`minimize`], or if what is stored cannot be read, written, or is of another learner.
+pub fn minimize_stored<L: Resumable>(training: &dyn Training, learner: &mut L, batches: &Batches, store: &dyn Store) -> Result<Learning> {
+    let begun = match store.load()? {
+        Some(Halfway { initial, curve, now, best }) => {
+            let best =
+                best.map(|(loss, steps, state)| Ok::<_, crate::Error>((loss, steps, learner.restored(state, steps)?))).transpose()?;
+            let now = learner.restored(now, curve.len())?;
+            Some(Underway { initial, curve, now, best })
+        }
+        None => None,
+    };
+    descend(training, learner, batches, begun, &mut |Underway { initial, curve, now, best }| {
+        let best = best.as_ref().map(|(loss, step, learner)| (*loss, *step, learner.state()));
+        store.save(&Halfway { initial: *initial, curve: curve.clone(), now: now.state(), best })
+    })
+}
+
+fn descend<L: Learner>(
+    training: &dyn Training,
+    learner: &mut L,
+    batches: &Batches,
+    begun: Option<Underway<L>>,
+    stepped: &mut dyn FnMut(&Underway<L>) -> Result<()>,
+) -> Result<Learning> {
     let all: Vec<usize> = (0..training.windows()).collect();
-    let initial = training.loss(&all, learner.settled())?;
-    let mut kept = Learning { initial, reached: initial, steps: 0, curve: Vec::new() };
+    let mut underway = match begun {
+        Some(underway) => underway,
+        None => {
+            let initial = training.loss(&all, learner.settled())?;
+            Underway { initial, curve: Vec::new(), now: learner.clone(), best: None }
+        }
+    };
+    for step in underway.curve.len()..batches.steps {
+        let (loss, gradients) = training.gradients(&batches.draw(step, all.len()), underway.now.weights())?;
+        if step > 0 && underway.best.as_ref().is_none_or(|(least, ..)| loss < *least) {
+            underway.best = Some((loss, step, underway.now.clone()));
+        }
+        underway.curve.push(loss);
+        underway.now.step(&gradients, step as f64 / batches.steps as f64);
+        stepped(&underway)?;
+    }
+    let Underway { initial, curve, now, best } = underway;
+    let mut kept = Learning { initial, reached: initial, steps: 0, curve };
     if batches.steps == 0 {
         return Ok(kept);
     }
-    let start = learner.clone();
-    let mut best: Option<(f64, usize, L)> = None;
-    for step in 0..batches.steps {
-        let (loss, gradients) = training.gradients(&batches.draw(step, all.len()), learner.weights())?;
-        if step > 0 && best.as_ref().is_none_or(|(least, ..)| loss < *least) {
-            best = Some((loss, step, learner.clone()));
-        }
-        kept.curve.push(loss);
-        learner.step(&gradients, step as f64 / batches.steps as f64);
-    }
-    let last = (batches.steps, learner.clone());
-    *learner = start;
+    let last = (batches.steps, now);
     for (steps, candidate) in [Some(last), best.map(|(_, steps, learner)| (steps, learner))].into_iter().flatten() {
         let loss = training.loss(&all, candidate.settled())?;
         if loss < kept.reached {
@@ -156,30 +239,74 @@ mod tests {
         }
     }
 
+    /// Where it is, and the size of its steps.
     #[derive(Clone)]
-    struct Point(f32, f32);
+    struct Point([f64; 1], f64);
 
     impl Learner for Point {
         fn weights(&self) -> Vec<Vec<f32>> {
-            vec![vec![self.0]]
+            vec![vec![self.0[0] as f32]]
         }
         fn step(&mut self, gradients: &[Vec<f32>], _: f64) {
-            self.0 -= self.1 * gradients[0][0];
+            self.0[0] -= self.1 * f64::from(gradients[0][0]);
         }
     }
 
     #[test]
     fn the_best_is_kept_and_never_worse_than_the_start() {
         let batches = Batches { steps: 8, size: 2, key: [1, 2] };
-        let mut good = Point(0.0, 0.25);
+        let mut good = Point([0.0], 0.25);
         let went = minimize(&Parabola, &mut good, &batches).unwrap();
         assert_eq!((went.initial, went.steps, went.curve.len()), (9.0, 8, 8));
-        assert!(went.reached < 1e-3 && (good.0 - 3.0).abs() < 0.02);
+        assert!(went.reached < 1e-3 && (good.0[0] - 3.0).abs() < 0.02);
         // Steps that diverge from the first on.
-        let mut bad = Point(2.0, 1.5);
+        let mut bad = Point([2.0], 1.5);
         let went = minimize(&Parabola, &mut bad, &batches).unwrap();
-        assert_eq!((went.reached, went.steps, bad.0), (1.0, 0, 2.0));
+        assert_eq!((went.reached, went.steps, bad.0), (1.0, 0, [2.0]));
         assert_eq!(minimize(&Parabola, &mut bad, &Batches { steps: 0, ..batches }).unwrap().curve, [0.0; 0]);
+    }
+
+    impl Resumable for Point {
+        fn state(&self) -> Vec<&[f64]> {
+            vec![&self.0]
+        }
+        fn restored(&self, state: Vec<Vec<f64>>, _: usize) -> Result<Self> {
+            Ok(Self([state[0][0]], self.1))
+        }
+    }
+
+    /// Fails to save from some step on, as a machine that goes down.
+    struct Failing(std::cell::RefCell<Option<Halfway<Vec<f64>>>>, usize);
+
+    impl Store for Failing {
+        fn load(&self) -> Result<Option<Halfway<Vec<f64>>>> {
+            Ok(self.0.borrow().clone())
+        }
+        fn save(&self, Halfway { initial, curve, now, best }: &Halfway<&[f64]>) -> Result<()> {
+            if curve.len() > self.1 {
+                return Err(crate::Error::internal("down"));
+            }
+            let own = |state: &[&[f64]]| state.iter().map(|n| n.to_vec()).collect();
+            let best = best.as_ref().map(|(loss, steps, state)| (*loss, *steps, own(state)));
+            self.0.replace(Some(Halfway { initial: *initial, curve: curve.clone(), now: own(now), best }));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn learning_goes_on_from_any_step_to_the_same_end() {
+        let batches = Batches { steps: 8, size: 2, key: [1, 2] };
+        // Overshooting, so that the best is not the last.
+        let (start, mut whole) = (Point([0.0], 0.49), Point([0.0], 0.49));
+        let went = minimize(&Parabola, &mut whole, &batches).unwrap();
+        for stop in 0..8 {
+            let store = Failing(None.into(), stop);
+            assert!(minimize_stored(&Parabola, &mut start.clone(), &batches, &store).is_err());
+            let store = Failing(store.0, 8);
+            let mut learner = start.clone();
+            assert_eq!(minimize_stored(&Parabola, &mut learner, &batches, &store).unwrap(), went, "from step {stop}");
+            assert_eq!(learner.0, whole.0);
+        }
     }
 
     #[test]

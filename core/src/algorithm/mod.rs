@@ -23,7 +23,7 @@ use serde_json::Value;
 
 pub use accumulator::Accumulator;
 pub use context::{Conditioned, Corrected, Event, Frozen, Rounded, SiteContext, input_events};
-pub use learn::{Batches, BlockContext, Learner, Learning, RoundBlock, Training, minimize};
+pub use learn::{Batches, BlockContext, Halfway, Learner, Learning, Resumable, RoundBlock, Store, Training, minimize, minimize_stored};
 pub use model_transform::{ModelContext, ModelTransform};
 pub use needs::{Needs, PlanContext};
 pub use options::{Answer, ColumnOrder, Elsewhere, KEYS, built, invalid_option, name_or_switch, read_options, unused_option};

@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Core runs the model forwards and backwards block by block, and turns the gradients of weights into those of the rotations; what a method
-//! learns are matrices that it keeps orthogonal. The loop is that of all methods that learn ([`super::minimize`]), with the rotations,
+//! learns are matrices that it keeps orthogonal. The loop is that of all methods that learn ([`super::minimize_stored`]), with the rotations,
 //! row-major, in the place of weights.
 
-use super::{Learning, Training};
+use super::{Learning, Store, Training};
 use crate::error::Result;
 
 /// What rotations are to make small.
@@ -43,6 +43,8 @@ pub struct RotationsContext<'a> {
     pub starts: &'a [Start],
     /// The objective, and its gradients with respect to the entries of each matrix, as if those were free.
     pub training: &'a dyn Training,
+    /// Where learning is stored after each step: a step runs the whole model.
+    pub store: &'a dyn Store,
     /// The run's seed.
     pub seed: u64,
 }

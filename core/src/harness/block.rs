@@ -233,6 +233,7 @@ pub(super) fn site_context<'a>(run: &'a Run<'_>, job: &'a Job<'_>, weight: &'a [
         linear: job.linear,
         weight,
         original: weight,
+        ranged: None,
         spec: job.spec,
         input: run.input_of(job.linear),
         observer: job.observer,
@@ -399,40 +400,61 @@ fn conditioned_and_rounded(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -
         // Conditions came before that.
         return round.round(cx);
     }
-    let (moved, events) = conditioned(run, job, cx)?;
-    let mut rounded = round.round(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })?;
-    rounded.events.splice(0..0, events);
+    let moved = conditioned(run, job, cx)?;
+    let mut rounded = round.round(&moved.seen(cx))?;
+    rounded.events.splice(0..0, moved.events);
     Ok(rounded)
 }
 
+/// What the conditions of a site made of it.
+#[derive(Default)]
+pub(super) struct Moved {
+    weight: Option<Vec<f32>>,
+    ranged: Option<Vec<f32>>,
+    pub(super) events: Vec<Event>,
+}
+
+impl Moved {
+    /// The site as its rounding sees it.
+    pub(super) fn seen<'a>(&'a self, cx: &SiteContext<'a>) -> SiteContext<'a> {
+        SiteContext { weight: self.weight.as_deref().unwrap_or(cx.weight), ranged: self.ranged.as_deref(), ..*cx }
+    }
+
+    /// The one weight that a later condition and a branch see, if it was moved.
+    pub(super) fn settled(self) -> Option<Vec<f32>> {
+        self.ranged.or(self.weight)
+    }
+}
+
 /// As [`conditioned`]; what conditions cannot do costs the site no more than them, unless the run is to stop.
-pub(super) fn conditioned_or_skipped(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<(Option<Vec<f32>>, Vec<Event>)> {
+pub(super) fn conditioned_or_skipped(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<Moved> {
     match conditioned(run, job, cx) {
         Err(e) if e.kind() == crate::error::ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {
-            Ok((None, vec![Event::Skipped { reason: e.to_string() }]))
+            Ok(Moved { events: vec![Event::Skipped { reason: e.to_string() }], ..Moved::default() })
         }
         other => other.map_err(|e| e.within(format!("`{}`", job.linear.site))),
     }
 }
 
-/// The weight as its conditions leave it, if it has any.
-fn conditioned(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<(Option<Vec<f32>>, Vec<Event>)> {
-    let (mut moved, mut events): (Option<Vec<f32>>, Vec<Event>) = (None, Vec::new());
+/// The site as its conditions leave it, if it has any.
+fn conditioned(run: &Run<'_>, job: &Job<'_>, cx: &SiteContext<'_>) -> Result<Moved> {
+    let mut moved = Moved::default();
     for pass in &job.conditions {
         let Stage::Condition(condition) = run.algorithm(*pass).stage() else {
             return Err(Error::internal("a pass of the condition phase has another stage"));
         };
-        let Conditioned { weight, events: new } =
-            condition.condition(&SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx })?;
-        if weight.len() != cx.weight.len() || weight.iter().any(|w| !w.is_finite()) {
-            let algo = &run.plan().passes[*pass].algo;
-            let message = format!("`{algo}` returned {} values, or some that are not finite, for {:?}", weight.len(), job.linear.shape);
-            return Err(Error::new(crate::error::ErrorKind::Plugin, "plugin::contract", message));
+        let Conditioned { weight, ranged, events } = condition.condition(&moved.seen(cx).settled())?;
+        for weight in std::iter::once(&weight).chain(&ranged) {
+            if weight.len() != cx.weight.len() || weight.iter().any(|w| !w.is_finite()) {
+                let algo = &run.plan().passes[*pass].algo;
+                let message = format!("`{algo}` returned {} values, or some that are not finite, for {:?}", weight.len(), job.linear.shape);
+                return Err(Error::new(crate::error::ErrorKind::Plugin, "plugin::contract", message));
+            }
         }
-        moved = Some(weight);
-        events.extend(new);
+        moved.events.extend(events);
+        moved = Moved { weight: Some(weight), ranged, events: moved.events };
     }
-    Ok((moved, events))
+    Ok(moved)
 }
 
 /// What every rounding has to satisfy, whoever made it.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::prelude::PreludeEntry;
+use super::prelude::{LEARNING, PreludeEntry};
 use super::report::SiteReport;
 use crate::checkpoint::replace_file;
 use crate::error::{Error, Result};
@@ -76,10 +76,11 @@ impl Journal {
         let dir = out.join(DIR);
         let path = dir.join(FILE);
         let fresh = Stored { signature: plan.signature(), plan: plan.clone(), prelude: None, blocks: Vec::new() };
-        let stored = if resume && path.exists() { Self::reread(&path, plan)? } else { fresh };
+        let goes_on = resume && path.exists();
+        let stored = if goes_on { Self::reread(&path, plan)? } else { fresh };
         let journal = Self { dir, stored, _lock: lock };
         if journal.stored.blocks.is_empty() && journal.stored.prelude.is_none() {
-            journal.clear_work()?;
+            journal.clear_work(goes_on)?;
         }
         journal.write()?;
         Ok(journal)
@@ -101,10 +102,12 @@ impl Journal {
         Ok(stored)
     }
 
-    fn clear_work(&self) -> Result<()> {
+    /// Removes what a run has left that finished nothing, but for what it has learned so far where that goes on.
+    fn clear_work(&self, goes_on: bool) -> Result<()> {
         for entry in std::fs::read_dir(&self.dir).map_err(|e| Error::io(&self.dir, "list", e))? {
             let path = entry.map_err(|e| Error::io(&self.dir, "list", e))?.path();
-            if !path.ends_with("lock") && path.is_file() {
+            let stays = path.ends_with("lock") || (goes_on && path.ends_with(LEARNING));
+            if !stays && path.is_file() {
                 std::fs::remove_file(&path).map_err(|e| Error::io(&path, "remove", e))?;
             }
         }

@@ -17,6 +17,13 @@ pub enum Progress {
         /// All blocks.
         total: u32,
     },
+    /// Steps `done` of `total` of learning the rotations of the model were taken by an earlier run.
+    RotationsResumed {
+        /// Steps so far.
+        done: usize,
+        /// All steps.
+        total: usize,
+    },
     /// A step of learning the rotations of the model was taken.
     Rotations {
         /// Steps so far.

@@ -111,9 +111,9 @@ impl<'a> Group<'a, '_> {
         let originals = self.originals(sites)?;
         let (mut moved, mut told) = (Vec::new(), Vec::new());
         for ((i, _), w) in sites.iter().zip(&originals) {
-            let (weight, events) = conditioned_or_skipped(self.run, self.jobs[*i], &self.context(*i, w, w))?;
-            moved.push(weight);
-            told.push(events);
+            let mut site = conditioned_or_skipped(self.run, self.jobs[*i], &self.context(*i, w, w))?;
+            told.push(std::mem::take(&mut site.events));
+            moved.push(site.settled());
         }
         let weight = |at: usize| moved[at].as_deref().unwrap_or(&originals[at]);
         let contexts: Vec<_> = sites.iter().enumerate().map(|(at, (i, _))| self.context(*i, weight(at), &originals[at])).collect();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::block::{BlockResult, Job, Streams, conditioned_or_skipped, finished, settle, site_context, split_off, values};
+use super::block::{BlockResult, Job, Moved, Streams, conditioned_or_skipped, finished, settle, site_context, split_off, values};
 use super::run::{Control, Run};
 use super::split;
 use super::training::{BlockTraining, Weights};
@@ -46,15 +46,14 @@ pub(super) fn round_together(
             None => site_context(run, job, w, stats, *amax),
         })
         .collect();
-    let mut moved: Vec<Option<Vec<f32>>> = Vec::new();
+    let mut moved: Vec<Moved> = Vec::new();
     for (((job, cx), residuals), told) in group.iter().zip(&plain).zip(&residuals).zip(&mut told) {
         // Where a branch was taken out, conditions came before that.
-        let (weight, events) = if residuals.is_some() { (None, Vec::new()) } else { conditioned_or_skipped(run, job, cx)? };
-        moved.push(weight);
-        told.extend(events);
+        let mut site = if residuals.is_some() { Moved::default() } else { conditioned_or_skipped(run, job, cx)? };
+        told.append(&mut site.events);
+        moved.push(site);
     }
-    let sites: Vec<SiteContext<'_>> =
-        plain.iter().zip(&moved).map(|(cx, moved)| SiteContext { weight: moved.as_deref().unwrap_or(cx.weight), ..*cx }).collect();
+    let sites: Vec<SiteContext<'_>> = plain.iter().zip(&moved).map(|(cx, moved)| moved.seen(cx)).collect();
     let stream = run.needs(pass).training.unwrap_or(run.stream());
     let rounded = {
         let training = BlockTraining::new(

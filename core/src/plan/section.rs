@@ -227,7 +227,7 @@ pub struct RawOutput {
 pub struct RawPlugins {
     /// Plugin id → version requirement, such as `">=0.1"`.
     pub require: BTreeMap<String, String>,
-    /// Plugin id → source, where several offer the id.
+    /// Id of an algorithm or a number format → the plugin or crate that it is taken from, where several offer it.
     pub prefer: BTreeMap<String, String>,
     /// Whether plugins that were added may be loaded at run time.
     pub allow_dynamic: bool,

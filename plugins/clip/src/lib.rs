@@ -4,11 +4,15 @@
 //! smallest error of its part of the output on the calibration tokens:
 //!
 //! ```text
-//! min_c  Σ_tokens (x·(ŵ(c) − w))² = Σ_rows δᵀHδ        δ = Quant(clamp(w, ±c)) − w,   H = XᵀX over the range's channels
+//! min_c  Σ_tokens (x·(ŵ(c) − w))² = Σ_rows δᵀHδ        δ = Quant_c(w) − w,   H = XᵀX over the range's channels
 //! ```
 //!
-//! The sources sum over a sample of tokens; the Gram matrix holds all of them. `Quant` is the layer's own scheme, so any format clips.
-//! The clamp is symmetric also for affine formats, as in the sources, and permanent: whatever rounds the weight next sees it clamped.
+//! where `Quant` has the scale and zero point of `clamp(w, ±c)`; the numbers beyond become the ends of the grid. The sources sum over a
+//! sample of tokens; the Gram matrix holds all of them. `Quant` is the layer's own scheme, so any format clips. The clamp is symmetric also
+//! for affine formats, as in the sources.
+//!
+//! There the clamp is permanent, and rounding with error feedback would aim at the clamped weight: what the clamp took away is not seen as
+//! an error. Here it chooses ranges alone, and the weight that rounding measures its error from stays what it was.
 
 mod options;
 mod search;
@@ -46,11 +50,12 @@ impl PtqAlgorithm for Clip {
 impl Condition for Clip {
     fn condition(&self, cx: &SiteContext<'_>) -> Result<Conditioned> {
         if self.leaves_alone(cx.linear.site.role) {
-            return Ok(Conditioned { weight: cx.weight.to_vec(), events: Vec::new() });
+            return Ok(Conditioned { weight: cx.weight.to_vec(), ranged: None, events: Vec::new() });
         }
         let searched = search::search(cx, &cx.gram()?.full(), &self.options.shares())?;
         let error = if searched.unclipped > 0.0 { (searched.clipped / searched.unclipped).sqrt() } else { 1.0 };
-        Ok(Conditioned { weight: searched.weight, events: vec![Event::Clipped { ranges: searched.ranges, error }] })
+        let events = vec![Event::Clipped { ranges: searched.ranges, error }];
+        Ok(Conditioned { weight: cx.weight.to_vec(), ranged: Some(searched.clamped), events })
     }
 }
 

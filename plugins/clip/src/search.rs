@@ -13,7 +13,7 @@ const ROWS: usize = 64;
 /// What the search found.
 pub(crate) struct Searched {
     /// The clamped weight, row-major `[out, in]`.
-    pub weight: Vec<f32>,
+    pub clamped: Vec<f32>,
     /// Ranges whose limit lies below their largest magnitude.
     pub ranges: usize,
     /// `Σ δᵀHδ` over ranges without clipping.
@@ -26,8 +26,8 @@ pub(crate) struct Searched {
 pub(crate) fn search(cx: &SiteContext<'_>, h: &[f32], shares: &[f32]) -> Result<Searched> {
     let layout = cx.layout();
     let tall = ROWS.div_ceil(layout.tile_rows) * layout.tile_rows;
-    let mut weight = cx.weight.to_vec();
-    let parts: Vec<(usize, f64, f64)> = weight
+    let mut clamped = cx.weight.to_vec();
+    let parts: Vec<(usize, f64, f64)> = clamped
         .par_chunks_mut(tall * layout.cols)
         .map(|w| {
             let (mut ranges, mut unclipped, mut clipped) = (0, 0.0, 0.0);
@@ -41,7 +41,7 @@ pub(crate) fn search(cx: &SiteContext<'_>, h: &[f32], shares: &[f32]) -> Result<
         })
         .collect::<Result<_>>()?;
     let sum = |f: fn(&(usize, f64, f64)) -> f64| parts.iter().map(f).sum::<f64>();
-    Ok(Searched { weight, ranges: parts.iter().map(|p| p.0).sum(), unclipped: sum(|p| p.1), clipped: sum(|p| p.2) })
+    Ok(Searched { clamped, ranges: parts.iter().map(|p| p.0).sum(), unclipped: sum(|p| p.1), clipped: sum(|p| p.2) })
 }
 
 /// The tiles of some rows (`w`, all their columns) that begin at column `first`; returns how many were clipped and the errors before and
@@ -67,7 +67,7 @@ fn columns(cx: &SiteContext<'_>, layout: TileLayout, first: usize, h: &[f32], sh
             })
             .collect();
         let params = observer::fit(cx.observer, &rule, &clamped, part)?;
-        decode(&cx.spec.grid, &params, &encode(&cx.spec.grid, &params, &clamped), 0..rows, None, &mut decoded);
+        decode(&cx.spec.grid, &params, &encode(&cx.spec.grid, &params, &original), 0..rows, None, &mut decoded);
         decoded.iter_mut().zip(&original).for_each(|(d, w)| *d -= w);
         // ΔH over the columns of the tile.
         gemm(

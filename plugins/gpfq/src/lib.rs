@@ -56,7 +56,7 @@ impl Round for Gpfq {
         let cross = cx.stats.cross_gram(cx.linear.input, Stream::Rounded)?;
         let path = cross.greedy_path(gram, o.act_order == ColumnOrder::Static)?;
         let limit = o.accumulator()?.map(|a| a.limit(cx)).transpose()?;
-        let params = cx.fit(cx.weight)?;
+        let params = cx.ranges()?;
         let sweep = ColumnSweep {
             grid: &cx.spec.grid,
             params: SweepParams::Fixed(&params),

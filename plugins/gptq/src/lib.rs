@@ -61,12 +61,14 @@ impl PtqAlgorithm for Gptq {
 impl Round for Gptq {
     fn round(&self, cx: &SiteContext<'_>) -> Result<Rounded> {
         let o = &self.options;
+        let refit = o.refits(cx);
+        // Ranges that are made on the way have to see what they were to be fitted to in the weights themselves.
+        let cx = &if refit { cx.settled() } else { *cx };
         let cols = cx.linear.shape.1;
         let gram = cx.stats.gram(cx.linear.input, self.stream(cx.stream))?;
         let factor = gram.inverse_factor(&FactorOptions { damp: o.damp, by_diagonal: o.act_order != ActOrder::Off })?;
-        let refit = o.refits(cx.layout().tile_rows, cx.layout().grid().1);
         let limit = o.accumulator()?.map(|a| a.limit(cx)).transpose()?;
-        let params = cx.fit(cx.weight)?;
+        let params = cx.ranges()?;
         let rule = cx.scale_rule();
         let source =
             if refit { SweepParams::Refit { params: &params, observer: cx.observer, rule: &rule } } else { SweepParams::Fixed(&params) };

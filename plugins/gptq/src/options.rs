@@ -1,6 +1,6 @@
 //! Options of `gptq`.
 
-use qfw_core::algorithm::{Accumulator, Answer, Elsewhere, invalid_option, name_or_switch, read_options};
+use qfw_core::algorithm::{Accumulator, Answer, Elsewhere, SiteContext, invalid_option, name_or_switch, read_options};
 use qfw_core::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -146,9 +146,12 @@ impl Options {
         self.num_blocks.map_or(self.block_size, |n| cols.div_ceil(n).max(1))
     }
 
-    /// Whether groups are fitted during the sweep. Scales of whole rows or of the whole tensor are always fixed before.
-    pub(crate) fn refits(&self, tile_rows: usize, tile_columns: usize) -> bool {
-        tile_rows == 1 && tile_columns > 1 && (self.act_order == ActOrder::Group || !self.static_groups)
+    /// Whether groups are fitted during the sweep. Scales of whole rows or of the whole tensor are always fixed before, and so are ranges
+    /// that a condition chose, unless the groups are other ones than it saw.
+    pub(crate) fn refits(&self, cx: &SiteContext<'_>) -> bool {
+        let layout = cx.layout();
+        let groups = layout.tile_rows == 1 && layout.grid().1 > 1;
+        groups && (self.act_order == ActOrder::Group || (!self.static_groups && cx.ranged.is_none()))
     }
 }
 

@@ -84,6 +84,7 @@ fn run(algo: &str, p: &Problem, spec: &QuantSpec, options: Value) -> Rounded {
         linear: &linear,
         weight: &p.weight,
         original: &p.weight,
+        ranged: None,
         spec,
         input: None,
         observer: &*observer,

@@ -41,7 +41,7 @@ pub(crate) struct Site<'a> {
 
 impl<'a> Site<'a> {
     pub(crate) fn new(cx: &SiteContext<'a>) -> Result<Self> {
-        let base = cx.fit(cx.weight)?;
+        let base = cx.ranges()?;
         let grid = &cx.spec.grid;
         let units = if matches!(grid, Grid::Int { .. }) {
             Vec::new()

@@ -82,7 +82,7 @@ impl Condition for Magr {
         };
         let before = magnitude(cx.weight);
         let magnitude = if before > 0.0 { magnitude(&weight) / before } else { 1.0 };
-        Ok(Conditioned { weight, events: vec![Event::Shrunk { magnitude, effective_rank }] })
+        Ok(Conditioned { weight, ranged: None, events: vec![Event::Shrunk { magnitude, effective_rank }] })
     }
 }
 

@@ -169,7 +169,7 @@ proptest! {
         let start = last;
         for steps in [1, 2, 5, 20] {
             let options = json!({ "iterations": steps, "tolerance": 0.0, "alpha": alpha, "solver": solver });
-            let Conditioned { weight, events } = conditioned(&p, granularity.clone(), &options).unwrap();
+            let Conditioned { weight, events, .. } = conditioned(&p, granularity.clone(), &options).unwrap();
             let now = objective(&p, &wide(&weight), range, alpha);
             prop_assert!(now <= last + 1e-6 * start, "{steps} steps: {now} after {last}");
             last = now;

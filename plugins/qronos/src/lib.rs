@@ -54,7 +54,7 @@ impl Round for Qronos {
         let cross = cx.stats.cross_gram(cx.linear.input, Stream::Rounded)?;
         let options = AlignmentOptions { alpha: o.alpha, by_diagonal: o.act_order == ColumnOrder::Static };
         let alignment = cross.alignment(gram, &options)?;
-        let params = cx.fit(cx.weight)?;
+        let params = cx.ranges()?;
         let start = alignment.start(cx.original, cx.weight);
         if start.iter().any(|w| !w.is_finite()) {
             return Err(Error::numeric("numeric::not-finite", "the weight that corrects for quantized inputs is not finite")

@@ -10,9 +10,11 @@
 //!
 //! Where `R·1 = 1` has to hold, `A` is taken between the projections that drop the mean; `A·1 = 0` then, and steps leave `1` alone.
 
-use qfw_core::Result;
-use qfw_core::algorithm::{Batches, LearnRotations, Learner, Learning, Objective, RotationsContext, Start, Training, minimize};
+use qfw_core::algorithm::{
+    Batches, LearnRotations, Learner, Learning, Objective, Resumable, RotationsContext, Start, Training, minimize_stored,
+};
 use qfw_core::numeric::{Onto, Transpose, cayley, gemm};
+use qfw_core::{Error, Result};
 
 use crate::options::{Learn, Optimizer, Variant};
 
@@ -36,7 +38,7 @@ impl LearnRotations for Learn {
         let batches = Batches { steps: self.steps, size: self.batch(), key: [cx.seed, u64::MAX] };
         let mut learner = Rotations::new(cx.starts, self);
         let training = First { of: cx.training, windows: self.samples.unwrap_or(usize::MAX) };
-        let learning = minimize(&training, &mut learner, &batches)?;
+        let learning = minimize_stored(&training, &mut learner, &batches, cx.store)?;
         Ok((learner.matrices, learning))
     }
 }
@@ -79,6 +81,23 @@ impl<'a> Rotations<'a> {
         let matrices = starts.iter().map(|s| s.matrix.clone()).collect();
         let second = if options.optimizer == Optimizer::Adam { zeros() } else { vec![Vec::new(); starts.len()] };
         Self { matrices, first: zeros(), second, starts, options, steps: 0 }
+    }
+}
+
+impl Resumable for Rotations<'_> {
+    fn state(&self) -> Vec<&[f64]> {
+        [&self.matrices, &self.first, &self.second].into_iter().flatten().map(Vec::as_slice).collect()
+    }
+
+    fn restored(&self, state: Vec<Vec<f64>>, steps: usize) -> Result<Self> {
+        if !state.iter().map(Vec::len).eq(self.state().iter().map(|s| s.len())) {
+            let message = "what was stored while rotations were learned is of other ones";
+            return Err(Error::input("resume::damaged", message).hint("start over with `--overwrite`"));
+        }
+        let (mut state, n) = (state.into_iter(), self.matrices.len());
+        let [matrices, first, second] = [(); 3].map(|()| state.by_ref().take(n).collect());
+        let steps = i32::try_from(steps).unwrap_or(i32::MAX);
+        Ok(Self { matrices, first, second, steps, starts: self.starts, options: self.options })
     }
 }
 

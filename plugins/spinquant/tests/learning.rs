@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use qfw_core::Result;
-use qfw_core::algorithm::{LearnRotations, Learning, RotationsContext, Start, Training};
+use qfw_core::algorithm::{Halfway, LearnRotations, Learning, RotationsContext, Start, Store, Training};
 use qfw_core::topology::{Rotation, RotationKind};
 use qfw_spinquant::{Learn, Optimizer};
 
@@ -32,6 +32,18 @@ impl Training for Towards {
     }
 }
 
+/// Nobody stops these tests halfway.
+struct Forgetful;
+
+impl Store for Forgetful {
+    fn load(&self) -> Result<Option<Halfway<Vec<f64>>>> {
+        Ok(None)
+    }
+    fn save(&self, _: &Halfway<&[f64]>) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// From known rotations with their rows in another order, one that turning can undo, back to where they were.
 fn learn(options: &Learn, keeps_mean: bool) -> (Vec<Vec<f64>>, Learning) {
     let aims: Vec<Vec<f64>> = [(8, 1), (5, 2)]
@@ -48,7 +60,7 @@ fn learn(options: &Learn, keeps_mean: bool) -> (Vec<Vec<f64>>, Learning) {
         })
         .collect();
     let training = Towards(aims, Mutex::default());
-    let found = options.learn(&RotationsContext { starts: &starts, training: &training, seed: 7 }).unwrap();
+    let found = options.learn(&RotationsContext { starts: &starts, training: &training, store: &Forgetful, seed: 7 }).unwrap();
     let seen: Vec<usize> = training.1.into_inner().unwrap().into_iter().collect();
     assert!(options.steps < 9 || seen == (0..options.samples.unwrap_or(3)).collect::<Vec<_>>(), "{seen:?}");
     found

@@ -40,8 +40,9 @@ impl Layer<'_> {
 
 impl<'a> Student<'a> {
     pub(crate) fn new(sites: &[SiteContext<'a>], lkd: &'a Lkd) -> Self {
-        let layer = |cx: &SiteContext<'a>| Layer { cx: *cx, weight: cx.weight.to_vec(), moments: vec![(0.0, 0.0); cx.weight.len()] };
-        Self { layers: sites.iter().map(layer).collect(), lkd, steps: 0 }
+        // Ranges follow the weights as these learn.
+        let layer = |cx: SiteContext<'a>| Layer { weight: cx.weight.to_vec(), moments: vec![(0.0, 0.0); cx.weight.len()], cx };
+        Self { layers: sites.iter().map(|cx| layer(cx.settled())).collect(), lkd, steps: 0 }
     }
 
     /// The codes of all layers.

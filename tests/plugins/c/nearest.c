@@ -16,19 +16,19 @@ static int32_t fail(const qfw_host *host, int32_t status, const char *why) {
 
 static int32_t nearest_round(qfw_algo *algo, const qfw_host *host, const qfw_site *site, qfw_round_out *out) {
     const qfw_numeric *numeric = (const qfw_numeric *)host->extension(host, "qfw.numeric/1");
-    const float *weight = (const float *)site->weight->dl_tensor.data;
+    const float *weight = (const float *)site->weight->dl_tensor.data, *ranged = (const float *)site->ranged->dl_tensor.data;
     float *scale = (float *)out->scale->dl_tensor.data, *zero = (float *)out->zero->dl_tensor.data;
     int32_t status;
     (void)algo;
     if (!numeric)
         return fail(host, QFW_ERR_UNSUPPORTED, "the host has no qfw.numeric/1");
-    status = numeric->fit(host, site, weight, scale, zero);
+    status = numeric->fit(host, site, ranged, scale, zero);
     return status == QFW_OK ? numeric->nearest(host, site, weight, scale, zero, out->codes) : status;
 }
 
 static int32_t gptq_round(qfw_algo *algo, const qfw_host *host, const qfw_site *site, qfw_round_out *out) {
     const qfw_numeric *numeric = (const qfw_numeric *)host->extension(host, "qfw.numeric/1");
-    const float *weight = (const float *)site->weight->dl_tensor.data;
+    const float *weight = (const float *)site->weight->dl_tensor.data, *ranged = (const float *)site->ranged->dl_tensor.data;
     float *scale = (float *)out->scale->dl_tensor.data, *zero = (float *)out->zero->dl_tensor.data;
     const qfw_factor *factor = NULL;
     int32_t status;
@@ -41,7 +41,7 @@ static int32_t gptq_round(qfw_algo *algo, const qfw_host *host, const qfw_site *
         return QFW_ERR_CANCELLED;
     status = numeric->factor(host, site->stats[0]->tensor, 0.01, 1, &factor);
     if (status == QFW_OK)
-        status = numeric->fit(host, site, weight, scale, zero);
+        status = numeric->fit(host, site, ranged, scale, zero);
     if (status == QFW_OK)
         status = numeric->sweep(host, site, weight, factor, scale, zero, 128, out->codes);
     return status;

@@ -56,7 +56,9 @@ pub(crate) fn run(a: &Asked<'_>) -> Result<()> {
             &json!({ "plugin": package.manifest.id, "version": package.manifest.version, "blake3": hash, "seed": a.seed, "cases": cases }),
         )?;
     } else if bad == 0 {
-        say(&format!("all {} cases of `{}` are fine", results.len(), package.manifest.id));
+        let skipped = results.iter().filter(|(_, o)| matches!(o, Outcome::Skipped(_))).count();
+        let skipped = if skipped == 0 { String::new() } else { format!("; {skipped} of them were skipped") };
+        say(&format!("all {} cases of `{}` are fine{skipped}", results.len(), package.manifest.id));
     }
     if bad > 0 {
         let message = format!("{bad} of {} cases of plugin `{}` are not fine", results.len(), package.manifest.id);

@@ -72,7 +72,7 @@ fn find(name: &str, catalog: &Catalog) -> Result<Package> {
 }
 
 fn info(name: &str, as_json: bool) -> Result<()> {
-    let package = find(name, &dynamic::catalog()?)?;
+    let package = find(name, &dynamic::catalog())?;
     let m = &package.manifest;
     let library = package.library();
     let hash = library.as_ref().ok().and_then(|l| hash_file(l).ok());

@@ -113,7 +113,7 @@ impl<'a> ConditionOut<'a> {
         unsafe { view_mut(self.raw.weight) }
     }
 
-    /// The weight that scales and zero points are fitted to, row-major `[rows, cols]`, where that is not the one that is rounded.
+    /// What scales and zero points are to be fitted to, row-major `[rows, cols]`, where that is not the weight itself.
     ///
     /// # Errors
     /// If it has another size, or the host has no memory for it.

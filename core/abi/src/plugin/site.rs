@@ -217,6 +217,12 @@ impl<'a> Site<'a> {
         unsafe { view(self.raw.original) }
     }
 
+    /// What scales and zero points are to be fitted to: what a condition chose for that, else [`Site::weight`] itself.
+    pub fn ranged(&self) -> &'a [f32] {
+        // SAFETY: see above.
+        unsafe { view(self.raw.ranged) }
+    }
+
     /// What is known of its inputs.
     pub fn stats(&self) -> impl Iterator<Item = Stat<'a>> + use<'a> {
         // SAFETY: see above.

@@ -1,7 +1,7 @@
 //! Conditioning: a weight moved in high precision, and the one that ranges are fitted to, where that is another.
 
 use qfw_abi::raw;
-use qfw_core::algorithm::{Condition, Conditioned, Event, SiteContext};
+use qfw_core::algorithm::{Condition, Conditioned, SiteContext};
 use qfw_core::{Error, Result};
 
 use super::Loaded;
@@ -9,15 +9,6 @@ use super::phase::PhaseCalls;
 use crate::call::Call;
 use crate::contract;
 use crate::tensor::{Output, Watched};
-
-/// What a plugin has returned, for core. The one place where a second weight is handed on: core has no place for one yet.
-fn conditioned(weight: Vec<f32>, ranged: Option<Vec<f32>>, events: Vec<Event>) -> Result<Conditioned> {
-    if ranged.is_some() {
-        return Err(contract::violation("it returned a weight to fit ranges to, which this host does not support".to_owned())
-            .hint("use a newer qfw"));
-    }
-    Ok(Conditioned { weight, events })
-}
 
 impl Condition for Loaded {
     fn condition(&self, cx: &SiteContext<'_>) -> Result<Conditioned> {
@@ -40,7 +31,7 @@ impl Condition for Loaded {
             if let Some(ranged) = &ranged {
                 contract::finite("the weight to fit ranges to", ranged)?;
             }
-            conditioned(weight, ranged, contract::events(&told.events)?)
+            Ok(Conditioned { weight, ranged, events: contract::events(&told.events)? })
         };
         finish().map_err(|e: Error| e.within(library.name()))
     }

@@ -100,6 +100,7 @@ impl Transform for Loaded {
                 linear: reader.linear,
                 weight: reader.weight,
                 original: reader.weight,
+                ranged: None,
                 spec: reader.target.map(|(spec, _)| spec),
                 input: reader.input,
                 stream: cx.stream,

@@ -217,6 +217,7 @@ impl Sample {
             linear: &self.linear,
             weight,
             original: weight,
+            ranged: None,
             spec: &self.spec,
             input: None,
             observer: &*self.observer,

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use qfw_core::algorithm::{Frozen, Needs, PtqAlgorithm, Rounded, SiteContext, SplitContext, Stage};
+use qfw_core::algorithm::{Conditioned, Frozen, Needs, PtqAlgorithm, Rounded, SiteContext, SplitContext, Stage};
 use qfw_core::numeric::{decode, encode};
 use qfw_core::scheme::{FloatKind, Granularity};
 use qfw_core::{Error, Result};
@@ -43,8 +43,8 @@ pub(super) fn plain(seed: u64) -> Result<Sample> {
 /// What an algorithm makes of a site.
 pub(super) enum Made {
     Rounded(Rounded),
-    /// The weight to round instead.
-    Conditioned(Vec<f32>),
+    /// The weight to round instead, and what ranges are fitted to where that is another.
+    Conditioned(Vec<f32>, Option<Vec<f32>>),
     /// `A` and `B`.
     Branch(Vec<f32>, Vec<f32>),
     /// The bias.
@@ -60,7 +60,8 @@ impl Made {
                 let params = r.params.scale.iter().chain(&r.params.zero).map(|x| x.to_bits());
                 r.codes.iter().map(|c| c as u32).chain(params).chain(r.group_index.iter().flatten().copied()).collect()
             }
-            Self::Conditioned(numbers) | Self::Corrected(numbers) => of(numbers),
+            Self::Conditioned(weight, ranged) => [of(weight), of(ranged.as_deref().unwrap_or_default())].concat(),
+            Self::Corrected(numbers) => of(numbers),
             Self::Branch(a, b) => [of(a), of(b)].concat(),
         }
     }
@@ -104,9 +105,14 @@ fn stage(algorithm: &dyn PtqAlgorithm, needs: &Needs, cx: &SiteContext<'_>, samp
             Made::Rounded(rounded)
         }
         Stage::Condition(stage) => {
-            let weight = stage.condition(cx)?.weight;
-            contract::finite("the weight", &weight)?;
-            Made::Conditioned(weight)
+            let Conditioned { weight, ranged, .. } = stage.condition(cx)?;
+            for (what, numbers) in std::iter::once(("the weight", &weight)).chain(ranged.iter().map(|r| ("the weight for ranges", r))) {
+                contract::finite(what, numbers)?;
+                if numbers.len() != cx.weight.len() {
+                    return Err(contract::violation(format!("{what} has {} numbers, and the site {}", numbers.len(), cx.weight.len())));
+                }
+            }
+            Made::Conditioned(weight, ranged)
         }
         Stage::Split(stage) => {
             let branch = needs.branch.ok_or_else(|| contract::violation("it splits, and asks for no `branch`".to_owned()))?;
@@ -163,7 +169,7 @@ pub(super) fn one(on: &Try, mut sample: Sample) -> Result<Outcome> {
         Made::Rounded(rounded) => judged(&sample, &rounded),
         Made::Branch(a, b) => smaller(&sample, &a, &b),
         Made::Corrected(bias) => corrected(&sample, &bias),
-        Made::Conditioned(_) => Outcome::Success,
+        Made::Conditioned(..) => Outcome::Success,
     })
 }
 
@@ -249,7 +255,9 @@ pub(super) fn no_strength(on: &Try) -> Result<Outcome> {
     let mut sample = plain(on.seed)?;
     let weight = sample.weight.clone();
     Ok(match made(&*algorithm, &mut sample, &weight)? {
-        Made::Conditioned(after) if after != weight => Outcome::Failed("with a strength of 0 it moves weights".to_owned()),
+        Made::Conditioned(after, ranged) if after != weight || ranged.as_ref().is_some_and(|r| *r != weight) => {
+            Outcome::Failed("with a strength of 0 it moves weights".to_owned())
+        }
         _ => Outcome::Success,
     })
 }

@@ -1,8 +1,10 @@
 //! What is learned of the whole model before its first block is rounded: rotations.
 //!
 //! The model that runs here is the one to be rotated, with everything else done to it that is to be done to all of it. What is learned is
-//! made exactly orthogonal, stored in f64 with the journal, and found there when a run goes on.
+//! made exactly orthogonal, stored in f64 with the journal, and found there when a run goes on; learning itself goes on behind the last
+//! step that was taken.
 
+mod halfway;
 mod network;
 mod reconstruction;
 mod turned;
@@ -15,6 +17,8 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::halfway::FILE as LEARNING;
+use self::halfway::OnDisk;
 use self::network::Network;
 use self::reconstruction::Reconstruction;
 use self::turned::{Turned, Values};
@@ -73,6 +77,7 @@ pub(super) fn rotations(run: &Run<'_>, journal: &mut Journal, control: &Control<
         write_shard(&path, starts.iter().zip(&matrices).map(|(s, m)| (decl(s), bytes(m))).collect())?;
         journal.finish_prelude(PreludeEntry { rotations: hash_file(&path)?, learned })?;
     }
+    OnDisk::new(journal.dir()).remove()?;
     let file = SafetensorsSource::open_files(std::slice::from_ref(&path))?;
     let of = |s: &Start| {
         let bytes = file.read_bytes(&s.region)?;
@@ -113,7 +118,12 @@ fn learn(run: &Run<'_>, starts: &[Start], journal: &Journal, control: &Control<'
         return Err(Error::internal("a rotation is to be learned of a region that the model does not have"));
     }
     let (turned, sizes) = (Turned::new(&regions)?, starts.iter().map(|s| s.size).collect::<Vec<_>>());
-    let seed = run.plan().harness.seed;
+    let (seed, store) = (run.plan().harness.seed, OnDisk::new(journal.dir()));
+    let (done, total) = (store.steps()?, learner.steps());
+    if done > 0 {
+        control.report(Progress::RotationsResumed { done, total });
+    }
+    let reported = |of| Reported { of, done: AtomicUsize::new(done), total, control };
     let result = match learner.objective() {
         Objective::Network { weights } => {
             let stream = regions.iter().position(|(r, _)| r.space == Space::Residual);
@@ -121,13 +131,13 @@ fn learn(run: &Run<'_>, starts: &[Start], journal: &Journal, control: &Control<'
             let dir = journal.dir().join("prelude");
             std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create", e))?;
             let network = Network::new(run, (turned, sizes, stream), weights, dir.clone(), control)?;
-            let learned = learner.learn(&RotationsContext { starts, training: &Reported::new(&network, learner.steps(), control), seed });
+            let learned = learner.learn(&RotationsContext { starts, training: &reported(&network), store: &store, seed });
             std::fs::remove_dir_all(&dir).map_err(|e| Error::io(&dir, "remove", e))?;
             learned
         }
         Objective::Reconstruction => {
             let weights = Reconstruction::new(run, (turned, sizes), control);
-            learner.learn(&RotationsContext { starts, training: &Reported::new(&weights, learner.steps(), control), seed })
+            learner.learn(&RotationsContext { starts, training: &reported(&weights), store: &store, seed })
         }
     };
     let algo = run.plan().passes[pass].algo.clone();
@@ -149,12 +159,6 @@ struct Reported<'a> {
     done: AtomicUsize,
     total: usize,
     control: &'a Control<'a>,
-}
-
-impl<'a> Reported<'a> {
-    fn new(of: &'a dyn Training, total: usize, control: &'a Control<'a>) -> Self {
-        Self { of, done: AtomicUsize::new(0), total, control }
-    }
 }
 
 impl Training for Reported<'_> {

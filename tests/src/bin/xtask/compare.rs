@@ -1,4 +1,4 @@
-//! `xtask compare`: qfw and llm-compressor side by side, with the same recipe on the same token ids.
+//! `xtask compare`: qfw and llm-compressor, or AutoRound, side by side, with the same recipe on the same token ids.
 //!
 //! The peer is timed over its quantization step alone; qfw is timed as a whole process, from start to the finished checkpoint. Both
 //! results are measured by `qfw eval`.
@@ -34,10 +34,19 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 64)]
     max_windows: usize,
     /// rtn or gptq (int4 weights); w8a8 (int8 weights per channel and inputs per token), fp8-dynamic (the same in fp8) or kv8 (keys and
-    /// values in fp8 with a fixed scale), rounded to nearest; awq (int4 weights, rounded to nearest), or w4a4 (int4 weights per channel and
-    /// inputs per token, rotated and rounded by gptq)
+    /// values in fp8 with a fixed scale), rounded to nearest; awq (int4 weights, rounded to nearest), w4a4 (int4 weights per channel and
+    /// inputs per token, rotated and rounded by gptq), or auto-round (integers learned a block at a time; the peer is AutoRound)
     #[arg(long, default_value = "gptq")]
     method: String,
+    /// Bits of weights, for auto-round
+    #[arg(long, default_value_t = 4)]
+    bits: u32,
+    /// Steps per block, for auto-round
+    #[arg(long, default_value_t = 50)]
+    iters: usize,
+    /// Windows of a step, for auto-round
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
     /// Input channels per group, of int4 weights
     #[arg(long, default_value_t = 64)]
     group: u32,
@@ -47,7 +56,7 @@ pub(crate) struct Args {
     /// What qfw rounds the operands of its products to: f32 (as they are), bf16 or auto
     #[arg(long, default_value = "auto")]
     products: String,
-    /// A Python that has llmcompressor
+    /// A Python that has llmcompressor, or auto-round
     #[arg(long, default_value = "python3")]
     python: PathBuf,
     /// Run qfw alone
@@ -71,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let dir = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), "write in", e))?;
     let mut rows = Vec::new();
     if !args.no_peer {
-        eprintln!("running llm-compressor");
+        eprintln!("running {}", name(args));
         let out = dir.path().join("peer");
         rows.push((peer(args, &out)?, perplexity(args, &qfw, &out)?));
     }
@@ -82,28 +91,51 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// The method whose peer is another one.
+const AUTO_ROUND: &str = "auto-round";
+
+/// The peer's package.
+fn name(args: &Args) -> &'static str {
+    if args.method == AUTO_ROUND { AUTO_ROUND } else { "llmcompressor" }
+}
+
 fn peer(args: &Args, out: &Path) -> Result<Cost> {
-    let script = workspace::root().join("tests/peers/llm_compressor.py");
     let mut command = Command::new(&args.python);
-    command.arg(script).arg(&args.model).arg(&args.ids).arg(out).arg(&args.method).arg(args.group.to_string());
-    command.arg(if args.affine { "affine" } else { "symmetric" });
+    let mut script = |file: &str| {
+        command.arg(workspace::root().join("tests/peers").join(file)).arg(&args.model).arg(&args.ids).arg(out);
+    };
+    if args.method == AUTO_ROUND {
+        script("auto_round.py");
+        command.args([args.bits.to_string(), args.group.to_string(), args.iters.to_string(), args.batch.to_string()]);
+    } else {
+        script("llm_compressor.py");
+        command.arg(&args.method).arg(args.group.to_string()).arg(if args.affine { "affine" } else { "symmetric" });
+    }
     let output = command.stderr(Stdio::null()).output().map_err(|e| Error::io(&args.python, "run", e))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let cost = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
     cost.filter(|_| output.status.success()).ok_or_else(|| {
-        Error::input("compare::peer", format!("`{}` could not run llm-compressor: {}", args.python.display(), output.status))
-            .hint("it needs the package llmcompressor (`--python PATH` names another Python), or give `--no-peer`")
+        Error::input("compare::peer", format!("`{}` could not run {}: {}", args.python.display(), name(args), output.status))
+            .hint(format!("it needs the package {} (`--python PATH` names another Python), or give `--no-peer`", name(args)))
     })
 }
 
 /// The `run.toml` of a method.
 fn recipe(args: &Args) -> Result<String> {
     let int4 = format!(
-        "weights = {{ format = 'int4', granularity = {{ group = {} }}, symmetric = {}, convention = 'half-range', range = 'minmax' }}",
-        args.group, !args.affine
+        "weights = {{ format = 'int{}', granularity = {{ group = {} }}, symmetric = {}, convention = 'half-range', range = 'minmax' }}",
+        args.bits, args.group, !args.affine
     );
     let fp8 = "format = 'fp8', timing = 'static', granularity = 'tensor', range = 'minmax'";
+    let learned = format!("algo = 'learned-round'\noptions = {{ iters = {}, batch-size = {} }}", args.iters, args.batch);
     let (scheme, pass) = match args.method.as_str() {
+        _ if args.bits != 4 && args.method != AUTO_ROUND => {
+            return Err(Error::config("compare::bits", format!("`--bits` does nothing to `{}`", args.method)).hint("leave it out"));
+        }
+        AUTO_ROUND if args.affine => {
+            return Err(Error::config("compare::affine", "`--affine` does nothing to `auto-round`".to_owned()).hint("leave it out"));
+        }
+        AUTO_ROUND => (format!("{int4}\n[output]\nformat = ['qfw']"), &*learned),
         "rtn" => (int4, "algo = 'rtn'"),
         "gptq" => (int4, "algo = 'gptq'\noptions = { act-order = 'static', damp = 0.01 }"),
         "awq" => (int4, "algo = 'awq'\n[[pass]]\nalgo = 'rtn'"),
@@ -119,7 +151,7 @@ fn recipe(args: &Args) -> Result<String> {
         "kv8" => (format!("weights = 'keep'\nkeys = {{ {fp8} }}\nvalues = {{ {fp8} }}"), ""),
         other => {
             return Err(Error::config("compare::method", format!("unknown method `{other}`"))
-                .hint("methods: rtn, gptq, awq, w4a4, w8a8, fp8-dynamic, kv8"));
+                .hint("methods: rtn, gptq, awq, w4a4, w8a8, fp8-dynamic, kv8, auto-round"));
         }
     };
     let pass = if pass.is_empty() { String::new() } else { format!("[[pass]]\n{pass}\n") };
