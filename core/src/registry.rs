@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::algorithm::{AlgorithmRecord, BuiltAlgorithm, Maker};
-use crate::checkpoint::ContainerRecord;
+use crate::checkpoint::{ContainerRecord, gguf};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::format::{self, FormatRecord, QuantFormat};
 use crate::granularity::{self, GranularityRecord, Shape};
@@ -74,6 +74,14 @@ fn unknown(kind: &str, id: &str, known: Vec<&str>) -> Error {
         plural(kind),
         known.join(", ")
     ))
+}
+
+/// Names of block types are no names here: what makes them is told.
+fn of_gguf(id: &str, unknown: Error) -> Error {
+    match gguf::wanted(id) {
+        Some(hint) => unknown.hint(hint),
+        None => unknown,
+    }
 }
 
 fn plural(kind: &str) -> String {
@@ -238,7 +246,7 @@ impl Registry {
     pub fn format(&self, id: &str) -> Result<Arc<dyn QuantFormat>> {
         let loaded = || self.loaded_formats.iter().find(|f| f.id() == id).cloned();
         let found = self.formats.values().find_map(|r| (r.find)(id)).or_else(loaded);
-        found.ok_or_else(|| unknown("format", id, self.formats.keys().copied().collect()))
+        found.ok_or_else(|| of_gguf(id, unknown("format", id, self.formats.keys().copied().collect())))
     }
 
     /// The tiles that a granularity makes of a shape; `value` is what stands behind its name.
@@ -262,7 +270,7 @@ impl Registry {
     /// # Errors
     /// If there is none of that id.
     pub fn container(&self, id: &str) -> Result<&'static ContainerRecord> {
-        find(&self.containers, "output format", id).copied()
+        find(&self.containers, "output format", id).copied().map_err(|e| of_gguf(id, e))
     }
 
     /// All containers, by id.

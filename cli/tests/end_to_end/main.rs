@@ -20,6 +20,7 @@ mod plugin_kit;
 mod plugins;
 mod plugins_found;
 mod plugins_refused;
+mod recipes;
 mod resume;
 mod rotations;
 mod scheme;
@@ -27,6 +28,8 @@ mod targets;
 mod transforms;
 mod unknown_model;
 mod verify;
+mod verify_onnx;
+mod verify_strays;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
