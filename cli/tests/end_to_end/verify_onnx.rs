@@ -16,7 +16,8 @@ fn one_flipped_nibble_of_an_onnx_model_is_found_and_named() {
         let sound = std::fs::read(&file).unwrap();
         let mut found = Vec::new();
         for i in 1..16 {
-            let at = sound.len() * i / 16;
+            // Between tensors there are zeros, which belong to none.
+            let at = (sound.len() * i / 16..).find(|at| sound[*at] != 0).unwrap();
             flip(&file, at, 0x10);
             let (code, report) = report(&part, &[]);
             let names = named(&report);
