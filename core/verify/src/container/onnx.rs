@@ -9,6 +9,7 @@
 //! Source: ONNX, `docs/Operators.md`; onnxruntime, `docs/ContribOperators.md`. The exporter calls codes `PATH.codes`, where `PATH` is the role
 //! of a layer, such as `blocks.0.attn.q`.
 
+use super::sides;
 use crate::bits;
 use crate::dtype::{Dtype, array, e4m3, small_float};
 use crate::error::{Error, Result};
@@ -85,9 +86,7 @@ impl Weight {
     fn dequantized(codes: &Tensor, node: &Node, clip: Option<(f32, f32)>, graph: &Graph, store: &Store) -> Result<Self> {
         let name = &codes.name;
         let product = graph.reader(made(node)?)?;
-        let &[cols, rows] = &codes.shape[..] else {
-            return Err(Error::tensor(format!("`{name}` has the shape {:?}, and is a matrix", codes.shape)));
-        };
+        let (cols, rows) = sides(codes)?;
         if product.op != "MatMul" || product.input(1) != node.output.first().map(String::as_str) {
             return Err(Error::tensor(format!("what `{name}` stands for is no weight of a `MatMul`")));
         }
@@ -119,9 +118,7 @@ impl Weight {
 
     fn rows(codes: &Tensor, node: &Node, graph: &Graph, store: &Store) -> Result<Self> {
         let name = &codes.name;
-        let &[rows, stored] = &codes.shape[..] else {
-            return Err(Error::tensor(format!("`{name}` has the shape {:?}, and is a matrix", codes.shape)));
-        };
+        let (rows, stored) = sides(codes)?;
         let ids = node.input(1).unwrap_or_default();
         let (mut bits, mut shifts) = (8, Vec::new());
         let (mut table, mut split, mut zero, mut parts) = (None, None, Zero::All(0.0), Vec::new());
