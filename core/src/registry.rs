@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::algorithm::{AlgorithmRecord, BuiltAlgorithm, Maker};
-use crate::checkpoint::ContainerRecord;
+use crate::checkpoint::{ContainerRecord, gguf};
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
 use crate::format::{self, FormatRecord, QuantFormat};
 use crate::granularity::{self, GranularityRecord, Shape};
@@ -75,6 +75,14 @@ fn unknown(kind: &str, id: &str, known: Vec<&str>) -> Error {
         plural(kind),
         known.join(", ")
     ))
+}
+
+/// Names of block types are no names here: what makes them is told.
+fn of_gguf(id: &str, unknown: Error) -> Error {
+    match gguf::wanted(id) {
+        Some(hint) => unknown.hint(hint),
+        None => unknown,
+    }
 }
 
 fn plural(kind: &str) -> String {
@@ -242,7 +250,7 @@ impl Registry {
     pub fn format(&self, id: &str) -> Result<Arc<dyn QuantFormat>> {
         let linked = || self.formats.values().find_map(|r| (r.find)(id));
         let found = self.loaded_formats.get(id).cloned().or_else(linked);
-        found.ok_or_else(|| unknown("format", id, self.formats.keys().copied().collect()))
+        found.ok_or_else(|| of_gguf(id, unknown("format", id, self.formats.keys().copied().collect())))
     }
 
     /// The record of a number format, or of the family that it is of.
@@ -271,7 +279,7 @@ impl Registry {
     /// # Errors
     /// If there is none of that id.
     pub fn container(&self, id: &str) -> Result<&'static ContainerRecord> {
-        find(&self.containers, "output format", id).copied()
+        find(&self.containers, "output format", id).copied().map_err(|e| of_gguf(id, e))
     }
 
     /// All containers, by id.

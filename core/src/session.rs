@@ -17,6 +17,7 @@ use crate::plan::raw::{RawBos, RawCalibration, RawDtype, RawModel, RawRun, RawTi
 use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, needs_untied_head, resolve};
 use crate::registry::Registry;
 use crate::scheme::FloatKind;
+use crate::target;
 use crate::topology::{OnlineRotation, Part, Rewrite, Rewriting, Role, SiteId};
 
 /// A checkpoint and the model in it.
@@ -144,26 +145,15 @@ impl Session {
         model: &Path,
         data: &mut dyn FnMut(&RawCalibration) -> Result<DataFile>,
     ) -> Result<Self> {
+        if let Some(target) = &raw.output.target {
+            target::check(target)?;
+        }
         if raw.harness.device != "cpu" {
             return Err(Error::config("device::unsupported", format!("device `{}` is not available in this build", raw.harness.device))
                 .hint("use `--device cpu`: the block loop runs on the CPU, also in a build with `cargo build --release --features cuda`"));
         }
-        let mut checkpoint = Checkpoint::open(model)?;
-        adapt(&mut checkpoint, &raw.model, registry)?;
         let calibrated = needs_calibration(&raw, registry)?;
-        let (mut opened, opening) =
-            if calibrated { (Opened::of(checkpoint, registry)?, Vec::new()) } else { Opened::for_weights(checkpoint, registry)? };
-        if !opened.checkpoint.config.get("quantization_config").is_none_or(serde_json::Value::is_null) {
-            return Err(Error::plan("plan::already-quantized", format!("`{}` is quantized already", raw.model.path))
-                .hint("start from the original checkpoint; quantizing twice loses accuracy twice"));
-        }
-        let mut notes = Vec::new();
-        if with_facts(&opened, |facts| needs_untied_head(&raw, registry, facts))? {
-            notes.push("the head gets a tensor of its own: it changes otherwise than the embedding does".to_owned());
-            let mut checkpoint = opened.checkpoint;
-            untie(&mut checkpoint, registry)?;
-            opened = Opened::of(checkpoint, registry)?;
-        }
+        let (mut opened, notes) = source(&raw, registry, model, calibrated)?;
         let windows = if calibrated { calibrate(&raw.calibration, &data(&raw.calibration)?, &opened)? } else { Windows::new(Vec::new()) };
         let calibration = (!windows.ids.is_empty()).then(|| CalibrationPlan {
             samples: windows.ids.len(),
@@ -180,7 +170,7 @@ impl Session {
             opened = Opened::of(checkpoint, registry)?;
             resolved = plan(&raw, registry, &opened, calibration, sorted)?;
         }
-        resolved.notes.splice(0..0, opening.into_iter().chain(notes));
+        resolved.notes.splice(0..0, notes);
         let mut learning = None;
         if !resolved.plan.rewrites.is_empty() {
             let (kept, learned): (Vec<Rewrite>, Vec<Rewrite>) =
@@ -212,6 +202,18 @@ impl Session {
         Ok(Self { raw, opened, windows, resolved, budget, prelude: learning })
     }
 
+    /// Refuses what the engine that `raw` names would not load, or would compute wrongly: by the plan alone, before any data is asked for.
+    /// Without an engine, and for what is not known to fail, nothing is done. [`Session::execute`] refuses the same.
+    ///
+    /// # Errors
+    /// With the engine's reason; and those of the plan.
+    pub fn demand_target(raw: &RawRun, registry: &Registry, sorted: bool, model: &Path) -> Result<()> {
+        let Some(target) = &raw.output.target else { return Ok(()) };
+        target::check(target)?;
+        let (opened, _) = source(raw, registry, model, needs_calibration(raw, registry)?)?;
+        plan(raw, registry, &opened, None, sorted)?.judgement.map_or(Ok(()), |j| j.demand())
+    }
+
     /// Runs the plan.
     ///
     /// # Errors
@@ -240,6 +242,25 @@ impl Session {
         let Opened { checkpoint, model } = opened;
         Run::new(registry, checkpoint, model, &self.resolved, &self.windows.ids, Device::Cpu, self.budget.spill)
     }
+}
+
+/// The model that is to be quantized, with a head of its own if it needs one, and what there is to be told of it. `calibrated`: it will run.
+fn source(raw: &RawRun, registry: &Registry, model: &Path, calibrated: bool) -> Result<(Opened, Vec<String>)> {
+    let mut checkpoint = Checkpoint::open(model)?;
+    adapt(&mut checkpoint, &raw.model, registry)?;
+    let (mut opened, mut notes) =
+        if calibrated { (Opened::of(checkpoint, registry)?, Vec::new()) } else { Opened::for_weights(checkpoint, registry)? };
+    if !opened.checkpoint.config.get("quantization_config").is_none_or(serde_json::Value::is_null) {
+        return Err(Error::plan("plan::already-quantized", format!("`{}` is quantized already", raw.model.path))
+            .hint("start from the original checkpoint; quantizing twice loses accuracy twice"));
+    }
+    if with_facts(&opened, |facts| needs_untied_head(raw, registry, facts))? {
+        notes.push("the head gets a tensor of its own: it changes otherwise than the embedding does".to_owned());
+        let mut checkpoint = opened.checkpoint;
+        untie(&mut checkpoint, registry)?;
+        opened = Opened::of(checkpoint, registry)?;
+    }
+    Ok((opened, notes))
 }
 
 /// The plan for an open model.

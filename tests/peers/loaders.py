@@ -13,10 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parent))
+from native import dense  # noqa: E402
 
 ASSETS = Path(__file__).parents[2] / "cli" / "assets"
 GROUP = "weights.granularity.group="
@@ -52,27 +53,6 @@ def quantize(qfw, out, name, model, words, containers):
         file.write_text(f'schema = 1\n{scheme}[[pass]]\nalgo = "rtn"\n[[override]]\n{words}\n')
         command += ["--config", file]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
-
-
-def dense(native):
-    """The model that a native checkpoint stands for, in f32."""
-    config = json.loads((native / "config.json").read_text())
-    state = load_file(native / "model.safetensors")
-    for entry in config.pop("quantization_config")["modules"]:
-        name, bits, (rows, cols) = entry["module"], entry["spec"]["bits"], entry["shape"]
-        packed, scale = state.pop(f"{name}.codes").numpy(), state.pop(f"{name}.scale").numpy()
-        zero, index = state.pop(f"{name}.zero", None), state.pop(f"{name}.group_index", None)
-        stream = np.unpackbits(packed, axis=1, bitorder="little")[:, : cols * bits].reshape(rows, cols, bits)
-        codes = (stream * (1 << np.arange(bits))).sum(-1) + entry["spec"]["grid"]["int"]["lo"]
-        index = np.arange(cols) // -(-cols // scale.shape[1]) if index is None else index.numpy()
-        weight = torch.tensor(scale[:, index] * (codes - (0 if zero is None else zero.numpy()[:, index])), dtype=torch.float32)
-        state[f"{name}.weight"] = weight.t().contiguous() if entry["transposed"] else weight
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.float32)
-    report = model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
-    missing = [k for k in report.missing_keys if not (k.startswith("lm_head") and config["tie_word_embeddings"])]
-    assert not missing and not report.unexpected_keys, (missing, report.unexpected_keys)
-    model.tie_weights()
-    return model.eval()
 
 
 def by_transformers(path):

@@ -18,7 +18,7 @@ pub(crate) fn run(a: &RunArgs) -> Result<()> {
     if let Some(flag) = [("--print-config", a.print_config), ("--measure", a.measure)].iter().find_map(|(f, given)| given.then_some(f)) {
         return Err(Error::config("config::invalid", format!("`{flag}` belongs to `qfw plan`")).hint("leave it out, or say `qfw plan`"));
     }
-    let (session, registry) = plan::open(a)?;
+    let (session, registry) = plan::open(a, true)?;
     let Some(out) = session.raw.output.path.clone() else {
         return Err(
             Error::config("config::missing", "no output directory was given").hint("add `-o OUT`, or `output.path` to the configuration")

@@ -6,7 +6,7 @@ use qfw_core::Result;
 use qfw_core::checkpoint::Checkpoint;
 use serde_json::json;
 
-use super::{say_json, target};
+use super::{record, say_json, target};
 use crate::arguments::Inspect;
 use crate::hub;
 use crate::terminal::{say, size};
@@ -26,7 +26,7 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
         bytes += info.byte_len();
     }
     let quantization = &checkpoint.config["quantization_config"];
-    let record: Option<serde_json::Value> = std::fs::read(path.join("qfw.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let record = record::of(&path)?;
     let blocks = names.iter().filter_map(|n| checkpoint.tensors.info(n)).any(|i| i.dtype.is_blocks());
     let quantized = record.is_some() || !quantization.is_null() || blocks;
     let architecture = checkpoint.config["model_type"].as_str().unwrap_or("").to_owned();
@@ -60,7 +60,7 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
     if let Some(judgement) = &judged {
         say(judgement.to_string().trim_end());
     }
-    if let Some(plan) = record.and_then(|r| serde_json::from_value::<qfw_core::plan::Plan>(r["plan"].clone()).ok()) {
+    if let Some(plan) = record.as_ref().map(|r| record::plan(&path, r)).transpose()? {
         say(&format!("\nmade by qfw {} with this plan:\n{}", plan.qfw, plan.to_string().trim_end()));
     }
     Ok(())

@@ -9,6 +9,7 @@ pub(crate) mod list_plugins;
 pub(crate) mod plan;
 pub(crate) mod plugin;
 pub(crate) mod quickstart;
+pub(crate) mod record;
 pub(crate) mod schema;
 pub(crate) mod target;
 pub(crate) mod topology;

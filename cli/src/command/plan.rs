@@ -7,7 +7,7 @@ use qfw_core::plan::layer::Layers;
 use qfw_core::plan::raw::RawCalibration;
 use qfw_core::registry::Registry;
 use qfw_core::session::Session;
-use qfw_core::{Error, Result};
+use qfw_core::{Error, Result, target};
 use serde_json::json;
 
 use super::{say_json, use_threads};
@@ -22,7 +22,7 @@ pub(crate) fn run(a: &RunArgs) -> Result<()> {
         say(raw.to_toml()?.trim_end());
         return Ok(());
     }
-    let (session, registry) = open(a)?;
+    let (session, registry) = open(a, false)?;
     if !a.json {
         say(session.resolved.plan.to_string().trim_end());
         say(&format!("memory        {}", session.budget));
@@ -53,14 +53,22 @@ fn measure(session: &Session, registry: &Registry) -> Result<Measured> {
     session.measure(registry, dir.path(), &Control::new(&|_| (), &CANCELLED))
 }
 
-/// The session that the arguments describe, and what it chooses from; notes go to stderr.
-pub(crate) fn open(a: &RunArgs) -> Result<(Session, Registry)> {
+/// The session that the arguments describe, and what it chooses from; notes go to stderr. `demand`: what the engine of `--target` does not
+/// load is refused before data is looked for.
+pub(crate) fn open(a: &RunArgs, demand: bool) -> Result<(Session, Registry)> {
     let (raw, notes) = layers(a)?.finish()?;
     handle_interrupts();
+    if let Some(target) = &raw.output.target {
+        // Before a model is fetched for nothing.
+        target::check(target)?;
+    }
     let registry = dynamic::registry(&raw.plugins, &a.dynamic)?;
     use_threads(raw.harness.threads.map(Into::into))?;
     let model = hub::model(Path::new(&raw.model.path))?;
     let named = a.data.is_some() || raw.calibration.source != RawCalibration::default().source;
+    if demand {
+        Session::demand_target(&raw, &registry, !a.algo.is_empty(), &model)?;
+    }
     let session = Session::open_at(raw, &registry, !a.algo.is_empty(), &model, &mut |c| hub::calibration(c, named))?;
     notes.iter().chain(&session.resolved.notes).for_each(|n| note(&format!("note: {n}")));
     Ok((session, registry))

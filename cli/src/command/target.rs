@@ -8,24 +8,24 @@ use qfw_core::plan::Plan;
 use qfw_core::registry::Registry;
 use qfw_core::target::{self, Judgement, Recipe};
 use qfw_core::{Error, Result};
-use serde_json::Value;
 
+use super::record;
 use crate::terminal::say;
 
 /// The plan of the run that wrote `dir`: in the directory itself, or, of one of several formats, in its parent.
-pub(crate) fn plan_of(dir: &Path) -> Option<Plan> {
-    let read = |dir: &Path| -> Option<Plan> {
-        let record: Value = serde_json::from_slice(&std::fs::read(dir.join("qfw.json")).ok()?).ok()?;
-        serde_json::from_value(record["plan"].clone()).ok()
-    };
-    if let Some(plan) = read(dir) {
-        return Some(plan);
+///
+/// # Errors
+/// If there is a record, and it cannot be read.
+fn plan_of(dir: &Path) -> Result<Option<Plan>> {
+    if let Some(found) = record::of(dir)? {
+        return record::plan(dir, &found).map(Some);
     }
-    let full = std::fs::canonicalize(dir).ok()?;
-    let name = full.file_name()?.to_str()?;
-    let mut plan = read(full.parent()?)?;
+    let full = std::fs::canonicalize(dir).map_err(|e| Error::io(dir, "find", e))?;
+    let (Some(name), Some(parent)) = (full.file_name().and_then(|n| n.to_str()), full.parent()) else { return Ok(None) };
+    let Some(found) = record::of(parent)? else { return Ok(None) };
+    let mut plan = record::plan(parent, &found)?;
     plan.output.formats.retain(|f| f == name);
-    (!plan.output.formats.is_empty()).then_some(plan)
+    Ok(Some(plan).filter(|p| !p.output.formats.is_empty()))
 }
 
 /// What the engine `target` will do with a checkpoint that a run wrote.
@@ -34,8 +34,9 @@ pub(crate) fn plan_of(dir: &Path) -> Option<Plan> {
 /// If there is no such engine, or no plan of a run.
 pub(crate) fn judged(target: &str, path: &Path) -> Result<Judgement> {
     target::check(target)?;
-    let dir = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
-    let plan = plan_of(dir).ok_or_else(|| {
+    let beside = || path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let dir = if path.is_dir() { path } else { beside() };
+    let plan = plan_of(dir)?.ok_or_else(|| {
         Error::config("target::no-plan", format!("`{}` has no `qfw.json`, and nothing else says how it was quantized", path.display()))
             .hint("rules are about plans: `qfw plan … --target` judges one before the run")
     })?;
@@ -56,6 +57,9 @@ fn head_dim(path: &Path, plan: &Plan) -> Option<usize> {
 
 /// The recipes that the engine `target` loads of models of an architecture.
 pub(crate) fn say_recipes(target: &str, architecture: &str, recipes: &[Recipe]) {
+    if let Ok(Some(untried)) = target::untried(target) {
+        say(&format!("target        {untried}"));
+    }
     if recipes.is_empty() {
         say(&format!("target        {target}: no rule says that it loads anything of a `{architecture}` model"));
         return;

@@ -142,12 +142,14 @@ fn what_it_cannot_hold_is_refused_with_the_nearest_that_works() {
         assert!(ran.stderr.contains(&message) && ran.stderr.contains(&format!("hint: {hint}")), "{words}: {}", ran.stderr);
         assert!(!out.exists());
     };
+    let near_int4 = "k-quants are not written; nearest: `int4` in groups of 32, or `--format qfw`";
+    let near_int8 = "k-quants are not written; nearest: `int8` in groups of 32, or `--format qfw`";
     let nearest = "use int4, int5 or int8 in groups of 32, mxfp4, or `--format qfw`";
     for (sets, message, hint) in [
-        ("format=int2", "it has blocks of 4, 5 and 8 bits, not of 2", nearest),
-        ("format=int3", "it has blocks of 4, 5 and 8 bits, not of 3", nearest),
-        ("format=int6", "it has blocks of 4, 5 and 8 bits, not of 6", nearest),
-        ("format=uint7", "it has blocks of 4, 5 and 8 bits, not of 7", nearest),
+        ("format=int2", "it has blocks of 4, 5 and 8 bits, not of 2", near_int4),
+        ("format=int3", "it has blocks of 4, 5 and 8 bits, not of 3", near_int4),
+        ("format=int6", "it has blocks of 4, 5 and 8 bits, not of 6", near_int8),
+        ("format=uint7", "it has blocks of 4, 5 and 8 bits, not of 7", near_int8),
         ("format=nf4", "none of its blocks holds nf4", nearest),
         ("format=fp8", "none of its blocks holds float-ocp-e4m3", nearest),
         (
@@ -231,4 +233,25 @@ fn a_file_can_be_quantized_into_a_file() {
     qfw(&args(&words, &[&float.join("model.gguf").display().to_string()])).ok();
     let value = |text: String| serde_json::from_str::<Value>(&text).unwrap()["perplexity"].clone();
     assert_eq!(value(eval(&once)), value(eval(&twice)));
+}
+
+/// Names of blocks that llama.cpp has and that are not written say what comes nearest.
+#[test]
+fn names_of_k_quants_say_what_is_near() {
+    let dir = tempfile::tempdir().unwrap();
+    for (words, says) in [
+        ("--set scheme.weights.format=q6_k --format gguf", "nearest: `format = \"int8\"` in groups of 32, with `--format gguf`"),
+        ("--format q4_k_m", "k-quants and i-quants are not written; nearest: `format = \"int4\"`"),
+        (
+            "--set scheme.weights.format=int3 --set scheme.weights.granularity.group=32 --format gguf",
+            "k-quants are not written; nearest: `int4` in groups of 32",
+        ),
+        (
+            "--set scheme.weights.format=int6 --set scheme.weights.granularity.group=32 --format gguf",
+            "k-quants are not written; nearest: `int8` in groups of 32",
+        ),
+    ] {
+        let refused = qfw(&apply_args("tiny-llama", &dir.path().join("out"), &format!("--algo rtn {words}")));
+        assert!(refused.code == Some(2) && refused.stderr.contains(says), "{words}: {}", refused.stderr);
+    }
 }

@@ -22,6 +22,7 @@ mod plugins;
 mod plugins_found;
 mod plugins_interrupted;
 mod plugins_refused;
+mod recipes;
 mod resume;
 mod rotations;
 mod scheme;
@@ -29,6 +30,8 @@ mod targets;
 mod transforms;
 mod unknown_model;
 mod verify;
+mod verify_onnx;
+mod verify_strays;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -106,9 +106,12 @@ fn the_worst_layer_decides() {
     // Nobody has looked: 2 bits in vLLM, and versions that the rules are not about.
     let two = "--algo rtn --set scheme.weights.format=int2 --set scheme.weights.granularity.group=32";
     assert_eq!(outcome("tiny-llama", &format!("{two} --target vllm")), is("unknown", "none"));
-    let judged = planned("tiny-llama", "--algo rtn --target vllm@0.12");
+    let judged = planned("tiny-llama", "--algo rtn --target vllm@0.12 --set scheme.weights.granularity.group=32");
     assert_eq!(judged["formats"][0]["outcome"], "unknown");
-    assert_eq!(judged["formats"][0]["because"][0]["reason"], "the rules are about vllm 0.32, not 0.12");
+    assert_eq!(
+        judged["formats"][0]["because"][0]["reason"],
+        "nobody has tried vllm 0.12; rules are about 0.32; in 0.32, the nearest, it loads: integers of 4 or 8 bits, symmetric or affine, in groups of 32, 64 or 128 or per channel"
+    );
 }
 
 /// 4 heads, 2 of keys; 128 inputs of the output layer, 384 of down: each device needs whole groups.
@@ -122,6 +125,24 @@ fn sizes_for_several_devices_follow_from_heads_and_groups() {
     }
     let judged = planned("tiny-llama", "--algo rtn --format gguf --target llama.cpp --set scheme.weights.granularity.group=32");
     assert_eq!(judged["tensor_parallel"], Value::Null);
+    // Wherever a judgement is shown: to people and as JSON, before the run, in it, and of what lies there.
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let words = "--algo rtn --target vllm --set scheme.weights.granularity.group=64";
+    let shown = "layers can be split over 1, 2\n";
+    let mut plan = apply_args("tiny-llama", &out, words);
+    plan[0] = "plan".to_owned();
+    assert!(qfw(&plan).ok().stdout.contains(shown));
+    let ran = qfw(&apply_args("tiny-llama", &out, words)).ok();
+    assert!(ran.stderr.contains(shown), "{}", ran.stderr);
+    let path = out.display().to_string();
+    assert!(qfw(&args("inspect --target vllm", &[&path])).ok().stdout.contains(shown));
+    assert!(qfw(&args("verify --target vllm", &[&path])).ok().stdout.contains(shown));
+    for command in ["inspect --target vllm --json", "verify --target vllm --json"] {
+        assert_eq!(qfw(&args(command, &[&path])).json()["target"]["tensor_parallel"], serde_json::json!([1, 2]), "{command}");
+    }
+    let again = run("apply", "tiny-llama", &out, &format!("{words} --overwrite")).json();
+    assert_eq!(again["target"]["tensor_parallel"], serde_json::json!([1, 2]));
 }
 
 #[test]
@@ -140,6 +161,16 @@ fn apply_refuses_what_would_not_load_before_it_begins() {
         let unknown = run("apply", "tiny-llama", &out, &format!("{affine} --target {target}"));
         assert!(unknown.code == Some(2) && unknown.stderr.contains(says), "{}", unknown.stderr);
     }
+
+    // Before anything is read: there is no such model, and no such text.
+    let nothing = ["--data", "no-text.txt", "-o", "no-out", "no-model", "--algo", "gptq", "--preset", "w4a16", "--target"];
+    let unknown = qfw(&args("apply", &[&nothing[..], &["vlm"]].concat()));
+    assert!(unknown.code == Some(2) && unknown.stderr.contains("did you mean `vllm`?"), "{}", unknown.stderr);
+    // And before the text is looked for.
+    let model = asset("tiny-llama");
+    let none = ["--data", "no-text.txt", "-o", "no-out", &model, "--algo", "gptq", "--format", "gguf", "--target", "vllm"];
+    let early = qfw(&args("apply --set scheme.weights.format=int4 --set scheme.weights.granularity.group=32", &none));
+    assert!(early.code == Some(2) && early.stderr.contains("qfw::plan::target"), "{}", early.stderr);
 
     // Of several formats one has to load; what was found stands in the record.
     run("apply", "tiny-llama", &out, &format!("{affine} --format gptq-v2,awq --target vllm")).ok();

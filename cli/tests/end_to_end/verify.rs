@@ -6,20 +6,20 @@ use serde_json::Value;
 
 use super::{Ran, apply, args, asset, qfw, tree};
 
-fn verify(path: &Path, more: &[&str]) -> Ran {
+pub(super) fn verify(path: &Path, more: &[&str]) -> Ran {
     qfw(&args("verify", &[&[path.display().to_string().as_str()], more].concat()))
 }
 
 /// The object that is printed whether all is well or not.
 #[track_caller]
-fn report(path: &Path, more: &[&str]) -> (Option<i32>, Value) {
+pub(super) fn report(path: &Path, more: &[&str]) -> (Option<i32>, Value) {
     let ran = verify(path, &[&["--json"], more].concat());
     let value = serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {} {}", ran.stdout, ran.stderr));
     (ran.code, value)
 }
 
 /// Names in `field` of findings and of tensors that differ.
-fn named(report: &Value) -> Vec<String> {
+pub(super) fn named(report: &Value) -> Vec<String> {
     let mut names = Vec::new();
     for part in report["checked"].as_array().unwrap() {
         names.extend(part["findings"].as_array().unwrap().iter().filter_map(|f| f["tensor"].as_str().map(ToOwned::to_owned)));
@@ -45,17 +45,24 @@ fn what_is_written_is_verified() {
     let head = "--set scheme.weights.granularity.group=32 --set model.tie-policy=untie --set scheme.head.format=int8 \
                 --set scheme.head.granularity.group=32";
     let cases = [
-        ("tiny-llama", int("int4", true, "{group=32}"), "qfw,compressed-tensors,gptq,gptq-v2,awq,gguf"),
-        ("tiny-llama", int("uint4", false, "{group=32}"), "qfw,compressed-tensors,gptq-v2,awq,gguf"),
+        (
+            "tiny-llama",
+            int("int4", true, "{group=32}"),
+            "qfw,compressed-tensors,gptq,gptq-v2,awq,gguf,onnx,onnx-qdq,onnx-qcdq,onnx-matmulnbits",
+        ),
+        ("tiny-llama", int("uint4", false, "{group=32}"), "qfw,compressed-tensors,gptq-v2,awq,gguf,onnx,onnx-qdq,onnx-qcdq"),
+        ("tiny-llama", int("uint2", false, "{group=16}"), "qfw,onnx,onnx-qdq,onnx-qcdq"),
+        ("tiny-llama", int("int6", true, "\"channel\""), "qfw,onnx-matmulnbits,onnx-qcdq"),
         ("tiny-llama", int("int4", false, "\"channel\""), "qfw,compressed-tensors,gptq-v2,awq,gguf"),
         ("tiny-llama", int("int8", true, "{group=64}"), "qfw,compressed-tensors,gptq,gptq-v2,gguf"),
-        ("tiny-llama", int("int8", false, "\"channel\""), "qfw,compressed-tensors,compressed-tensors-int8,gptq-v2"),
+        ("tiny-llama", int("int8", false, "\"channel\""), "qfw,compressed-tensors,compressed-tensors-int8,gptq-v2,onnx,onnx-qdq"),
         ("tiny-llama", int("int2", false, "{group=64}"), "qfw,compressed-tensors,gptq-v2"),
         ("tiny-llama", int("int3", true, "\"tensor\""), "qfw,gptq,gptq-v2"),
         ("tiny-llama", int("int5", true, "{group=32}"), "qfw,gguf"),
         ("tiny-llama", int("uint5", false, "{group=32}"), "qfw,gguf"),
         ("tiny-llama", int("int8", true, "{block=[64,32]}"), "qfw,gptq,gguf"),
-        ("tiny-llama", float("fp8"), "qfw,compressed-tensors"),
+        ("tiny-llama", float("fp8"), "qfw,compressed-tensors,onnx,onnx-qcdq"),
+        ("tiny-llama", float("float-ocp-e5m2"), "qfw,onnx"),
         ("tiny-llama", float("fp8 --set scheme.weights.granularity.block=[128,128]"), "qfw,compressed-tensors"),
         ("tiny-llama", float("nvfp4"), "qfw,compressed-tensors,gguf"),
         ("tiny-llama", float("mxfp4"), "qfw,compressed-tensors,gguf"),
@@ -64,7 +71,7 @@ fn what_is_written_is_verified() {
         (
             "tiny-llama",
             float("int8 --set scheme.inputs.format=uint8 --set scheme.inputs.symmetric=false --set scheme.inputs.timing=static"),
-            "qfw,compressed-tensors",
+            "qfw,compressed-tensors,onnx,onnx-qdq,onnx-qcdq",
         ),
         ("tiny-llama", float(&format!("int4 {kv}")), "qfw,compressed-tensors"),
         (
@@ -74,8 +81,11 @@ fn what_is_written_is_verified() {
         ),
         ("tiny-llama", float(&format!("int4 {head} --set scheme.embed.format=int8 --set scheme.embed.granularity.group=32")), "qfw,gguf"),
         ("tiny-llama", float(&format!("int4 {head}")), "qfw,compressed-tensors,gptq"),
-        ("tiny-llama", float("int4 --algo svdquant,rtn"), "qfw"),
-        ("tiny-gpt2", int("int4", true, "{group=32}"), "qfw,gptq,gptq-v2,gguf"),
+        ("tiny-llama", float("int4 --algo svdquant,rtn"), "qfw,onnx"),
+        ("tiny-llama", float(&format!("int4 {head} --set scheme.embed.format=uint4 --set scheme.embed.symmetric=false")), "qfw,onnx"),
+        ("tiny-llama", float(&format!("int4 {head} --set scheme.embed.format=fp8 --set scheme.embed.granularity=channel")), "qfw,onnx"),
+        ("tiny-gpt2", float("int8 --set scheme.inputs.format=int8 --set scheme.inputs.timing=static"), "qfw,onnx-qdq"),
+        ("tiny-gpt2", int("int4", true, "{group=32}"), "qfw,gptq,gptq-v2,gguf,onnx,onnx-qdq"),
         ("tiny-gpt2", int("uint4", false, "{group=32}"), "qfw,gptq-v2,gguf"),
         ("tiny-gpt2", int("int3", false, "{group=64}"), "qfw,gptq-v2"),
         ("tiny-gpt2", float("mxfp4"), "qfw,gguf"),
@@ -109,7 +119,7 @@ fn what_is_written_is_verified() {
 }
 
 /// The stored bytes of a tensor: file, and where in it.
-fn bytes_of(dir: &Path, tensor: &str) -> (PathBuf, usize, usize) {
+pub(super) fn bytes_of(dir: &Path, tensor: &str) -> (PathBuf, usize, usize) {
     let file = dir.join("model.safetensors");
     let all = std::fs::read(&file).unwrap();
     let n = u64::from_le_bytes(all[..8].try_into().unwrap()) as usize;
@@ -119,7 +129,7 @@ fn bytes_of(dir: &Path, tensor: &str) -> (PathBuf, usize, usize) {
 }
 
 /// Flips bits of one byte.
-fn flip(file: &Path, at: usize, bits: u8) {
+pub(super) fn flip(file: &Path, at: usize, bits: u8) {
     let mut all = std::fs::read(file).unwrap();
     all[at] ^= bits;
     std::fs::write(file, all).unwrap();

@@ -1,19 +1,20 @@
 //! What a run records of what it writes, for readers that check it: `fingerprints` in `qfw.json`.
 //!
 //! For each format `tensors`, `activations` and `files`. A tensor has its `shape` and the BLAKE3 of its `values`; one that is quantized
-//! also that of its `codes` less their zero points. Numbers are hashed as f32, little-endian, −0 as 0, row by row: weights of linears as
+//! also that of its `codes` less their zero points, and, where its scales have two levels, of the `global` one. Numbers are hashed as f32, little-endian, −0 as 0, row by row: weights of linears as
 //! `[out, in]`, whatever the checkpoint's layout, everything else as it is stored. Values of codes are those that the container's own
 //! arithmetic gives ([`Held`]), computed from the native form, not from what was written. Tensors without floats are hashed as they
 //! are. `activations` has scales, then zero points counted from the smallest code, under `MODULE PART`. `files` has the BLAKE3 of files
-//! beside the weights.
+//! beside the weights, and of a graph that the weights belong to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::ContainerWriter;
 use super::formats::Container;
 use super::native::NativeReader;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::numeric::transpose;
 use crate::plan::Plan;
 use crate::scheme::Zero;
@@ -36,6 +37,15 @@ struct Fingerprint {
     values: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     codes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    global: Option<String>,
+}
+
+impl Fingerprint {
+    /// Of a tensor without codes.
+    fn plain(shape: Vec<usize>, values: &blake3::Hasher) -> Self {
+        Self { shape, values: hex(values), codes: None, global: None }
+    }
 }
 
 impl Fingerprints {
@@ -51,8 +61,13 @@ impl Fingerprints {
             for (info, values) in native.branches()? {
                 let (mut hash, mut bytes) = Default::default();
                 add(&mut hash, &mut bytes, &values);
-                out.tensors.insert(info.name, Fingerprint { shape: info.shape, values: hex(&hash), codes: None });
+                out.tensors.insert(info.name, Fingerprint::plain(info.shape, &hash));
             }
+        }
+        let mut made = Made::default();
+        for (name, shape) in container.made(native, &mut made)? {
+            let hash = made.hashes.remove(&name).unwrap_or_default();
+            out.tensors.insert(name, Fingerprint::plain(shape, &hash));
         }
         for a in &native.activations {
             let Some(params) = native.activation_params(a)? else { continue };
@@ -77,7 +92,13 @@ impl Fingerprints {
     fn codes(&mut self, container: &dyn Container, native: &NativeReader) -> Result<()> {
         let (mut numbers, mut bytes) = (Vec::new(), Vec::new());
         for site in &native.sites {
-            let held = container.held(site, native.rounded(site)?)?;
+            let rounded = native.rounded(site)?;
+            let global = rounded.params.global.map(|global| {
+                let mut hash = blake3::Hasher::new();
+                add(&mut hash, &mut bytes, &[global]);
+                hex(&hash)
+            });
+            let held = container.held(site, rounded)?;
             let (rows, cols) = site.shape;
             let (mut values, mut codes) = (blake3::Hasher::new(), blake3::Hasher::new());
             let step = (PIECE / cols.max(1)).max(1);
@@ -90,7 +111,8 @@ impl Fingerprints {
             }
             // Where zero points are no integers, not every container can tell them from what it stores.
             let codes = (site.spec.grid.zero() != Zero::Float).then(|| hex(&codes));
-            self.tensors.insert(format!("{}.weight", site.module), Fingerprint { shape: vec![rows, cols], values: hex(&values), codes });
+            self.tensors
+                .insert(format!("{}.weight", site.module), Fingerprint { shape: vec![rows, cols], values: hex(&values), codes, global });
         }
         Ok(())
     }
@@ -116,8 +138,26 @@ impl Fingerprints {
                     add(&mut hash, &mut bytes, &numbers);
                 }
             }
-            self.tensors.insert(name.clone(), Fingerprint { shape, values: hex(&hash), codes: None });
+            self.tensors.insert(name.clone(), Fingerprint::plain(shape, &hash));
         }
+        Ok(())
+    }
+}
+
+/// Hashes of tensors that a container makes.
+#[derive(Default)]
+struct Made {
+    hashes: BTreeMap<String, blake3::Hasher>,
+    bytes: Vec<u8>,
+}
+
+impl ContainerWriter for Made {
+    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        if !bytes.len().is_multiple_of(4) {
+            return Err(Error::internal(format!("`{name}` is made of f32, and {} bytes were written", bytes.len())));
+        }
+        let numbers: Vec<f32> = bytes.chunks_exact(4).map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
+        add(self.hashes.entry(name.to_owned()).or_default(), &mut self.bytes, &numbers);
         Ok(())
     }
 }

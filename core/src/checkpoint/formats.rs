@@ -92,6 +92,16 @@ pub trait Container: Send + Sync {
         Err(Error::internal("this container has no file that describes another"))
     }
 
+    /// Tensors of f32 that follow from the configuration and the plan, and stand for no tensor of the model, such as tables of rotary
+    /// positions: writes their numbers to `out`, and says what they are called and what shape they have.
+    ///
+    /// # Errors
+    /// If the native checkpoint cannot be read.
+    fn made(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<Vec<(String, Vec<usize>)>> {
+        let _ = (native, out);
+        Ok(Vec::new())
+    }
+
     /// The codes of a module as they are held: with scales as rounded as they are stored, and with the arithmetic of those who read them.
     ///
     /// # Errors

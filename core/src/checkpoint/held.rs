@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use crate::algorithm::Rounded;
+use crate::error::Result;
 use crate::numeric::{decode, with_units};
-use crate::scheme::{FloatKind, Grid};
+use crate::scheme::{FloatKind, Grid, ScaleForm};
 
 /// How readers of a container compute values.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,11 +36,15 @@ impl Held {
         Self { rounded, arithmetic: Arithmetic::Scaled }
     }
 
-    /// With scales rounded to a float type.
-    #[must_use]
-    pub fn scales_in(mut self, kind: FloatKind) -> Self {
-        self.rounded.params.scale.iter_mut().for_each(|s| *s = kind.round_scale(*s));
-        self
+    /// With scales of a form rounded to a float type.
+    ///
+    /// # Errors
+    /// If that type cannot hold one of them.
+    pub fn scales_in(mut self, form: ScaleForm, kind: FloatKind) -> Result<Self> {
+        for scale in &mut self.rounded.params.scale {
+            *scale = form.held_in(kind, *scale)?;
+        }
+        Ok(self)
     }
 
     /// The values of rows `rows`, row-major; `out` is cleared first.

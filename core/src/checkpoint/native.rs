@@ -256,6 +256,18 @@ impl NativeReader {
         decode_site(site, &*self.open(site)?)
     }
 
+    /// What scales of two levels have in common, without the codes beside it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn global(&self, site: &NativeSite) -> Result<Option<f32>> {
+        if site.spec.scale != ScaleForm::TwoLevel {
+            return Ok(None);
+        }
+        let bytes = exact_bytes(&*self.open(site)?, &format!("{}.global", site.module), 4)?;
+        Ok(bytes.first_chunk().map(|w| f32::from_le_bytes(*w)))
+    }
+
     /// The tensors of branches, with their values.
     ///
     /// # Errors

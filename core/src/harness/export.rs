@@ -50,16 +50,22 @@ pub(super) fn prepare(out: &Path, mode: Mode, plan: &Plan, registry: &Registry) 
         }
         Mode::Resume if !empty && !unfinished => {
             let path = out.join(RECORD);
-            let unknown = || {
-                Error::config("run::output", format!("`{}` holds something that this program did not make", out.display()))
-                    .hint("choose another output directory")
+            let text = match std::fs::read(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    let what = format!("`{}` holds something that this program did not make", out.display());
+                    return Err(Error::config("run::output", what).hint("choose another output directory"));
+                }
+                text => text.map_err(|e| Error::io(&path, "read", e))?,
             };
-            let text = std::fs::read(&path).map_err(|_| unknown())?;
-            let record: Value = serde_json::from_slice(&text).map_err(|_| unknown())?;
-            let there: Plan = serde_json::from_value(record["plan"].clone()).map_err(|_| unknown())?;
+            let damaged = |e: serde_json::Error| {
+                Error::config("run::record", format!("`{}` is damaged, or of another version of this program: {e}", path.display()))
+                    .hint("`--overwrite` writes the model anew")
+            };
+            let record: Value = serde_json::from_slice(&text).map_err(damaged)?;
+            let there: Plan = serde_json::from_value(record["plan"].clone()).map_err(damaged)?;
             same_plan(&there, plan)?;
             remove_dir(&out.join(USED))?;
-            let sites = serde_json::from_value(record["sites"].clone()).map_err(|_| unknown())?;
+            let sites = serde_json::from_value(record["sites"].clone()).map_err(damaged)?;
             return Ok(Some(sites));
         }
         Mode::Overwrite if !empty => clear(out, registry)?,
@@ -163,6 +169,7 @@ pub(super) fn finish(
                 let mut writer = DataWriter::create(&dir.join(data), &container.declare(&native)?)?;
                 container.write(&native, &mut writer)?;
                 let described = container.describe(&native, &writer.finish()?, &provenance)?;
+                fingerprint.file(file.to_owned(), &described);
                 last.push((main, Last::Made(described)));
                 let text = with_quantization(&run.checkpoint().config, None)?;
                 fingerprint.file("config.json".to_owned(), text.as_bytes());

@@ -28,7 +28,7 @@ pub use branch::{Branch, StoredBranch};
 pub use loaded::{Model, StoredWeights};
 pub use online::Online;
 pub use quantized::{ActivationQuant, Activations};
-pub use rope::Rope;
+pub use rope::{Rope, Stretch, Yarn};
 pub use tap::{Both, Nothing, Tap};
 pub use tensorwise::Skipped;
 pub use weights::{MapWeights, WeightSource};

@@ -28,6 +28,39 @@ pub struct Rope {
     inverse_frequencies: Vec<f64>,
     attention_factor: f64,
     beyond: Option<Beyond>,
+    stretch: Stretch,
+}
+
+/// How frequencies are stretched, for those who have to say it in words of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stretch {
+    /// They are not.
+    Plain,
+    /// All by this factor.
+    Linear(f64),
+    /// Each by a divisor of its own, the same at every length: see [`Rope::divisors`].
+    Divided,
+    /// Along YaRN's ramp.
+    Yarn(Yarn),
+    /// In another way, of this name in configurations.
+    Other(&'static str),
+}
+
+/// What a configuration says of YaRN.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Yarn {
+    /// By how much contexts become longer.
+    pub factor: f64,
+    /// Their length before.
+    pub trained: f64,
+    /// What cosines and sines are multiplied by, where it is stated.
+    pub attention: Option<f64>,
+    /// Rotations at the ends of the ramp, where they are stated.
+    pub fast: Option<f64>,
+    /// The lower end.
+    pub slow: Option<f64>,
+    /// The ramp's ends are rounded, and nothing else is stated of the magnitude.
+    pub usual: bool,
 }
 
 /// What changes when a sequence is longer than the trained length.
@@ -67,11 +100,13 @@ impl Rope {
         // These families turn whole heads: with the plain embedding transformers ignores the key.
         let partial = either("partial_rotary_factor", 1.0)?;
         let dim = head_dim;
-        let mut rope = Self { dim, base, inverse_frequencies: plain(base, dim), attention_factor: 1.0, beyond: None };
+        let mut rope =
+            Self { dim, base, inverse_frequencies: plain(base, dim), attention_factor: 1.0, beyond: None, stretch: Stretch::Plain };
         if let Some(factors) = config.array("qfw_rope_factors")? {
             for (f, divisor) in rope.inverse_frequencies.iter_mut().zip(factors) {
                 *f /= divisor.as_f64().unwrap_or(1.0);
             }
+            rope.stretch = Stretch::Divided;
             return Ok(rope);
         }
         if let Some(scaling) = nested {
@@ -111,10 +146,12 @@ impl Rope {
             "linear" => {
                 let factor = scaling.positive("factor")?;
                 self.inverse_frequencies.iter_mut().for_each(|f| *f /= factor);
+                self.stretch = Stretch::Linear(factor);
             }
             "dynamic" => {
                 let rule = Rule::Dynamic { factor: scaling.positive("factor")? };
                 self.beyond = Some(Beyond { trained: max_positions, rule });
+                self.stretch = Stretch::Other("dynamic");
             }
             "llama3" => self.llama3(scaling, trained()?)?,
             "yarn" => {
@@ -133,6 +170,7 @@ impl Rope {
                 for (i, f) in self.inverse_frequencies.iter_mut().enumerate() {
                     *f = if i < turning { *f / factor } else { 0.0 };
                 }
+                self.stretch = Stretch::Other("proportional");
             }
             _ => {}
         }
@@ -151,6 +189,7 @@ impl Rope {
                 *f = (1.0 - smooth) * *f / factor + smooth * *f;
             }
         }
+        self.stretch = Stretch::Divided;
         Ok(())
     }
 
@@ -172,6 +211,7 @@ impl Rope {
             None => (1.0 + factor.ln() / length.ln()).sqrt(),
         };
         self.inverse_frequencies = short;
+        self.stretch = Stretch::Other("longrope");
         self.beyond = Some(Beyond { trained: length, rule: Rule::Frequencies(long) });
         Ok(())
     }
@@ -179,12 +219,14 @@ impl Rope {
     /// YaRN (Peng et al. 2023): a ramp over dimensions between `beta_fast` and `beta_slow` rotations within the trained length.
     fn yarn(&mut self, scaling: &Keys<'_>, length: f64, factor: f64) -> Result<()> {
         // A zero counts as absent, as in the reference.
-        let rotations = |key: &str, default: f64| Ok::<f64, Error>(scaling.f64_or_none(key)?.filter(|b| *b != 0.0).unwrap_or(default));
-        let (fast, slow) = (rotations("beta_fast", 32.0)?, rotations("beta_slow", 1.0)?);
+        let rotations = |key: &str| Ok::<_, Error>(scaling.f64_or_none(key)?.filter(|b| *b != 0.0));
+        let (stated_fast, stated_slow) = (rotations("beta_fast")?, rotations("beta_slow")?);
+        let (fast, slow) = (stated_fast.unwrap_or(32.0), stated_slow.unwrap_or(1.0));
         let dim = self.dim as f64;
         let turns = |r: f64| dim * (length / (r * std::f64::consts::TAU)).ln() / (2.0 * self.base.ln());
         let (mut low, mut high) = (turns(fast), turns(slow));
-        if scaling.bool_or("truncate", true)? {
+        let truncated = scaling.bool_or("truncate", true)?;
+        if truncated {
             (low, high) = (low.floor(), high.ceil());
         }
         (low, high) = (low.max(0.0), high.min(dim - 1.0));
@@ -196,14 +238,31 @@ impl Rope {
             *f = *f / factor * ramp + *f * (1.0 - ramp);
         }
         let magnitude = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
-        self.attention_factor = match scaling.f64_or_none("attention_factor")? {
-            Some(a) => a,
-            None => match (scaling.f64_or_none("mscale")?, scaling.f64_or_none("mscale_all_dim")?) {
-                (Some(m), Some(all)) if m != 0.0 && all != 0.0 => magnitude(factor, m) / magnitude(factor, all),
-                _ => magnitude(factor, 1.0),
-            },
+        let (attention, scales) =
+            (scaling.f64_or_none("attention_factor")?, [scaling.f64_or_none("mscale")?, scaling.f64_or_none("mscale_all_dim")?]);
+        self.attention_factor = match (attention, scales) {
+            (Some(a), _) => a,
+            (None, [Some(m), Some(all)]) if m != 0.0 && all != 0.0 => magnitude(factor, m) / magnitude(factor, all),
+            _ => magnitude(factor, 1.0),
         };
+        let usual = truncated && scales.iter().all(Option::is_none);
+        self.stretch = Stretch::Yarn(Yarn { factor, trained: length, attention, fast: stated_fast, slow: stated_slow, usual });
         Ok(())
+    }
+
+    /// `θ`, the base of the frequencies.
+    pub fn base(&self) -> f64 {
+        self.base
+    }
+
+    /// How its frequencies are stretched.
+    pub fn stretch(&self) -> &Stretch {
+        &self.stretch
+    }
+
+    /// By what each frequency is divided, from the fastest.
+    pub fn divisors(&self) -> Vec<f64> {
+        plain(self.base, self.dim).into_iter().zip(&self.inverse_frequencies).map(|(plain, f)| plain / f).collect()
     }
 
     /// Cosines and sines `[T, dim/2]` for positions `position..position + t`.

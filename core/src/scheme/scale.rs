@@ -3,6 +3,8 @@
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+
 /// A stored float type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -33,6 +35,15 @@ impl FloatKind {
             Self::Bf16 => bf16::from_bits(1).to_f32(),
         };
         smallest.copysign(x)
+    }
+
+    /// The largest number that it has.
+    pub fn largest(self) -> f32 {
+        match self {
+            Self::F32 => f32::MAX,
+            Self::F16 => f16::MAX.to_f32(),
+            Self::Bf16 => bf16::MAX.to_f32(),
+        }
     }
 
     /// Its name in configurations of models.
@@ -110,6 +121,27 @@ pub enum ScaleForm {
 }
 
 impl ScaleForm {
+    /// `scale` as a container that has scales of type `kind` holds it. Powers of two are held as they are or not at all: whoever asked for
+    /// them asked for exact ones.
+    ///
+    /// # Errors
+    /// If it is larger than what `kind` has, or a power of two that `kind` has not.
+    pub fn held_in(self, kind: FloatKind, scale: f32) -> Result<f32> {
+        let held = kind.round_scale(scale);
+        let exact = !matches!(self, Self::PowerOfTwo { .. }) || held == scale;
+        if scale.abs() <= kind.largest() && exact {
+            return Ok(held);
+        }
+        let name = kind.name();
+        let what = format!("a scale is {scale:e}, and the container holds scales as {name}, whose largest is {}", kind.largest());
+        let what = if exact {
+            what
+        } else {
+            format!("a scale is {scale:e}, a power of two that {name}, in which the container holds scales, has not")
+        };
+        Err(Error::numeric("container::overflow", what).hint("use `--format qfw`, which holds them as f32"))
+    }
+
     /// Bits a stored scale takes; [`ScaleForm::TwoLevel`] has 32 more per tensor.
     pub fn bits(self) -> f64 {
         match self {

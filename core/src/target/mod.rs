@@ -10,6 +10,7 @@ mod rule;
 mod shards;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use std::fmt;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use page::page;
 use rule::{Engine, Rule};
+use version::Version;
 
 use crate::error::{Error, Result, did_you_mean};
 use crate::plan::Plan;
@@ -73,6 +75,8 @@ pub struct Because {
     pub reason: String,
     /// Arguments with which it would load.
     pub recipe: Option<String>,
+    /// Why there are none.
+    pub no_recipe: Option<String>,
     /// Where that is known from.
     pub source: Option<String>,
 }
@@ -93,7 +97,7 @@ pub struct OfFormat {
 pub struct Judgement {
     /// The engine.
     pub engine: String,
-    /// The version that was asked for, or else the newest that the rules are about.
+    /// The version that was asked for, or else the newest that its rules are about.
     pub version: String,
     /// One for each output format.
     pub formats: Vec<OfFormat>,
@@ -112,8 +116,8 @@ pub struct Recipe {
     pub source: String,
 }
 
-/// The engine that `target` (`ENGINE[@VERSION]`) names, and the version.
-fn engine(target: &str) -> Result<(Engine, String, bool)> {
+/// The engine that `target` (`ENGINE[@VERSION]`) names, and the version; without one the newest that its rules are about.
+fn engine(target: &str) -> Result<(Engine, Version)> {
     let (name, version) = target.split_once('@').map_or((target, None), |(n, v)| (n, Some(v)));
     let Some((id, text)) = FILES.iter().find(|(id, _)| *id == name) else {
         let known = FILES.map(|(id, _)| id);
@@ -121,16 +125,17 @@ fn engine(target: &str) -> Result<(Engine, String, bool)> {
             .hint(format!("engines that rules are known of: {}", known.join(", "))));
     };
     let engine = Engine::parse(id, text)?;
-    let newest = engine.versions.first().cloned().unwrap_or_default();
-    if version == Some("") {
-        return Err(
-            Error::config("target::no-version", format!("`{target}` names no version")).hint(format!("write `{id}`, or `{id}@{newest}`"))
-        );
-    }
-    // `0.32.1` is a `0.32`.
-    let same = |v: &str| engine.versions.iter().any(|k| v == k || v.strip_prefix(k.as_str()).is_some_and(|rest| rest.starts_with('.')));
-    let known = version.is_none_or(same);
-    Ok((engine, version.map_or(newest, ToOwned::to_owned), known))
+    let newest = engine.versions.first().ok_or_else(|| Error::internal("an engine without versions"))?;
+    let version = match version {
+        None => newest.clone(),
+        Some(text) => Version::parse(text).ok_or_else(|| {
+            let what =
+                if text.is_empty() { "no version".to_owned() } else { format!("the version `{text}`, and versions are numbers and dots") };
+            Error::config("target::no-version", format!("`{target}` names {what}"))
+                .hint(format!("write `{id}`, or `{id}@{newest}`; rules are about {}", engine.in_words()))
+        })?,
+    };
+    Ok((engine, version))
 }
 
 /// Checks that `target` names an engine.
@@ -146,10 +151,10 @@ pub fn check(target: &str) -> Result<()> {
 /// # Errors
 /// If there is no such engine.
 pub fn judge(target: &str, plan: &Plan, head_dim: Option<usize>) -> Result<Judgement> {
-    let (engine, version, known) = engine(target)?;
-    let formats = plan.output.formats.iter().map(|f| of_format(&engine, &version, known, plan, f)).collect();
+    let (engine, version) = engine(target)?;
+    let formats = plan.output.formats.iter().map(|f| of_format(&engine, &version, plan, f)).collect();
     let tensor_parallel = head_dim.filter(|_| engine.tensor_parallel).and_then(|d| shards::sizes(plan, d));
-    Ok(Judgement { engine: engine.id, version, formats, tensor_parallel })
+    Ok(Judgement { engine: engine.id, version: version.to_string(), formats, tensor_parallel })
 }
 
 /// What the engine `target` is known to load of models of an architecture.
@@ -157,21 +162,32 @@ pub fn judge(target: &str, plan: &Plan, head_dim: Option<usize>) -> Result<Judge
 /// # Errors
 /// If there is no such engine.
 pub fn recipes(target: &str, architecture: &str) -> Result<Vec<Recipe>> {
-    let (engine, _, known) = engine(target)?;
-    let rules = engine.rules.into_iter().filter(|r| known && r.outcome == Outcome::Loads && r.speaks_of(architecture));
+    let (engine, version) = engine(target)?;
+    let tried = engine.tried(&version);
+    let rules =
+        engine.rules.into_iter().filter(|r| r.range.holds(&version, tried) && r.outcome == Outcome::Loads && r.speaks_of(architecture));
     Ok(rules.filter_map(|r| Some(Recipe { what: r.reason, arguments: r.recipe?, source: r.source })).collect())
 }
 
-fn of_format(engine: &Engine, version: &str, known: bool, plan: &Plan, format: &str) -> OfFormat {
+/// That nobody has tried a version, and which were tried; nothing if it is one of those.
+///
+/// # Errors
+/// If there is no such engine.
+pub fn untried(target: &str) -> Result<Option<String>> {
+    let (engine, version) = engine(target)?;
+    Ok((!engine.tried(&version)).then(|| untried_version(&engine, &version)))
+}
+
+fn untried_version(engine: &Engine, version: &Version) -> String {
+    format!("nobody has tried {} {version}; rules are about {}", engine.id, engine.in_words())
+}
+
+fn of_format(engine: &Engine, version: &Version, plan: &Plan, format: &str) -> OfFormat {
     let mut because: Vec<Because> = Vec::new();
     for Case { facts, site } in facts::cases(plan, format) {
-        let rule = engine.rules.iter().find(|r| known && r.fits(&facts));
+        let rule = engine.deciding(version, &facts);
         let name = rule.map(|r| r.name.clone());
-        let reason = match rule {
-            Some(rule) => rule.reason.clone(),
-            None if known => format!("no rule speaks of {}", facts::in_words(&facts)),
-            None => format!("the rules are about {} {}, not {version}", engine.id, engine.versions.join(", ")),
-        };
+        let reason = rule.map_or_else(|| unknown(engine, version, &facts), |rule| rule.reason.clone());
         match because.iter_mut().find(|b| b.rule == name && b.reason == reason) {
             Some(b) => b.sites += 1,
             None => because.push(Because {
@@ -181,6 +197,7 @@ fn of_format(engine: &Engine, version: &str, known: bool, plan: &Plan, format: &
                 first: site,
                 reason,
                 recipe: rule.and_then(|r| r.recipe.clone()),
+                no_recipe: rule.and_then(|r| r.no_recipe.clone()),
                 source: rule.map(|r| r.source.clone()),
             }),
         }
@@ -188,6 +205,20 @@ fn of_format(engine: &Engine, version: &str, known: bool, plan: &Plan, format: &
     because.sort_by_key(|b| std::cmp::Reverse(b.outcome));
     let outcome = because.first().map_or(Outcome::Unknown, |b| b.outcome);
     OfFormat { format: format.to_owned(), outcome, because }
+}
+
+/// Why nothing is known of a case: no rule, or none of this version; then what is known of the nearest.
+fn unknown(engine: &Engine, version: &Version, facts: &facts::Facts) -> String {
+    let case = || facts::in_words(facts);
+    if engine.tried(version) {
+        return format!("no rule speaks of {}", case());
+    }
+    let Some(nearest) = version.nearest(&engine.versions) else { return untried_version(engine, version) };
+    let there = match engine.deciding(nearest, facts) {
+        Some(rule) => format!("it {}: {}", said(rule.outcome), rule.reason),
+        None => format!("no rule speaks of {}", case()),
+    };
+    format!("{}; in {nearest}, the nearest, {there}", untried_version(engine, version))
 }
 
 impl Judgement {
@@ -205,7 +236,7 @@ impl Judgement {
             Error::plan("plan::target", format!("{} {} {does} `{}` is to hold: {}", self.engine, self.version, format.format, b.reason));
         Err(match &b.recipe {
             Some(recipe) => error.hint(format!("this loads: {recipe}")),
-            None => error.hint("choose another engine, or leave `--target` out"),
+            None => error.hint(format!("{}; or leave `--target` out", b.no_recipe.as_deref().unwrap_or("choose another engine"))),
         })
     }
 }
@@ -220,6 +251,9 @@ impl fmt::Display for Judgement {
                 writeln!(f, "  {:<11} {}{which}", short(b.outcome), b.reason)?;
                 if let Some(recipe) = b.recipe.as_ref().filter(|_| b.outcome > Outcome::Unknown) {
                     writeln!(f, "  instead     {recipe}")?;
+                }
+                if let Some(why) = &b.no_recipe {
+                    writeln!(f, "  instead     nothing: {why}")?;
                 }
                 if let Some(source) = &b.source {
                     writeln!(f, "  known from  {source}")?;

@@ -16,7 +16,8 @@ pub fn page() -> Result<String> {
         "# What engines load\n\nThis page is made from the rules in `core/src/target/rules/` by `cargo xtask targets`; a test holds it to them.\n\n\
          `qfw plan --target ENGINE[@VERSION]` says what an engine will do with the result of a run, `qfw apply --target` refuses what it\n\
          would refuse or compute wrongly, and `qfw inspect MODEL --target` lists what it loads. The first rule that fits a layer decides it, and\n\
-         the worst layer decides the model. What no rule speaks of is unknown, and is called so.\n",
+         the worst layer decides the model. What no rule speaks of is unknown, and is called so; so is every version that no rule is about,\n\
+         and then what is known of the nearest is told.\n",
     );
     for (id, text) in FILES {
         let engine = Engine::parse(id, text)?;
@@ -24,7 +25,7 @@ pub fn page() -> Result<String> {
             out,
             "\n## {id}\n\n{} Rules are about {}.\n\n| | what | why | instead | known from |\n|---|---|---|---|---|\n",
             engine.about,
-            engine.versions.join(", ")
+            engine.in_words()
         );
         for rule in &engine.rules {
             let when: Vec<String> = rule
@@ -32,8 +33,10 @@ pub fn page() -> Result<String> {
                 .iter()
                 .map(|(key, any)| format!("{key} {}", any.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(" or ")))
                 .collect();
-            let recipe = rule.recipe.as_ref().map_or_else(String::new, |r| format!("`{r}`"));
-            let _ = writeln!(out, "| {} | {} | {} | {recipe} | {} |", short(rule.outcome), when.join(", "), rule.reason, rule.source);
+            let recipe = rule.recipe.as_ref().map(|r| format!("`{r}`"));
+            let recipe = recipe.or_else(|| rule.no_recipe.clone()).unwrap_or_default();
+            let what = when.into_iter().chain(rule.range.in_words().map(|v| format!("versions {v}"))).collect::<Vec<_>>().join(", ");
+            let _ = writeln!(out, "| {} | {what} | {} | {recipe} | {} |", short(rule.outcome), rule.reason, rule.source);
         }
     }
     out.push_str("\n## What rules can speak of\n\n| key | what it says |\n|---|---|\n");

@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! about = "what the engine is"
-//! versions = ["0.32"]                  # what the rules are about, newest first
+//! versions = ["0.32"]                  # what was tried or read, newest first
 //! tensor-parallel = true               # it splits layers over devices
 //!
 //! [[rule]]
@@ -10,14 +10,16 @@
 //! outcome = "refused"                  # loads, wrong or refused
 //! when = { container = "gptq-v2", symmetric = false }   # all of these; a list is any of its values
 //! reason = "why, as a clause"
-//! recipe = "--format awq"              # arguments that give something that loads
+//! recipe = "--format awq"              # arguments that give something that loads; or `no-recipe = "why there is none"`
+//! since = "0.30"                       # the first version that this is so in, if it is known of others than those above
+//! until = "0.32"                       # the last
 //! source = "how that is known"
 //! yes = [{ container = "gptq-v2", symmetric = false }]  # plans that this rule decides
 //! no = [{ container = "gptq-v2" }]                      # and plans that it does not
 //! ```
 //!
-//! Rules are tried in their order. `yes` and `no` differ in what they say from an ordinary plan: 4-bit symmetric integers in groups of 128 of
-//! a `llama` model.
+//! Rules are tried in their order. Without `since` and `until` a rule is about the `versions` of its file alone. `yes` and `no` differ in what they say from an ordinary plan: 4-bit symmetric integers in groups of 128 of
+//! a `llama` model, for the newest version; `version` is another one.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +27,7 @@ use serde::Deserialize;
 
 use super::Outcome;
 use super::facts::{Facts, KEYS, Kind, Value};
+use super::version::{Range, Version};
 use crate::error::{Error, Result, did_you_mean};
 
 /// An engine.
@@ -32,7 +35,7 @@ use crate::error::{Error, Result, did_you_mean};
 pub(super) struct Engine {
     pub id: String,
     pub about: String,
-    pub versions: Vec<String>,
+    pub versions: Vec<Version>,
     pub tensor_parallel: bool,
     pub rules: Vec<Rule>,
 }
@@ -45,12 +48,25 @@ pub(super) struct Rule {
     pub when: BTreeMap<String, Vec<Value>>,
     pub reason: String,
     pub recipe: Option<String>,
+    /// Why there is no recipe.
+    pub no_recipe: Option<String>,
+    /// The versions that it is about.
+    pub range: Range,
     pub source: String,
     /// What it decides, and what it does not: held by a test.
     #[cfg_attr(not(test), expect(dead_code, reason = "examples are for the test of the rules"))]
-    pub yes: Vec<Facts>,
+    pub yes: Vec<Example>,
     #[cfg_attr(not(test), expect(dead_code, reason = "examples are for the test of the rules"))]
-    pub no: Vec<Facts>,
+    pub no: Vec<Example>,
+}
+
+/// A plan that a rule decides or not.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "examples are for the test of the rules"))]
+pub(super) struct Example {
+    pub facts: Facts,
+    /// Of the engine; nothing is the newest.
+    pub version: Option<Version>,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +87,9 @@ struct RawRule {
     when: toml::Table,
     reason: String,
     recipe: Option<String>,
+    no_recipe: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
     source: String,
     yes: Vec<toml::Table>,
     no: Vec<toml::Table>,
@@ -84,27 +103,56 @@ impl Engine {
     pub(super) fn parse(id: &str, text: &str) -> Result<Self> {
         let bad = |e: String| Error::config("target::bad-rules", format!("the rules of `{id}`: {e}"));
         let raw: RawEngine = toml::from_str(text).map_err(|e| bad(e.to_string()))?;
-        if raw.versions.is_empty() {
+        let version = |text: &String| Version::parse(text).ok_or_else(|| bad(format!("`{text}` is no version")));
+        let versions = raw.versions.iter().map(version).collect::<Result<Vec<_>>>()?;
+        if versions.is_empty() {
             return Err(bad("`versions` is empty".to_owned()));
         }
         let mut rules = Vec::new();
         for r in raw.rule {
             let within = |e: String| bad(format!("rule `{}`: {e}", r.name));
             let when = r.when.iter().map(|(k, v)| Ok((k.clone(), values(k, v)?))).collect::<Result<_, String>>().map_err(within)?;
-            let examples = |list: &[toml::Table]| -> Result<Vec<Facts>> { list.iter().map(|t| example(t).map_err(within)).collect() };
+            let examples = |list: &[toml::Table]| -> Result<Vec<Example>> { list.iter().map(|t| example(t).map_err(within)).collect() };
             if r.outcome == Outcome::Unknown {
                 return Err(within("what is unknown has no rule".to_owned()));
             }
+            if r.recipe.is_some() == r.no_recipe.is_some() {
+                return Err(within("it has to have either `recipe` or `no-recipe`".to_owned()));
+            }
+            let end = |text: &Option<String>| text.as_ref().map(&version).transpose();
+            let range = Range { since: end(&r.since)?, until: end(&r.until)? };
+            if !versions.iter().any(|v| range.holds(v, true)) {
+                return Err(within("it is about none of the `versions`".to_owned()));
+            }
             let (yes, no) = (examples(&r.yes)?, examples(&r.no)?);
-            rules.push(Rule { name: r.name, outcome: r.outcome, when, reason: r.reason, recipe: r.recipe, source: r.source, yes, no });
+            let (recipe, no_recipe, source) = (r.recipe, r.no_recipe, r.source);
+            rules.push(Rule { name: r.name, outcome: r.outcome, when, reason: r.reason, recipe, no_recipe, range, source, yes, no });
         }
-        Ok(Self { id: id.to_owned(), about: raw.about, versions: raw.versions, tensor_parallel: raw.tensor_parallel, rules })
+        Ok(Self { id: id.to_owned(), about: raw.about, versions, tensor_parallel: raw.tensor_parallel, rules })
+    }
+}
+
+impl Engine {
+    /// Whether `version` is one that the rules are about.
+    pub(super) fn tried(&self, version: &Version) -> bool {
+        self.versions.iter().any(|v| version.is(v))
+    }
+
+    /// Those versions, newest first.
+    pub(super) fn in_words(&self) -> String {
+        self.versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The rule that decides a case in a version.
+    pub(super) fn deciding(&self, version: &Version, facts: &Facts) -> Option<&Rule> {
+        let tried = self.tried(version);
+        self.rules.iter().find(|r| r.range.holds(version, tried) && r.fits(facts))
     }
 }
 
 impl Rule {
     /// Whether it speaks of a case.
-    pub(super) fn fits(&self, facts: &Facts) -> bool {
+    fn fits(&self, facts: &Facts) -> bool {
         self.when.iter().all(|(key, any)| facts.get(key).is_some_and(|fact| any.contains(fact)))
     }
 
@@ -140,7 +188,7 @@ fn one(key: &str, value: &toml::Value) -> Result<Value, String> {
 }
 
 /// The facts of an example: an ordinary plan, but for what it says.
-fn example(changes: &toml::Table) -> Result<Facts, String> {
+fn example(changes: &toml::Table) -> Result<Example, String> {
     let text = |s: &str| Value::Text(s.to_owned());
     let ordinary = |key: &str, kind: Kind| match (key, kind) {
         ("container", _) => text("compressed-tensors"),
@@ -157,8 +205,13 @@ fn example(changes: &toml::Table) -> Result<Facts, String> {
         (_, Kind::Name) => text(""),
     };
     let mut facts: Facts = KEYS.iter().map(|(key, kind, _)| ((*key).to_owned(), ordinary(key, *kind))).collect();
+    let mut version = None;
     for (key, value) in changes {
-        facts.insert(key.clone(), one(key, value)?);
+        if key == "version" {
+            version = Some(value.as_str().and_then(Version::parse).ok_or_else(|| format!("`version` is never {value}"))?);
+        } else {
+            facts.insert(key.clone(), one(key, value)?);
+        }
     }
-    Ok(facts)
+    Ok(Example { facts, version })
 }

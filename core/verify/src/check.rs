@@ -46,6 +46,8 @@ pub(crate) struct Pass {
     pub values: String,
     /// The hash of its steps, where it has codes that tell.
     pub codes: Option<String>,
+    /// The hash of what its scales are multiples of, where that is stored and its values do not tell it.
+    pub global: Option<String>,
     pub against: Option<Difference>,
     pub findings: Vec<Finding>,
 }
@@ -91,7 +93,8 @@ pub(crate) fn pass(name: &str, entry: &Entry, here: &Checkpoint, other: Option<(
     if let Some(difference) = &mut difference {
         difference.codes_equal = codes_there.then_some(difference.codes_differing == 0);
     }
-    Ok(Pass { values: values.finish(), codes, against: difference, findings })
+    let global = if let Form::Coded(load) = &entry.form { load.global(&here.store)? } else { None };
+    Ok(Pass { values: values.finish(), codes, global: global.map(|g| hash(&[g])), against: difference, findings })
 }
 
 /// Tensors without numbers: their bytes.
@@ -108,5 +111,5 @@ fn bytes(entry: &Entry, here: &Checkpoint, other: Option<(&Entry, &Checkpoint)>)
         }
         None => None,
     };
-    Ok(Pass { values: blake3::hash(&ours).to_hex().to_string(), codes: None, against, findings: Vec::new() })
+    Ok(Pass { values: blake3::hash(&ours).to_hex().to_string(), codes: None, global: None, against, findings: Vec::new() })
 }

@@ -12,6 +12,12 @@ use crate::family::{self, BUFFERS, Expected, short};
 use crate::matrix::Load;
 use crate::store::{Store, Tensor};
 
+/// Files that are a checkpoint by themselves.
+const ALONE: [&str; 2] = ["gguf", "onnx"];
+
+/// What says that a directory is a checkpoint.
+pub(crate) const CONFIG: &str = "config.json";
+
 /// Files that older tools keep the quantization in.
 const BESIDE: [&str; 2] = ["quantize_config.json", "quant_config.json"];
 
@@ -34,6 +40,19 @@ pub(crate) struct Entry {
     pub form: Form,
 }
 
+/// Parameters of rounded activations: scales, then zero points counted from the smallest code.
+pub(crate) struct Activation {
+    pub numbers: Vec<f32>,
+    /// So many of them say it all, if the format has its zero in the middle and the container states it nevertheless.
+    pub enough: Option<usize>,
+}
+
+impl From<Vec<f32>> for Activation {
+    fn from(numbers: Vec<f32>) -> Self {
+        Self { numbers, enough: None }
+    }
+}
+
 /// An open checkpoint.
 pub(crate) struct Checkpoint {
     /// Where its files are.
@@ -42,7 +61,7 @@ pub(crate) struct Checkpoint {
     pub container: String,
     pub store: Store,
     pub entries: BTreeMap<String, Entry>,
-    pub activations: BTreeMap<String, Vec<f32>>,
+    pub activations: BTreeMap<String, Activation>,
     pub findings: Vec<Finding>,
     /// Tensors of the file that belong to no tensor of the model: what rotary embeddings are divided by.
     pub aside: Vec<String>,
@@ -51,22 +70,25 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a directory, or a `.gguf` file.
+    /// Opens a directory, or a `.gguf` or `.onnx` file.
     ///
     /// # Errors
     /// If there is nothing, or nothing that can be read at all.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
-            return Err(Error::new("verify::not-found", format!("there is nothing at `{}`", path.display())));
+            return Err(Error::new("verify::not-found", format!("there is nothing at `{}`", path.display()))
+                .hint("give the directory of a checkpoint, or a .gguf or .onnx file"));
         }
-        match single_gguf(path)? {
-            Some(file) => Self::of_gguf(&file),
-            None => Self::of_dir(path),
+        let one = the_one(path)?;
+        match one.extension().and_then(|e| e.to_str()) {
+            Some("gguf") => Self::of_gguf(&one),
+            Some("onnx") => Self::of_onnx(&one),
+            _ => Self::of_dir(beside(&one)),
         }
     }
 
     fn of_dir(dir: &Path) -> Result<Self> {
-        let config = object(&dir.join("config.json"))?.ok_or_else(|| {
+        let config = object(&dir.join(CONFIG))?.ok_or_else(|| {
             Error::new("verify::no-config", format!("`{}` has no config.json", dir.display()))
                 .hint("give the directory of a checkpoint, or a .gguf file")
         })?;
@@ -77,23 +99,19 @@ impl Checkpoint {
         let (container, contents) = contents(dir, &config, &store, &names.linears())?;
         findings.extend(contents.findings);
         let mut entries = BTreeMap::new();
+        let mut parts: BTreeSet<String> = contents.parts.into_iter().collect();
         for (name, load) in contents.coded {
             let (rows, cols) = load.shape();
+            parts.extend(load.parts(&store));
             entries.insert(name, Entry { shape: vec![rows, cols], form: Form::Coded(load) });
         }
-        let parts: BTreeSet<String> = contents.parts.into_iter().collect();
-        for tensor in store.tensors().filter(|t| !parts.contains(&t.name)) {
-            let turned = names.get(&tensor.name).is_some_and(|e| e.turned) && tensor.shape.len() == 2;
-            if entries.insert(tensor.name.clone(), plain(tensor, turned)).is_some() {
-                let message = format!("`{}` is stored as floats and as codes", tensor.name);
-                findings.push(Finding::of("extra", &tensor.name, message));
-            }
-        }
+        rest(&store, &parts, &names, &mut entries, &mut findings);
         let known = expected.is_some();
         if known {
             names.check(&entries, &store, &mut findings);
         }
-        let (activations, aside) = (contents.activations, Vec::new());
+        let activations = contents.activations.into_iter().map(|(name, numbers)| (name, numbers.into())).collect();
+        let aside = Vec::new();
         Ok(Self { dir: dir.to_owned(), container, store, entries, activations, findings, aside, known })
     }
 
@@ -132,9 +150,9 @@ impl Checkpoint {
         }
         if let Some(expected) = &expected {
             let expected = expected.iter().map(|e| (e.name.clone(), e.clone())).collect();
-            Names { expected, aside: aside.iter().cloned().collect() }.check(&entries, &store, &mut findings);
+            Names { expected, aside: BTreeSet::new() }.with_aside(&aside).check(&entries, &store, &mut findings);
         }
-        let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new(".")).to_owned();
+        let dir = beside(file).to_owned();
         let (known, container) = (expected.is_some(), "gguf".to_owned());
         Ok(Self { dir, container, store, entries, activations: BTreeMap::new(), findings, aside, known })
     }
@@ -165,8 +183,13 @@ fn contents(dir: &Path, config: &Value, store: &Store, linears: &[String]) -> Re
         }
     }
     // Files of their own, as older tools wrote them, do not name the method.
-    let unnamed = quantization["bits"].is_u64() && quantization["group_size"].is_i64();
-    let method = quantization["quant_method"].as_str().unwrap_or(if unnamed { "gptq" } else { "none" });
+    let stated = |bits: &str, group: &str| quantization[bits].is_u64() && quantization[group].is_i64();
+    let unnamed = match () {
+        () if stated("bits", "group_size") => "gptq",
+        () if stated("w_bit", "q_group_size") => "awq",
+        () => "none",
+    };
+    let method = quantization["quant_method"].as_str().unwrap_or(unnamed);
     let contents = match method {
         "none" if quantization.is_null() => Ok(Contents::default()),
         "compressed-tensors" => compressed_tensors::contents(&quantization, store, linears),
@@ -179,8 +202,31 @@ fn contents(dir: &Path, config: &Value, store: &Store, linears: &[String]) -> Re
     Ok((method.to_owned(), contents))
 }
 
+/// What may lie beside the codes of a module and is a tensor of its own.
+const OWN: [&str; 3] = ["bias", "branch_a", "branch_b"];
+
+/// Adds the tensors that are parts of nothing, each as itself. Those that only a module's codes could need, and do not, are nobody's.
+fn rest(store: &Store, parts: &BTreeSet<String>, names: &Names, entries: &mut BTreeMap<String, Entry>, findings: &mut Vec<Finding>) {
+    let mut seen: BTreeMap<String, String> = entries.keys().map(|name| (short(name).to_owned(), name.clone())).collect();
+    for tensor in store.tensors().filter(|t| !parts.contains(&t.name)) {
+        let name = &tensor.name;
+        let (module, suffix) = name.rsplit_once('.').unwrap_or(("", name));
+        let coded = matches!(entries.get(&format!("{module}.weight")), Some(Entry { form: Form::Coded(_), .. }));
+        if coded && !OWN.contains(&suffix) {
+            let message = format!("`{name}` lies beside the codes of `{module}`, and nothing reads it");
+            findings.push(Finding::of("extra", name, message));
+            continue;
+        }
+        if let Some(other) = seen.insert(short(name).to_owned(), name.clone()) {
+            findings.push(Finding::of("extra", name, format!("`{name}` and `{other}` are the same tensor of the model")));
+        }
+        let turned = names.get(name).is_some_and(|e| e.turned) && tensor.shape.len() == 2;
+        entries.insert(name.clone(), plain(tensor, turned));
+    }
+}
+
 /// A tensor that is not quantized.
-fn plain(tensor: &Tensor, turned: bool) -> Entry {
+pub(crate) fn plain(tensor: &Tensor, turned: bool) -> Entry {
     let mut shape = tensor.shape.clone();
     if tensor.dtype.float_bytes().is_none() {
         return Entry { shape, form: Form::Bytes(tensor.name.clone()) };
@@ -192,7 +238,7 @@ fn plain(tensor: &Tensor, turned: bool) -> Entry {
 }
 
 /// The names that a model's tensors have, in the spelling of a checkpoint.
-struct Names {
+pub(crate) struct Names {
     expected: BTreeMap<String, Expected>,
     /// Tensors that belong to no tensor of the model.
     aside: BTreeSet<String>,
@@ -200,12 +246,9 @@ struct Names {
 
 impl Names {
     /// Drops the module around the model from expected names where the checkpoint does.
-    fn of(expected: &[Expected], store: &Store) -> Self {
-        let bare = expected.first().is_some_and(|first| {
-            let stem = short(&first.name).trim_end_matches("weight");
-            store.tensors().any(|t| t.name.starts_with(stem))
-                && !store.tensors().any(|t| t.name.starts_with(first.name.trim_end_matches("weight")))
-        });
+    pub(crate) fn of(expected: &[Expected], store: &Store) -> Self {
+        let moved = || expected.iter().filter(|e| short(&e.name) != e.name);
+        let bare = moved().any(|e| store.get(short(&e.name)).is_some()) && !moved().any(|e| store.get(&e.name).is_some());
         let named = expected.iter().map(|e| {
             let name = if bare { short(&e.name).to_owned() } else { e.name.clone() };
             (name.clone(), Expected { name, ..e.clone() })
@@ -213,8 +256,20 @@ impl Names {
         Self { expected: named.collect(), aside: BTreeSet::new() }
     }
 
-    fn get(&self, name: &str) -> Option<&Expected> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Expected> {
         self.expected.get(name)
+    }
+
+    /// The same, with tensors that belong to no tensor of the model.
+    pub(crate) fn with_aside(mut self, aside: &[String]) -> Self {
+        self.aside = aside.iter().cloned().collect();
+        self
+    }
+
+    /// The name of the module in each role.
+    pub(crate) fn modules(&self) -> BTreeMap<String, String> {
+        let named = |e: &Expected| Some((e.path.clone()?, e.name.strip_suffix(".weight")?.to_owned()));
+        self.expected.values().filter_map(named).collect()
     }
 
     fn linears(&self) -> Vec<String> {
@@ -222,7 +277,7 @@ impl Names {
     }
 
     /// Finds tensors that are missing, of another shape, or nobody's.
-    fn check(&self, entries: &BTreeMap<String, Entry>, store: &Store, findings: &mut Vec<Finding>) {
+    pub(crate) fn check(&self, entries: &BTreeMap<String, Entry>, store: &Store, findings: &mut Vec<Finding>) {
         let mut found = Vec::new();
         for (name, e) in &self.expected {
             let module = name.strip_suffix("weight").unwrap_or(name);
@@ -238,7 +293,8 @@ impl Names {
                 _ => {}
             }
         }
-        for name in entries.keys().filter(|n| !self.expected.contains_key(*n) && !self.aside.contains(*n)) {
+        let nobodys = |n: &&String| findings.iter().any(|f| f.code == "extra" && f.tensor.as_ref() == Some(*n));
+        for name in entries.keys().filter(|n| !self.expected.contains_key(*n) && !self.aside.contains(*n) && !nobodys(n)) {
             let branch = name.ends_with(".branch_a") || name.ends_with(".branch_b");
             if !branch && !BUFFERS.iter().any(|b| name.ends_with(b)) {
                 found.push(Finding::of("extra", name, format!("`{name}` is a tensor that the model does not have")));
@@ -248,27 +304,56 @@ impl Names {
     }
 }
 
-/// `path` itself, or the only `.gguf` file of a directory without a configuration.
-fn single_gguf(path: &Path) -> Result<Option<PathBuf>> {
+/// The directory that a file is in.
+pub(crate) fn beside(file: &Path) -> &Path {
+    file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+/// The checkpoints of a directory: `config.json`, where there are weights for it, and files that are one.
+///
+/// # Errors
+/// If it cannot be listed.
+pub(crate) fn within(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
-        if path.extension().is_some_and(|e| e == "gguf") {
-            return Ok(Some(path.to_owned()));
-        }
-        return Err(Error::new("verify::not-found", format!("`{}` is neither a directory nor a .gguf file", path.display())));
+        return Ok(vec![path.to_owned()]);
     }
-    if path.join("config.json").exists() {
-        return Ok(None);
-    }
-    let mut files = Vec::new();
+    let (mut found, mut weights) = (Vec::new(), false);
     for entry in std::fs::read_dir(path).map_err(|e| Error::file(path, &e))? {
         let file = entry.map_err(|e| Error::file(path, &e))?.path();
-        if file.extension().is_some_and(|e| e == "gguf") {
-            files.push(file);
+        match file.extension().and_then(|e| e.to_str()) {
+            Some(extension) if ALONE.contains(&extension) => found.push(file),
+            Some("safetensors") => weights = true,
+            _ => {}
         }
     }
-    match files.len() {
-        0 | 1 => Ok(files.pop()),
-        n => Err(Error::new("verify::not-found", format!("`{}` holds {n} .gguf files", path.display())).hint("give one of the files")),
+    found.sort();
+    if weights || found.is_empty() {
+        found.insert(0, path.join(CONFIG));
+    }
+    Ok(found)
+}
+
+/// The `config.json` or the file of weights that `path` names.
+///
+/// # Errors
+/// If there is none, or one cannot be told from others.
+fn the_one(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return match path.file_name().and_then(|n| n.to_str()) {
+            Some(CONFIG) => Ok(path.to_owned()),
+            Some(name) if ALONE.iter().any(|e| Path::new(name).extension().is_some_and(|x| x == *e)) => Ok(path.to_owned()),
+            _ => Err(Error::new("verify::not-found", format!("`{}` is neither a directory nor a .gguf or .onnx file", path.display()))
+                .hint("give the directory of a checkpoint, or such a file")),
+        };
+    }
+    let mut found = within(path)?;
+    match found.len() {
+        1 => Ok(found.swap_remove(0)),
+        _ => {
+            let names: Vec<String> = found.iter().map(|f| format!("`{}`", f.display())).collect();
+            Err(Error::new("verify::several", format!("`{}` holds more than one checkpoint", path.display()))
+                .hint(format!("give one of them: {}", names.join(", "))))
+        }
     }
 }
 
@@ -279,9 +364,13 @@ pub(crate) fn object(path: &Path) -> Result<Option<Value>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::file(path, &e)),
     };
+    let unsound = |what: String| {
+        Error::new("verify::config", format!("`{}` {what}", path.display()))
+            .hint("the file is damaged; copy it again from where it was right")
+    };
     match serde_json::from_slice::<Value>(&text) {
         Ok(value) if value.is_object() => Ok(Some(value)),
-        Ok(_) => Err(Error::new("verify::config", format!("`{}` is no JSON object", path.display()))),
-        Err(e) => Err(Error::new("verify::config", format!("`{}` is no JSON: {e}", path.display()))),
+        Ok(_) => Err(unsound("is no JSON object".to_owned())),
+        Err(e) => Err(unsound(format!("is no JSON: {e}"))),
     }
 }

@@ -22,19 +22,24 @@ pub(crate) struct Comparison {
 
 impl Comparison {
     pub(crate) fn new(mut here: Checkpoint, mut there: Option<Checkpoint>, record: Option<Record>) -> Self {
-        let (mut findings, unchecked) = (std::mem::take(&mut here.findings), here.aside.clone());
+        let mut findings = std::mem::take(&mut here.findings);
         // What is wrong with the other one is no news of this one, and has to be known to judge it.
         let others = there.as_mut().map(|t| std::mem::take(&mut t.findings)).unwrap_or_default();
         findings.extend(others.into_iter().map(|f| Finding { message: format!("in the other checkpoint: {}", f.message), ..f }));
-        Self { here, there, record, tensors: Vec::new(), findings, unchecked, left_out: Vec::new() }
+        Self { here, there, record, tensors: Vec::new(), findings, unchecked: Vec::new(), left_out: Vec::new() }
     }
 
     /// Goes over everything.
     pub(crate) fn report(mut self, path: &Path, record: Option<PathBuf>) -> Report {
         let entries = std::mem::take(&mut self.here.entries);
         for (name, entry) in &entries {
-            if !self.here.aside.contains(name) {
+            // What belongs to no tensor of the model is checked if anybody says what it should be.
+            let said = self.record.as_ref().is_some_and(|r| r.tensors.contains_key(name));
+            let there = self.there.as_ref().is_some_and(|t| t.entries.contains_key(name));
+            if !self.here.aside.contains(name) || said || there {
                 self.tensor(name, entry);
+            } else {
+                self.unchecked.push(name.clone());
             }
         }
         self.here.entries = entries;
@@ -63,7 +68,13 @@ impl Comparison {
     fn tensor(&mut self, name: &str, entry: &Entry) {
         let said = self.record.as_ref().and_then(|r| recorded(r, name));
         let other = self.there.as_ref().and_then(|t| t.find(name).map(|n| (&t.entries[n], t)));
-        let mut find = |code, message| self.findings.push(Finding::of(code, name, message));
+        let known: Vec<&str> = self.findings.iter().filter(|f| f.tensor.as_deref() == Some(name)).map(|f| f.code).collect();
+        let mut find = |code, message| {
+            // What the tensor's name alone has told is told once.
+            if !(code == "extra" && known.contains(&code)) {
+                self.findings.push(Finding::of(code, name, message));
+            }
+        };
         if said.is_none() && self.record.is_some() {
             find("extra", format!("`{name}` is there, and the run did not write it"));
         }
@@ -78,6 +89,11 @@ impl Comparison {
         }
         match check::pass(name, entry, &self.here, other) {
             Ok(pass) => {
+                if let (Some(said), Some(global)) = (said.and_then(|s| s.global.as_ref()), &pass.global)
+                    && said != global
+                {
+                    find("tensor", format!("what all scales of `{name}` are multiples of is not what the run wrote"));
+                }
                 self.findings.extend(pass.findings);
                 self.tensors.push(TensorReport {
                     name: name.to_owned(),
@@ -100,7 +116,7 @@ impl Comparison {
         absent.sort();
         absent.dedup();
         for name in absent {
-            if self.here.container == "gguf" && BUFFERS.iter().any(|b| name.ends_with(b)) {
+            if ["gguf", "onnx"].contains(&self.here.container.as_str()) && BUFFERS.iter().any(|b| name.ends_with(b)) {
                 self.left_out.push(name.clone());
             } else if !self.here.broken(name) && !self.findings.iter().any(|f| f.tensor.as_ref() == Some(name)) {
                 self.findings.push(Finding::of("missing", name, format!("`{name}` is missing")));
@@ -115,7 +131,7 @@ impl Comparison {
         };
         for (name, said) in &record.activations {
             match self.here.activations.get(name) {
-                Some(numbers) if check::hash(numbers) == *said => {}
+                Some(a) if check::hash(&a.numbers) == *said || a.enough.is_some_and(|n| check::hash(&a.numbers[..n]) == *said) => {}
                 Some(_) => find(name, "are not those that the run recorded"),
                 None => find(name, "are missing"),
             }

@@ -30,7 +30,7 @@ impl Error {
 
     /// A file that cannot be read.
     pub(crate) fn file(path: &std::path::Path, error: &std::io::Error) -> Self {
-        Self::new("verify::file", format!("cannot read `{}`: {error}", path.display()))
+        Self::new("verify::file", format!("cannot read `{}`: {error}", path.display())).hint("is it there, and may it be read?")
     }
 
     /// A tensor that is not what its format asks for.
@@ -40,7 +40,7 @@ impl Error {
 
     /// A configuration that is not what its format asks for.
     pub(crate) fn config(message: impl Into<String>) -> Self {
-        Self::new("verify::config", message)
+        Self::new("verify::config", message).hint("the checkpoint is damaged, or written by a tool that is not known here")
     }
 }
 

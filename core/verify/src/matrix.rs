@@ -167,10 +167,27 @@ pub(crate) fn rows_of_codes(tensor: &Tensor, bytes: &[u8], bits: u32, rows: usiz
     Ok(out)
 }
 
+/// Those of `suffixes` that a module has.
+pub(crate) fn parts_of(store: &Store, module: &str, suffixes: &[&str]) -> Vec<String> {
+    suffixes.iter().map(|s| format!("{module}.{s}")).filter(|name| store.get(name).is_some()).collect()
+}
+
 /// What reads a quantized matrix into memory.
 pub(crate) trait Load {
     /// Outputs and inputs.
     fn shape(&self) -> (usize, usize);
+
+    /// The stored tensors that [`load`](Self::load) and [`global`](Self::global) read: others beside them are nobody's.
+    fn parts(&self, store: &Store) -> Vec<String>;
+
+    /// The number that all scales are multiples of, where it is stored for readers that want it and values do not tell it.
+    ///
+    /// # Errors
+    /// If it is missing or malformed.
+    fn global(&self, store: &Store) -> Result<Option<f32>> {
+        let _ = store;
+        Ok(None)
+    }
 
     /// Reads it.
     ///

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each is the BLAKE3 of f32 numbers, little-endian, −0 as 0, row by row: of the values that the tensor stands for in that format, and of
-//! its steps, which are the codes less their zero points. Weights of linears are `[outputs, inputs]`, everything else is as the model has it. Tensors that
+//! its steps, which are the codes less their zero points; `global` is that of the number that scales of two levels are multiples of. Weights of linears are `[outputs, inputs]`, everything else is as the model has it. Tensors that
 //! hold no floats are hashed as they are stored. Of activations: scales, then zero points counted from the smallest code. Files: their bytes.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::checkpoint::object;
 use crate::error::{Error, Result};
 
 /// The file, and where in it.
-const FILE: &str = "qfw.json";
+pub(crate) const FILE: &str = "qfw.json";
 const KEY: &str = "fingerprints";
 
 /// One tensor.
@@ -33,6 +33,8 @@ pub(crate) struct Fingerprint {
     pub values: String,
     #[serde(default)]
     pub codes: Option<String>,
+    #[serde(default)]
+    pub global: Option<String>,
 }
 
 /// One format of a run.
@@ -50,22 +52,30 @@ struct Fingerprints {
     formats: BTreeMap<String, Record>,
 }
 
-/// The record of what lies in `dir`, and the file that it is in: the directory's own, or its parent's where a run wrote several formats.
+/// The record of what lies in `dir` in `container`, and the file that it is in: the directory's own, or its parent's where a run wrote
+/// several formats. What another container holds in the same directory is not what the run wrote.
 ///
 /// # Errors
 /// If there is one, but it cannot be read.
-pub(crate) fn find(dir: &Path) -> Result<Option<(Record, PathBuf)>> {
+pub(crate) fn find(dir: &Path, container: &str) -> Result<Option<(Record, PathBuf)>> {
     let full = std::fs::canonicalize(dir).map_err(|e| Error::file(dir, &e))?;
     let name = full.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if let Some(formats) = read(dir)? {
         if formats.len() == 1 {
-            return Ok(formats.into_values().next().map(|r| (r, dir.join(FILE))));
+            let only = formats.into_iter().next().filter(|(format, _)| suits(format, container));
+            return Ok(only.map(|(_, r)| (r, dir.join(FILE))));
         }
         return Ok(None);
     }
     let Some(parent) = full.parent() else { return Ok(None) };
-    let record = read(parent)?.and_then(|mut formats| formats.remove(&name));
+    let record = read(parent)?.and_then(|mut formats| formats.remove(&name)).filter(|_| suits(&name, container));
     Ok(record.map(|r| (r, parent.join(FILE))))
+}
+
+/// Whether a format of a run is held in files as those of `container` are.
+fn suits(format: &str, container: &str) -> bool {
+    let kind = |name: &str| ["gguf", "onnx"].into_iter().find(|k| name == *k || name.starts_with(&format!("{k}-")));
+    kind(format) == kind(container)
 }
 
 /// The directories of all formats of a run that wrote several into `dir`.
@@ -81,7 +91,9 @@ fn read(dir: &Path) -> Result<Option<BTreeMap<String, Record>>> {
     let path = dir.join(FILE);
     let Some(mut value) = object(&path)? else { return Ok(None) };
     let Some(fingerprints) = value.get_mut(KEY).map(serde_json::Value::take) else { return Ok(None) };
-    let fingerprints: Fingerprints = serde_json::from_value(fingerprints)
-        .map_err(|e| Error::new("verify::record", format!("`{KEY}` of `{}` is malformed: {e}", path.display())))?;
+    let fingerprints: Fingerprints = serde_json::from_value(fingerprints).map_err(|e| {
+        Error::new("verify::record", format!("`{KEY}` of `{}` is malformed: {e}", path.display()))
+            .hint("copy it again from where it was right")
+    })?;
     Ok(Some(fingerprints.formats))
 }

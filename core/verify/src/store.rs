@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Finding, Result};
+use crate::gguf_file::Key;
 use crate::{gguf_file, safetensors_file};
 
 /// Where a tensor lies. Its bytes are all there: others are not listed.
@@ -24,10 +25,18 @@ pub(crate) struct Tensor {
     pub bytes: u64,
 }
 
+/// Where bytes come from.
+#[derive(Debug)]
+enum Source {
+    File(File),
+    /// The bytes of tensors that a file has had to be decoded for.
+    Memory(Vec<u8>),
+}
+
 /// Open files and what is in them.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
-    files: Vec<(PathBuf, File)>,
+    files: Vec<(PathBuf, Source)>,
     tensors: BTreeMap<String, Tensor>,
     /// Tensors that were announced and cannot be read; each has its finding.
     pub broken: BTreeSet<String>,
@@ -89,7 +98,7 @@ impl Store {
         let length = file.metadata().map_err(|e| Error::file(path, &e))?.len();
         let number = self.files.len();
         let head = safetensors_file::read(&file, length, number, path)?;
-        self.files.push((path.to_owned(), file));
+        self.files.push((path.to_owned(), Source::File(file)));
         let mut names = Vec::new();
         findings.extend(head.findings);
         for name in head.broken {
@@ -111,14 +120,51 @@ impl Store {
     ///
     /// # Errors
     /// If it is none.
-    pub(crate) fn open_gguf(path: &Path, findings: &mut Vec<Finding>) -> Result<(Self, BTreeMap<String, Value>)> {
+    pub(crate) fn open_gguf(path: &Path, findings: &mut Vec<Finding>) -> Result<(Self, BTreeMap<String, Key>)> {
         let file = File::open(path).map_err(|e| Error::file(path, &e))?;
         let length = file.metadata().map_err(|e| Error::file(path, &e))?.len();
         let head = gguf_file::read(&file, length, path)?;
         findings.extend(head.findings);
-        let mut store = Self { files: vec![(path.to_owned(), file)], broken: head.broken.into_iter().collect(), ..Self::default() };
+        let mut store =
+            Self { files: vec![(path.to_owned(), Source::File(file))], broken: head.broken.into_iter().collect(), ..Self::default() };
         store.tensors = head.tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
         Ok((store, head.keys))
+    }
+
+    /// Makes room for the bytes of a file that has to be decoded, as the first of the store's files.
+    pub(crate) fn decoded(path: &Path) -> Self {
+        Self { files: vec![(path.to_owned(), Source::Memory(Vec::new()))], ..Self::default() }
+    }
+
+    /// The bytes of tensors that lie in the first file.
+    pub(crate) fn set_decoded(&mut self, bytes: Vec<u8>) {
+        if let Some((_, source)) = self.files.first_mut() {
+            *source = Source::Memory(bytes);
+        }
+    }
+
+    /// Adds a file, and says which number it has.
+    pub(crate) fn add_file(&mut self, path: &Path, file: File) -> usize {
+        self.files.push((path.to_owned(), Source::File(file)));
+        self.files.len() - 1
+    }
+
+    /// Adds a tensor whose bytes are all there. Whether there is one of its name already, which then stays.
+    pub(crate) fn insert(&mut self, tensor: Tensor) -> bool {
+        let twice = self.tensors.contains_key(&tensor.name);
+        if !twice {
+            self.tensors.insert(tensor.name.clone(), tensor);
+        }
+        twice
+    }
+
+    /// Tensors that lie over others.
+    pub(crate) fn overlaps(&self) -> Vec<Finding> {
+        let mut order: Vec<&Tensor> = self.tensors.values().filter(|t| t.bytes > 0).collect();
+        order.sort_by_key(|t| (t.file, t.start, t.bytes));
+        let over = |p: &[&Tensor]| p[0].file == p[1].file && p[1].start < p[0].start + p[0].bytes;
+        let pairs = order.windows(2).filter(|p| over(p));
+        pairs.map(|p| Finding::of("header", &p[1].name, format!("`{}` lies over `{}`", p[1].name, p[0].name))).collect()
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Tensor> {
@@ -142,13 +188,17 @@ impl Store {
     /// # Errors
     /// If reading fails.
     pub(crate) fn part(&self, tensor: &Tensor, range: Range<u64>) -> Result<Vec<u8>> {
-        let (path, file) = &self.files[tensor.file];
-        let mut bytes = vec![0; range.end.min(tensor.bytes).saturating_sub(range.start) as usize];
-        let mut from = file;
-        from.seek(SeekFrom::Start(tensor.start + range.start))
-            .and_then(|_| from.read_exact(&mut bytes))
-            .map_err(|e| Error::file(path, &e))?;
-        Ok(bytes)
+        let (path, source) = &self.files[tensor.file];
+        let length = range.end.min(tensor.bytes).saturating_sub(range.start) as usize;
+        let start = tensor.start + range.start;
+        match source {
+            Source::File(file) => {
+                let (mut from, mut bytes) = (file, vec![0; length]);
+                from.seek(SeekFrom::Start(start)).and_then(|_| from.read_exact(&mut bytes)).map_err(|e| Error::file(path, &e))?;
+                Ok(bytes)
+            }
+            Source::Memory(all) => Ok(all[start as usize..][..length].to_vec()),
+        }
     }
 
     /// All bytes of a tensor.
@@ -185,11 +235,14 @@ impl Store {
 
 /// Which file the index says that each tensor is in.
 fn weight_map(index: &Path, findings: &mut Vec<Finding>) -> Result<BTreeMap<String, String>> {
+    let unsound = |what: String| {
+        let message = format!("`{}` {what}", index.display());
+        Error::new("verify::index", message).hint("copy it again from where it was right, or remove it if all shards are to be read")
+    };
     let text = std::fs::read(index).map_err(|e| Error::file(index, &e))?;
-    let value: Value =
-        serde_json::from_slice(&text).map_err(|e| Error::new("verify::index", format!("`{}` is no JSON: {e}", index.display())))?;
+    let value: Value = serde_json::from_slice(&text).map_err(|e| unsound(format!("is no JSON: {e}")))?;
     let Some(map) = value["weight_map"].as_object() else {
-        return Err(Error::new("verify::index", format!("`{}` has no object `weight_map`", index.display())));
+        return Err(unsound("has no object `weight_map`".to_owned()));
     };
     let mut out = BTreeMap::new();
     for (tensor, file) in map {

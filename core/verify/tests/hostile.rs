@@ -171,6 +171,79 @@ fn headers_that_lie_are_told() {
     }
 }
 
+/// Counts of a GGUF file that no file of its size can hold, in every place that has one.
+#[test]
+fn counts_of_a_gguf_header_are_bounded_by_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.gguf");
+    let text = |s: &str| [&(s.len() as u64).to_le_bytes(), s.as_bytes()].concat();
+    let head = |tensors: u64, keys: u64, rest: &[u8]| [&b"GGUF\x03\0\0\0"[..], &tensors.to_le_bytes(), &keys.to_le_bytes(), rest].concat();
+    let list = |kind: u32, n: u64| [&text("k")[..], &9u32.to_le_bytes(), &kind.to_le_bytes(), &n.to_le_bytes()].concat();
+    for (bytes, says) in [
+        (head(u64::MAX, 0, &[0; 64]), "announces 18446744073709551615 tensors"),
+        (head(0, 1 << 40, &[0; 64]), "announces 1099511627776 keys"),
+        (head(4, 0, &[0; 64]), "announces 4 tensors, and 72 bytes follow"),
+        (head(0, 1, &[&(1u64 << 20).to_le_bytes()[..], &vec![b'a'; 1 << 20]].concat()), "the name at byte 24 has 1048576 bytes"),
+        (head(0, 1, &list(0, 1 << 50)), "ends within the 1125899906842624 bytes"),
+        (head(0, 1, &list(12, u64::MAX)), "ends within the 2^64 and more bytes"),
+        (head(0, 1, &list(8, u64::MAX)), "ends within the 8 bytes"),
+        (head(0, 1, &list(9, u64::MAX)), "ends within the 4 bytes"),
+        (
+            head(0, 1, &[list(9, 1), list(9, 1)[13..].to_vec(), [9u32.to_le_bytes(), [1, 0, 0, 0], [0; 4]].concat().repeat(4)].concat()),
+            "nested too deeply",
+        ),
+        (head(0, 1, &list(77, 1)), "type 77, which there is not"),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        let error = qfw_verify::verify(&file, Some(&file)).unwrap_err();
+        assert!(error.code == "verify::header" && error.message.contains(says) && error.hint.is_some(), "{says}: {error:?}");
+    }
+}
+
+/// A tensor that is a part of nothing beside one that is quantized, by hand: what a reader of the format does not ask for.
+#[test]
+fn what_nothing_reads_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, _) = gptq();
+    let index: Vec<u8> = (0..32i32).flat_map(|i| (i / 16).to_le_bytes()).collect();
+    for (stray, says) in [
+        ("m.weight", "beside the codes of `m`"),
+        ("m.zeros", "beside the codes of `m`"),
+        ("model.n.weight", "`n.weight` and `model.n.weight` are the same"),
+    ] {
+        let bytes = safetensors(&[
+            ("m.g_idx", "I32", vec![32], index.clone()),
+            ("m.qweight", "I32", vec![4, 8], vec![0x5a; 128]),
+            ("m.qzeros", "I32", vec![2, 1], vec![0x88; 8]),
+            ("m.scales", "F16", vec![2, 8], [0x00, 0x3c].repeat(16)),
+            (if stray.starts_with("model") { "n.weight" } else { "o.weight" }, "F32", vec![4], vec![0; 16]),
+            (stray, "F32", vec![4], vec![0; 16]),
+        ]);
+        let report = check(dir.path(), &config, &bytes).unwrap();
+        let finding = report.findings.iter().find(|f| f.code == "extra").unwrap_or_else(|| panic!("{stray}: {report:?}"));
+        assert!(!report.equal && finding.message.contains(says), "{stray}: {finding:?}");
+    }
+}
+
+/// A directory with a checkpoint in safetensors and another in a `.gguf` file: both are parts of it, and one has to be named.
+#[test]
+fn two_checkpoints_in_one_directory_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, bytes) = gptq();
+    check(dir.path(), &config, &bytes).unwrap();
+    let (file, config) = (dir.path().join("a.gguf"), dir.path().join("config.json"));
+    std::fs::write(&file, gguf()).unwrap();
+    assert_eq!(qfw_verify::parts(dir.path()).unwrap(), [config.clone(), file.clone()]);
+    let error = qfw_verify::verify(dir.path(), Some(&file)).unwrap_err();
+    assert!(error.code == "verify::several" && error.hint.unwrap().contains("a.gguf"));
+    assert_eq!(qfw_verify::verify(&config, Some(&config)).unwrap().container, "gptq");
+    assert_eq!(qfw_verify::verify(&file, Some(&file)).unwrap().container, "gguf");
+    // A configuration alone, as some engines want one beside their file, makes no second checkpoint.
+    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    assert_eq!(qfw_verify::parts(dir.path()).unwrap(), [dir.path()]);
+    assert_eq!(qfw_verify::verify(dir.path(), Some(&file)).unwrap().container, "gguf");
+}
+
 /// An index that names files outside, missing files, and tensors that are elsewhere.
 #[test]
 fn an_index_that_lies_is_told() {

@@ -57,6 +57,25 @@ fn layers_of_other_tools_are_decoded_as_they_decode_them() {
     assert_eq!(seen.len(), 13, "{seen:?}");
 }
 
+/// Older tools state the quantization in a file beside `config.json`, under keys of their own and without a method.
+#[test]
+fn configurations_in_a_file_of_their_own_are_read() {
+    for (name, file, keys) in [
+        ("gptq-4-bit", "quantize_config.json", json!({ "bits": 4, "group_size": 16, "desc_act": false, "sym": true })),
+        ("awq", "quant_config.json", json!({ "zero_point": true, "q_group_size": 16, "w_bit": 4, "version": "GEMM" })),
+    ] {
+        let table: Value = serde_json::from_slice(&std::fs::read(fixtures().join("cases.json")).unwrap()).unwrap();
+        let bytes = std::fs::read(fixtures().join(format!("{name}.safetensors"))).unwrap();
+        let (new, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        checkpoint(new.path(), &json!({ "quantization_config": table[name] }), &bytes);
+        checkpoint(old.path(), &json!({}), &bytes);
+        std::fs::write(old.path().join(file), keys.to_string()).unwrap();
+        let report = qfw_verify::verify(old.path(), Some(new.path())).unwrap();
+        assert!(report.equal && report.codes_equal == Some(true), "{name}: {:?}", report.findings);
+        assert!(report.tensors.iter().any(|t| t.quantized && t.name == "m.weight"), "{name}");
+    }
+}
+
 /// What a group index and a zero point say that is not so, is found.
 #[test]
 fn what_does_not_fit_its_configuration_is_named() {

@@ -1,16 +1,13 @@
 //! Writing tensors.
 
+use qfw_core::Result;
 use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::{NativeReader, NativeSite};
 use qfw_core::checkpoint::{ContainerWriter, StoredDtype, TensorDecl};
 use qfw_core::scheme::{FloatKind, QuantSpec};
-use qfw_core::{Error, Result};
 
 use crate::nibbles::pack;
 use crate::turn::turn;
-
-/// The largest number of f16.
-const LARGEST: f32 = 65504.0;
 
 /// What the tensors of a module are called, in the order in which they are stored.
 pub(crate) const SUFFIXES: [&str; 3] = ["qweight", "qzeros", "scales"];
@@ -67,10 +64,6 @@ fn encode(site: &NativeSite, rounded: &Rounded) -> Result<[Vec<u8>; 3]> {
         pack(&stored, &mut zeros);
         scales.extend(tiles.iter().map(|t| rounded.params.scale[*t]));
     }
-    if let Some(s) = scales.iter().find(|s| s.abs() > LARGEST) {
-        return Err(Error::numeric("container::overflow", format!("a scale is {s}, and the container holds them as f16"))
-            .hint("use `--format qfw`, which holds them as f32"));
-    }
-    let scales: Vec<f32> = scales.into_iter().map(|s| FloatKind::F16.round_scale(s)).collect();
+    let scales: Vec<f32> = scales.into_iter().map(|s| site.spec.scale.held_in(FloatKind::F16, s)).collect::<Result<_>>()?;
     Ok([words, zeros, FloatKind::F16.bytes(&scales)])
 }

@@ -68,7 +68,7 @@ fn words(tensors: &dyn TensorSource, name: &str) -> Vec<u32> {
 #[test]
 fn scales_beyond_f16_are_an_error() {
     let error = written(&site(8, 2, Granularity::tensor(), false), vec![8; 16], vec![-1e5], vec![8.0]).err().unwrap();
-    assert_eq!(error.to_string(), "`blocks.0.mlp.up`: a scale is -100000, and the container holds them as f16");
+    assert_eq!(error.to_string(), "`blocks.0.mlp.up`: a scale is -1e5, and the container holds scales as float16, whose largest is 65504");
     assert_eq!(error.hint_text(), Some("use `--format qfw`, which holds them as f32"));
 }
 

@@ -89,7 +89,12 @@ fn integers(site: &str, spec: &QuantSpec) -> Result<Block> {
                 "set `symmetric = true`, or use uint4 or uint5",
             );
         }
-        (bits, _) => return refuse(site, &format!("it has blocks of 4, 5 and 8 bits, not of {bits}"), NEAREST),
+        (bits, _) => {
+            // llama.cpp has k-quants for these widths: two levels of scales that no scheme here has.
+            let nearest = if bits < 4 { "int4" } else { "int8" };
+            let hint = format!("k-quants are not written; nearest: `{nearest}` in groups of 32, or `--format qfw`");
+            return refuse(site, &format!("it has blocks of 4, 5 and 8 bits, not of {bits}"), &hint);
+        }
     };
     let middle = 1 << (spec.bits - 1);
     match zero {

@@ -18,11 +18,8 @@
 use half::f16;
 use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::{Arithmetic, Held};
-use qfw_core::scheme::{FloatGrid, FloatKind, FloatVariant, Grid};
+use qfw_core::scheme::{FloatGrid, FloatKind, FloatVariant, Grid, ScaleForm};
 use qfw_core::{Error, Result};
-
-/// The largest number of f16.
-const LARGEST: f32 = 65504.0;
 
 /// A block format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +37,7 @@ pub(crate) enum Block {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Params {
     pub scale: f32,
+    pub form: ScaleForm,
     pub zero: f32,
     /// The factor of the tensor, 1 where there is none.
     pub global: f32,
@@ -108,15 +106,15 @@ impl Block {
             let above = codes.iter().copied();
             match self {
                 Self::Q8_0 => {
-                    out.extend(half(p.scale)?);
+                    out.extend(half(p)?);
                     out.extend(around(0));
                 }
                 Self::Q4_0 | Self::Q5_0 => {
-                    out.extend(half(p.scale)?);
+                    out.extend(half(p)?);
                     if self == Self::Q4_0 { nibbles(around(8), out) } else { five_bits(around(16), out) }
                 }
                 Self::Q4_1 | Self::Q5_1 => {
-                    out.extend(half(p.scale)?);
+                    out.extend(half(p)?);
                     out.extend(minimum(p, lo)?.to_le_bytes());
                     if self == Self::Q4_1 { nibbles(above, out) } else { five_bits(above, out) }
                 }
@@ -144,15 +142,15 @@ impl Block {
     ///
     /// # Errors
     /// If a minimum is too large for f16.
-    pub(crate) fn held(self, grid: &Grid, mut rounded: Rounded) -> Result<Held> {
+    pub(crate) fn held(self, grid: &Grid, form: ScaleForm, mut rounded: Rounded) -> Result<Held> {
         match self {
             Self::Mxfp4 => Ok(Held::exactly(rounded)),
-            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => Ok(Held::exactly(rounded).scales_in(FloatKind::F16)),
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => Held::exactly(rounded).scales_in(form, FloatKind::F16),
             Self::Q4_1 | Self::Q5_1 => {
                 let p = &rounded.params;
-                let of = |(scale, zero): (&f32, &f32)| minimum(Params { scale: *scale, zero: *zero, global: 1.0 }, grid.limits().0);
+                let of = |(scale, zero): (&f32, &f32)| minimum(Params { scale: *scale, form, zero: *zero, global: 1.0 }, grid.limits().0);
                 let minima = p.scale.iter().zip(&p.zero).map(|tile| of(tile).map(f16::to_f32)).collect::<Result<_>>()?;
-                Ok(Held { arithmetic: Arithmetic::Minimum(minima), ..Held::exactly(rounded).scales_in(FloatKind::F16) })
+                Ok(Held { arithmetic: Arithmetic::Minimum(minima), ..Held::exactly(rounded).scales_in(form, FloatKind::F16)? })
             }
             Self::Nvfp4 => {
                 let (global, e4m3) = (rounded.params.global.unwrap_or(1.0), e4m3()?);
@@ -171,22 +169,15 @@ fn e4m3() -> Result<FloatGrid> {
 /// `m` of the formats that have one: what the smallest code stands for.
 pub(crate) fn minimum(p: Params, lo: i32) -> Result<f16> {
     let m = -p.scale * (p.zero - lo as f32);
-    if m.abs() > LARGEST {
-        return Err(overflow("minimum", m));
+    if m.abs() > FloatKind::F16.largest() {
+        let what = format!("a minimum is {m}, and the container holds them as f16");
+        return Err(Error::numeric("container::overflow", what).hint("use `--format qfw`, which holds zero points"));
     }
     Ok(f16::from_f32(m))
 }
 
-fn half(scale: f32) -> Result<[u8; 2]> {
-    if scale.abs() > LARGEST {
-        return Err(overflow("scale", scale));
-    }
-    Ok(f16::from_f32(FloatKind::F16.round_scale(scale)).to_le_bytes())
-}
-
-fn overflow(what: &str, x: f32) -> Error {
-    Error::numeric("container::overflow", format!("a {what} is {x}, and the container holds them as f16"))
-        .hint("use `--format qfw`, which holds them as f32")
+fn half(p: Params) -> Result<[u8; 2]> {
+    Ok(f16::from_f32(p.form.held_in(FloatKind::F16, p.scale)?).to_le_bytes())
 }
 
 /// Two halves of a run, one in the low and one in the high half of each byte.
@@ -205,8 +196,9 @@ fn five_bits(codes: impl ExactSizeIterator<Item = u8> + Clone, out: &mut Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qfw_core::scheme::Zero;
+    use qfw_core::scheme::{PowerRounding, Zero};
 
+    const SINGLE: ScaleForm = ScaleForm::Float(FloatKind::F32);
     const ONE: [u8; 2] = [0x00, 0x3c];
 
     fn units(grid: &Grid, codes: &[i32]) -> Vec<u8> {
@@ -229,7 +221,7 @@ mod tests {
     #[test]
     fn nibbles_lie_as_in_ggml() {
         let codes: Vec<i32> = (0..32).map(|i| i % 16 - 8).collect();
-        let plain = Params { scale: 1.0, zero: 0.0, global: 1.0 };
+        let plain = Params { scale: 1.0, form: SINGLE, zero: 0.0, global: 1.0 };
         let expected: Vec<u8> = ONE.into_iter().chain((0..16).map(|i| i << 4 | i)).collect();
         assert_eq!(encoded(Block::Q4_0, int(4, Zero::None), &codes, plain), expected);
         // The first half alone: the high halves are the middle, 8.
@@ -242,7 +234,7 @@ mod tests {
     #[test]
     fn minima_are_what_the_smallest_code_stands_for() {
         let codes: Vec<i32> = (0..32).map(|i| i % 16 - 8).collect();
-        let bytes = encoded(Block::Q4_1, int(4, Zero::Integer), &codes, Params { scale: 2.0, zero: 3.0, global: 1.0 });
+        let bytes = encoded(Block::Q4_1, int(4, Zero::Integer), &codes, Params { scale: 2.0, form: SINGLE, zero: 3.0, global: 1.0 });
         assert_eq!(bytes[..4], [0x00, 0x40, 0x80, 0xcd]);
         assert_eq!(f16::from_le_bytes([bytes[2], bytes[3]]).to_f32(), -22.0);
         assert_eq!(bytes[4..], (0..16).map(|i| i << 4 | i).collect::<Vec<u8>>());
@@ -251,7 +243,7 @@ mod tests {
     #[test]
     fn fifth_bits_come_first() {
         let codes: Vec<i32> = (-16..16).collect();
-        let plain = Params { scale: 1.0, zero: 0.0, global: 1.0 };
+        let plain = Params { scale: 1.0, form: SINGLE, zero: 0.0, global: 1.0 };
         let bytes = encoded(Block::Q5_0, int(5, Zero::None), &codes, plain);
         assert_eq!(bytes[2..6], [0, 0, 0xff, 0xff]);
         assert_eq!(bytes[6..], (0..16).map(|i| i << 4 | i).collect::<Vec<u8>>());
@@ -265,7 +257,7 @@ mod tests {
         // Unsigned storage of a symmetric format: the zero point is the same everywhere.
         let grid = Grid::Int { lo: 0, hi: 255, zero: Zero::Fixed(128) };
         let stored: Vec<i32> = codes.iter().map(|q| q + 128).collect();
-        let bytes = encoded(Block::Q8_0, grid, &stored, Params { scale: 0.5, zero: 128.0, global: 1.0 });
+        let bytes = encoded(Block::Q8_0, grid, &stored, Params { scale: 0.5, form: SINGLE, zero: 128.0, global: 1.0 });
         assert_eq!(bytes[..5], [0x00, 0x38, 0x80, 127, 126]);
     }
 
@@ -274,12 +266,12 @@ mod tests {
     fn microscaling_keeps_its_bits() {
         let grid = Grid::Float(FloatGrid::new(2, 1, FloatVariant::Ocp).unwrap());
         let codes: Vec<i32> = (0..32).map(|i| if i < 16 { 9 } else { 7 }).collect();
-        let bytes = encoded(Block::Mxfp4, grid.clone(), &codes, Params { scale: 0.25, zero: 0.0, global: 1.0 });
+        let bytes = encoded(Block::Mxfp4, grid.clone(), &codes, Params { scale: 0.25, form: SINGLE, zero: 0.0, global: 1.0 });
         assert_eq!(bytes, [vec![125], vec![0x79; 16]].concat());
         // Four runs of 16 with local scales 1, 2, 3, 4, which are 0x38, 0x40, 0x44, 0x48 in e4m3.
         let codes: Vec<i32> = (0..64).map(|i| i % 16).collect();
         let mut out = Vec::new();
-        let params = |column: usize| Params { scale: (column / 16 + 1) as f32 / 8.0, zero: 0.0, global: 8.0 };
+        let params = |column: usize| Params { scale: (column / 16 + 1) as f32 / 8.0, form: SINGLE, zero: 0.0, global: 8.0 };
         Block::Nvfp4.encode(&grid, &units(&grid, &codes), params, &mut out).unwrap();
         let run: Vec<u8> = (0..8).map(|i| (i + 8) << 4 | i).collect();
         assert_eq!(out, [vec![0x38, 0x40, 0x44, 0x48], run.repeat(4)].concat());
@@ -292,12 +284,22 @@ mod tests {
             format!("{e} | {}", e.hint_text().unwrap_or("no hint"))
         };
         assert_eq!(
-            failure(Block::Q4_0, Params { scale: 1e5, zero: 0.0, global: 1.0 }),
-            "a scale is 100000, and the container holds them as f16 | use `--format qfw`, which holds them as f32"
+            failure(Block::Q4_0, Params { scale: 1e5, form: SINGLE, zero: 0.0, global: 1.0 }),
+            "a scale is 1e5, and the container holds scales as float16, whose largest is 65504 | use `--format qfw`, which holds them as f32"
         );
         assert_eq!(
-            failure(Block::Q4_1, Params { scale: 1e4, zero: 7.0, global: 1.0 }),
-            "a minimum is -150000, and the container holds them as f16 | use `--format qfw`, which holds them as f32"
+            failure(Block::Q4_1, Params { scale: 1e4, form: SINGLE, zero: 7.0, global: 1.0 }),
+            "a minimum is -150000, and the container holds them as f16 | use `--format qfw`, which holds zero points"
         );
+        // Powers of two are exact or refused; other scales become the nearest there is.
+        let power = ScaleForm::PowerOfTwo { rounding: PowerRounding::Floor, offset: 0 };
+        let form = |form: ScaleForm, scale: f32| Params { scale, form, zero: 0.0, global: 1.0 };
+        for exponent in [-25, 16] {
+            let says = failure(Block::Q8_0, form(power, 2f32.powi(exponent)));
+            assert!(says.contains("a power of two that float16, in which the container holds scales, has not"), "{says}");
+        }
+        let kept = |p: Params| encoded(Block::Q8_0, int(8, Zero::None), &[0; 32], p)[..2].to_vec();
+        assert_eq!((kept(form(power, 2f32.powi(-24))), kept(form(power, 2f32.powi(15)))), (vec![1, 0], vec![0, 0x78]));
+        assert_eq!(kept(form(SINGLE, 1e-12)), [1, 0]);
     }
 }

@@ -1,7 +1,7 @@
 //! The architectures of llama.cpp that models become: their tensors, and the keys that describe them.
 
-use qfw_core::checkpoint::gguf::{Architecture, Layout, ROPE_FACTORS, Value as Key};
-use qfw_core::model::{Dims, model_type};
+use qfw_core::checkpoint::gguf::{Architecture, Layout, Value as Key};
+use qfw_core::model::{Dims, Rope, Stretch, model_type};
 use qfw_core::numeric::Activation;
 use qfw_core::registry::Registry;
 use qfw_core::{Error, Result};
@@ -54,8 +54,8 @@ impl Family {
         let dims = Registry::builtin()?.architecture(model_type)?.parse(config, has_tensor)?;
         computes_alike(architecture.id, &dims)?;
         let (mut rope, mut factors) = (Vec::new(), None);
-        if dims.rope.is_some() {
-            (rope, factors) = rotary(config, &dims)?;
+        if let Some(embedding) = &dims.rope {
+            (rope, factors) = rotary(embedding)?;
         }
         if factors.is_some() && architecture.id != "llama" {
             let what = format!("llama.cpp has no place for factors of rotary frequencies in `{}`", architecture.id);
@@ -146,76 +146,39 @@ fn computes_alike(id: &str, d: &Dims) -> Result<()> {
 /// The keys and factors of a rotary embedding.
 type Rotary = (Vec<(&'static str, Key)>, Option<Vec<f32>>);
 
-/// What `config` says of the rotary embedding; its numbers are sound, since the model was made of it.
-fn rotary(config: &Value, d: &Dims) -> Result<Rotary> {
-    let object = |key: &str| config.get(key).filter(|v| v.as_object().is_some_and(|o| !o.is_empty()));
-    let nested = object("rope_scaling").or_else(|| object("rope_parameters")).unwrap_or(&Value::Null);
-    let number = |key: &str| nested.get(key).or_else(|| config.get(key)).and_then(Value::as_f64);
-    let theta = number("rope_theta").unwrap_or(10_000.0);
-    let mut keys = vec![("rope.freq_base", Key::F32(theta as f32))];
-    if let Some(list) = config.get(ROPE_FACTORS).and_then(Value::as_array) {
-        return Ok((keys, Some(list.iter().map(|f| f.as_f64().unwrap_or(1.0) as f32).collect())));
-    }
-    let within = |key: &str| nested.get(key).and_then(Value::as_f64);
-    // The top-level key wins, as in transformers.
-    const TRAINED: &str = "original_max_position_embeddings";
-    let trained = config.get(TRAINED).and_then(Value::as_f64).or_else(|| within(TRAINED)).unwrap_or(d.max_positions as f64);
-    let kind = nested.get("rope_type").or_else(|| nested.get("type")).and_then(Value::as_str).unwrap_or("default");
-    let factor = within("factor").unwrap_or(d.max_positions as f64 / trained);
-    let mut stretched = |kind: &str| {
+/// What llama.cpp is told of a rotary embedding.
+fn rotary(rope: &Rope) -> Result<Rotary> {
+    let float = |x: f64| Key::F32(x as f32);
+    let mut keys = vec![("rope.freq_base", float(rope.base()))];
+    let mut stretched = |kind: &str, factor: f64| {
         keys.push(("rope.scaling.type", Key::Text(kind.to_owned())));
-        keys.push(("rope.scaling.factor", Key::F32(factor as f32)));
+        keys.push(("rope.scaling.factor", float(factor)));
     };
-    match kind {
-        "default" => Ok((keys, None)),
-        "linear" => {
-            stretched("linear");
-            Ok((keys, None))
+    match rope.stretch() {
+        Stretch::Plain => {}
+        Stretch::Linear(factor) => stretched("linear", *factor),
+        Stretch::Divided => return Ok((keys, Some(rope.divisors().into_iter().map(|d| d as f32).collect()))),
+        Stretch::Yarn(yarn) if !yarn.usual => {
+            let what = "llama.cpp's YaRN has no `truncate = false`, `mscale` or `mscale_all_dim`";
+            return Err(unsupported(what, "use `--format compressed-tensors` or `qfw`"));
         }
-        "llama3" => {
-            let (low, high) = (within("low_freq_factor").unwrap_or(1.0), within("high_freq_factor").unwrap_or(4.0));
-            Ok((keys, Some(llama3(d.head_dim, theta, factor, trained, low, high))))
-        }
-        "yarn" => {
-            let plain =
-                nested.get("truncate").is_none_or(|t| t == true) && within("mscale").is_none() && within("mscale_all_dim").is_none();
-            if !plain {
-                let what = "llama.cpp's YaRN has no `truncate = false`, `mscale` or `mscale_all_dim`";
-                return Err(unsupported(what, "use `--format compressed-tensors` or `qfw`"));
-            }
-            stretched("yarn");
-            keys.push(("rope.scaling.original_context_length", Key::Uint(trained as u64)));
+        Stretch::Yarn(yarn) => {
+            stretched("yarn", yarn.factor);
+            keys.push(("rope.scaling.original_context_length", Key::Uint(yarn.trained as u64)));
             // llama.cpp multiplies its factor with YaRN's own, 0.1 ln s + 1; the configuration states the product.
-            if let Some(attention) = within("attention_factor") {
-                keys.push(("rope.scaling.attn_factor", Key::F32((attention / (0.1 * factor.ln() + 1.0)) as f32)));
+            let attention = yarn.attention.map(|a| a / (0.1 * yarn.factor.ln() + 1.0));
+            for (key, stated) in [
+                ("rope.scaling.attn_factor", attention),
+                ("rope.scaling.yarn_beta_fast", yarn.fast),
+                ("rope.scaling.yarn_beta_slow", yarn.slow),
+            ] {
+                keys.extend(stated.map(|x| (key, float(x))));
             }
-            for (theirs, ours) in [("beta_fast", "rope.scaling.yarn_beta_fast"), ("beta_slow", "rope.scaling.yarn_beta_slow")] {
-                if let Some(beta) = within(theirs).filter(|b| *b != 0.0) {
-                    keys.push((ours, Key::F32(beta as f32)));
-                }
-            }
-            Ok((keys, None))
         }
-        kind => Err(unsupported(
-            &format!("llama.cpp has no rope scaling `{kind}` in these architectures"),
-            "use `--format compressed-tensors` or `qfw`",
-        )),
+        Stretch::Other(kind) => {
+            let what = format!("llama.cpp has no rope scaling `{kind}` in these architectures");
+            return Err(unsupported(&what, "use `--format compressed-tensors` or `qfw`"));
+        }
     }
-}
-
-/// The factors of LLaMA 3. With frequency `f_i = θ^(−2i/d)`, wavelength `λ = 2π/f` and trained length `c`: 1 where `λ < c/high`, `s` where
-/// `λ > c/low`, and `1/((1 − t)/s + t)` between, `t = (c/λ − low)/(high − low)`.
-fn llama3(head_dim: usize, theta: f64, s: f64, c: f64, low: f64, high: f64) -> Vec<f32> {
-    let factor = |i: usize| {
-        let wavelength = std::f64::consts::TAU * theta.powf(2.0 * i as f64 / head_dim as f64);
-        if wavelength < c / high {
-            1.0
-        } else if wavelength > c / low {
-            s
-        } else {
-            let t = (c / wavelength - low) / (high - low);
-            1.0 / ((1.0 - t) / s + t)
-        }
-    };
-    (0..head_dim / 2).map(|i| factor(i) as f32).collect()
+    Ok((keys, None))
 }

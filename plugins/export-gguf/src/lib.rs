@@ -8,6 +8,7 @@
 mod accept;
 mod block;
 mod family;
+mod sentence_piece;
 mod tensors;
 mod tokenizer;
 
@@ -58,8 +59,14 @@ impl Container for Gguf {
         tensors::all(native)?.iter().try_for_each(|t| t.write(native, out))
     }
 
+    fn made(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<Vec<(String, Vec<usize>)>> {
+        let made: Vec<tensors::Tensor> = tensors::all(native)?.into_iter().filter(tensors::Tensor::follows).collect();
+        made.iter().try_for_each(|t| t.write(native, out))?;
+        Ok(made.into_iter().map(|t| (t.decl.name, t.decl.shape)).collect())
+    }
+
     fn held(&self, site: &NativeSite, rounded: Rounded) -> Result<Held> {
-        accept::block(&site.site, &site.spec)?.held(&site.spec.grid, rounded)
+        accept::block(&site.site, &site.spec)?.held(&site.spec.grid, site.spec.scale, rounded)
     }
 
     /// There is no `config.json`.

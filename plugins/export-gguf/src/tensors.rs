@@ -93,6 +93,11 @@ fn position(name: &str) -> usize {
 }
 
 impl Tensor {
+    /// Whether it follows from the configuration, and stands for no tensor of the model.
+    pub(crate) fn follows(&self) -> bool {
+        matches!(self.origin, Origin::Numbers(_))
+    }
+
     /// Writes it.
     ///
     /// # Errors
@@ -101,7 +106,7 @@ impl Tensor {
         match &self.origin {
             Origin::Codes(site, block) => self.codes(native, site, *block, out).map_err(|e| e.within(format!("`{}`", site.site))),
             Origin::Factor(site) => {
-                let global = native.rounded(site)?.params.global.unwrap_or(1.0);
+                let global = native.global(site)?.unwrap_or(1.0);
                 out.write(&self.decl.name, &(1.0 / global).to_le_bytes())
             }
             Origin::Plain(name) => self.plain(native, name, out),
@@ -119,7 +124,7 @@ impl Tensor {
             let row = self.layout.source_row(row, self.head_dim);
             let at = |column: usize| {
                 let tile = params.layout.tile(row, column);
-                Params { scale: params.scale[tile], zero: params.zero[tile], global: params.global.unwrap_or(1.0) }
+                Params { scale: params.scale[tile], form: site.spec.scale, zero: params.zero[tile], global: params.global.unwrap_or(1.0) }
             };
             block.encode(&site.spec.grid, &codes[row * cols..][..cols], at, &mut piece)?;
             if piece.len() >= PIECE {

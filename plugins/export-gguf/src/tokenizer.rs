@@ -1,7 +1,6 @@
 //! The tokenizer of a checkpoint as the keys of a file.
 //!
-//! Byte-level BPE is stored with its merges and the name of what splits texts into words. SentencePiece BPE is stored with scores, from
-//! which its merges follow: those that make a token rank as its score does.
+//! Byte-level BPE is stored with its merges and the name of what splits texts into words, SentencePiece BPE as `sentence_piece.rs` says.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,18 +10,17 @@ use qfw_core::checkpoint::gguf::{List, Value as Key, pre_tokenizer_name};
 use qfw_core::{Error, Result};
 use serde_json::Value;
 
+use crate::sentence_piece::{self, SentencePiece};
+
 /// Numbers of `tokenizer.ggml.token_type`.
-const NORMAL: i64 = 1;
-const UNKNOWN: i64 = 2;
+pub(crate) const NORMAL: i64 = 1;
+pub(crate) const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 const UNUSED: i64 = 5;
-const BYTE: i64 = 6;
+pub(crate) const BYTE: i64 = 6;
 
-/// What SentencePiece writes for a blank.
-const BLANK: char = '\u{2581}';
-
-fn refused(what: impl Into<String>) -> Error {
+pub(crate) fn refused(what: impl Into<String>) -> Error {
     Error::plan("plan::container", what).hint("use `--format compressed-tensors` or `qfw`, which leave the tokenizer in its own files")
 }
 
@@ -48,7 +46,9 @@ impl Files {
         };
         let json = |name: &str| -> Result<Value> {
             let Some(text) = read(name)? else { return Ok(Value::Null) };
-            serde_json::from_str(&text).map_err(|e| Error::input("tokenizer::malformed", format!("`{name}` is not JSON: {e}")))
+            serde_json::from_str(&text).map_err(|e| {
+                Error::input("tokenizer::malformed", format!("`{name}` is not JSON: {e}")).hint("the file is damaged; get it again")
+            })
         };
         let tokenizer = json("tokenizer.json")?;
         if tokenizer.is_null() {
@@ -74,6 +74,11 @@ pub(crate) fn keys(checkpoint: &Checkpoint, vocab: usize) -> Result<Vec<(String,
     let text = |t: &str| Key::Text(t.to_owned());
     let mut keys = Vec::new();
     let mut push = |key: &str, value: Key| keys.push((format!("tokenizer.{key}"), value));
+    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if let Some(mark) = model[key].as_str().filter(|m| !m.is_empty()) {
+            return Err(refused(format!("the tokenizer has `{key}` = `{mark}`, which llama.cpp has no place for")));
+        }
+    }
     let tokens = Tokens::of(&files.tokenizer, vocab)?;
     let merges = merges(model)?;
     match pre_tokenizer_name(&files.tokenizer) {
@@ -85,16 +90,16 @@ pub(crate) fn keys(checkpoint: &Checkpoint, vocab: usize) -> Result<Vec<(String,
             push("ggml.merges", Key::List(List::Text(listed(&merges)?)));
         }
         None => {
-            let (types, scores) = sentence_piece(&files.tokenizer, &tokens, &merges)?;
+            let SentencePiece { types, scores, blank_before } = sentence_piece::of(&files.tokenizer, &tokens, &merges)?;
             push("ggml.model", text("llama"));
             push("ggml.pre", text("default"));
             push("ggml.tokens", Key::List(List::Text(tokens.texts.clone())));
             push("ggml.scores", Key::List(List::F32(scores)));
             push("ggml.token_type", Key::List(List::Int(types)));
-            push("ggml.add_space_prefix", Key::Bool(adds_blank(&files.tokenizer["normalizer"])));
+            push("ggml.add_space_prefix", Key::Bool(blank_before));
         }
     }
-    let (first, last) = around(&files.tokenizer["post_processor"]);
+    let (first, last) = around(&files.tokenizer["post_processor"])?;
     let mut special = BTreeMap::new();
     for (role, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
         // What is put around every text is what it is called, if nothing is.
@@ -122,10 +127,10 @@ pub(crate) fn keys(checkpoint: &Checkpoint, vocab: usize) -> Result<Vec<(String,
 }
 
 /// The vocabulary, by id.
-struct Tokens {
-    texts: Vec<String>,
-    types: Vec<i64>,
-    ids: BTreeMap<String, usize>,
+pub(crate) struct Tokens {
+    pub texts: Vec<String>,
+    pub types: Vec<i64>,
+    pub ids: BTreeMap<String, usize>,
 }
 
 impl Tokens {
@@ -198,76 +203,40 @@ fn listed(merges: &[(String, String)]) -> Result<Vec<String>> {
     merges.iter().map(one).collect()
 }
 
-/// Token types and scores of a vocabulary of SentencePiece, if it is one.
-fn sentence_piece(tokenizer: &Value, tokens: &Tokens, merges: &[(String, String)]) -> Result<(Vec<i64>, Vec<f32>)> {
-    let model = &tokenizer["model"];
-    let blanks = tokenizer["normalizer"].to_string() + &tokenizer["pre_tokenizer"].to_string();
-    if model["byte_fallback"] != true || model["ignore_merges"] == true || !blanks.contains(BLANK) || splits(&tokenizer["pre_tokenizer"]) {
-        return Err(refused(format!(
-            "llama.cpp has no name that is known here for how this tokenizer splits texts into words: {}",
-            tokenizer["pre_tokenizer"]
-        )));
-    }
-    let mut types = tokens.types.clone();
-    let unknown = model["unk_token"].as_str().and_then(|t| tokens.ids.get(t));
-    if let Some(id) = unknown {
-        types[*id] = UNKNOWN;
-    }
-    for (kind, text) in types.iter_mut().zip(&tokens.texts).filter(|(kind, _)| **kind == NORMAL) {
-        let byte = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|t| t.len() == 2);
-        if byte.is_some_and(|t| u8::from_str_radix(t, 16).is_ok()) {
-            *kind = BYTE;
-        }
-    }
-    // The first merge that makes a token ranks it. All that make it have to follow each other: one score cannot say two ranks.
-    let mut scores: Vec<f32> = vec![0.0; tokens.texts.len()];
-    let (mut rank, mut last) = (0_u32, None);
-    for (a, b) in merges {
-        let made = format!("{a}{b}");
-        let id = *tokens.ids.get(&made).ok_or_else(|| refused(format!("a merge makes `{made}`, which is no token")))?;
-        if last == Some(id) {
-            continue;
-        }
-        if scores[id] != 0.0 {
-            return Err(refused(format!("merges that make `{made}` are apart, and the scores of a GGUF file cannot say so")));
-        }
-        rank += 1;
-        scores[id] = -(rank as f32);
-        last = Some(id);
-    }
-    Ok((types, scores))
-}
-
-/// Whether a pre-tokenizer splits at more than blanks: SentencePiece merges across words.
-fn splits(step: &Value) -> bool {
-    match step["type"].as_str() {
-        None => false,
-        Some("Metaspace") => step["split"].as_bool().unwrap_or(true),
-        Some("Sequence") => step["pretokenizers"].as_array().into_iter().flatten().any(splits),
-        Some(_) => true,
-    }
-}
-
-/// Whether a blank is put before texts.
-fn adds_blank(normalizer: &Value) -> bool {
-    match normalizer["type"].as_str() {
-        Some("Prepend") => normalizer["prepend"].as_str().is_some_and(|p| p.contains(BLANK)),
-        Some("Sequence") => normalizer["normalizers"].as_array().into_iter().flatten().any(adds_blank),
-        _ => false,
-    }
-}
-
 /// The tokens that are put before and after a single text.
-fn around(processor: &Value) -> (Option<String>, Option<String>) {
-    let steps: Vec<&Value> = match processor["processors"].as_array() {
-        Some(steps) => steps.iter().collect(),
-        None => vec![processor],
+///
+/// # Errors
+/// If it is more than one on either side, or done by a step that llama.cpp has no counterpart of.
+fn around(processor: &Value) -> Result<(Option<String>, Option<String>)> {
+    let steps: Vec<&Value> = match (processor, processor["processors"].as_array()) {
+        (Value::Null, _) => Vec::new(),
+        (_, Some(steps)) => steps.iter().collect(),
+        (one, None) => vec![one],
     };
-    let Some(single) = steps.iter().find(|s| s["type"] == "TemplateProcessing").and_then(|s| s["single"].as_array()) else {
-        return (None, None);
+    // A step that only moves offsets decides no id.
+    let mut adding = steps.into_iter().filter(|s| s["type"] != "ByteLevel");
+    let Some(step) = adding.next() else { return Ok((None, None)) };
+    let kind = |s: &Value| s["type"].as_str().unwrap_or("without a type").to_owned();
+    if step["type"] != "TemplateProcessing" {
+        return Err(refused(format!("llama.cpp has no counterpart of the post-processor `{}`", kind(step))));
+    }
+    if let Some(second) = adding.next() {
+        return Err(refused(format!("llama.cpp has no counterpart of the post-processor `{}` behind a template", kind(second))));
+    }
+    let pieces = step["single"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let token = |piece: &Value| piece["SpecialToken"]["id"].as_str().map(ToOwned::to_owned);
+    let (before, after) = match pieces.iter().position(|p| p["Sequence"].is_object()) {
+        Some(at) => (&pieces[..at], &pieces[at + 1..]),
+        None => return Err(refused(format!("the post-processor's template has no place for the text: {}", step["single"]))),
     };
-    let token = |piece: Option<&Value>| piece.and_then(|p| p["SpecialToken"]["id"].as_str()).map(ToOwned::to_owned);
-    (token(single.first()), if single.len() > 1 { token(single.last()) } else { None })
+    let one = |side: &[Value]| match side {
+        [] => Ok(None),
+        [piece] if token(piece).is_some_and(|t| step["special_tokens"][&t]["ids"].as_array().is_none_or(|ids| ids.len() == 1)) => {
+            Ok(token(piece))
+        }
+        _ => Err(refused(format!("llama.cpp puts one token before a text and one behind it, and the template is {}", step["single"]))),
+    };
+    Ok((one(before)?, one(after)?))
 }
 
 /// Chat templates by name: the file goes before the configuration, which may list several.

@@ -68,8 +68,8 @@ impl Container for Gptq {
         write::write(self.version, native, out)
     }
 
-    fn held(&self, _: &NativeSite, rounded: Rounded) -> Result<Held> {
-        Ok(Held::exactly(rounded).scales_in(FloatKind::F16))
+    fn held(&self, site: &NativeSite, rounded: Rounded) -> Result<Held> {
+        Held::exactly(rounded).scales_in(site.spec.scale, FloatKind::F16)
     }
 
     fn quantization_config(&self, plan: &Plan) -> Result<Value> {

@@ -1,17 +1,14 @@
 //! Writing tensors.
 
+use qfw_core::Result;
 use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::{NativeReader, NativeSite};
 use qfw_core::checkpoint::{ContainerWriter, StoredDtype, TensorDecl};
 use qfw_core::numeric::pack_row;
 use qfw_core::scheme::{FloatKind, QuantSpec};
-use qfw_core::{Error, Result};
 
 use crate::Version;
 use crate::words::pack_down;
-
-/// The largest number of f16.
-const LARGEST: f32 = 65504.0;
 
 /// What the tensors of a module are called, in the order in which they are stored.
 pub(crate) const SUFFIXES: [&str; 4] = ["qweight", "qzeros", "scales", "g_idx"];
@@ -69,11 +66,7 @@ fn encode(version: Version, site: &NativeSite, rounded: &Rounded) -> Result<[Vec
         pack_row(&stored, bits, 4, &mut zeros);
         scales.extend(tiles.iter().map(|t| rounded.params.scale[*t]));
     }
-    if let Some(s) = scales.iter().find(|s| s.abs() > LARGEST) {
-        return Err(Error::numeric("container::overflow", format!("a scale is {s}, and the container holds them as f16"))
-            .hint("use `--format qfw`, which holds them as f32"));
-    }
-    let scales: Vec<f32> = scales.into_iter().map(|s| FloatKind::F16.round_scale(s)).collect();
+    let scales: Vec<f32> = scales.into_iter().map(|s| site.spec.scale.held_in(FloatKind::F16, s)).collect::<Result<_>>()?;
     let index: Vec<u8> = match &rounded.group_index {
         Some(index) => index.iter().flat_map(|g| g.to_le_bytes()).collect(),
         None => (0..cols).flat_map(|i| ((i / layout.tile_cols) as u32).to_le_bytes()).collect(),

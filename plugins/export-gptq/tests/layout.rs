@@ -91,7 +91,7 @@ fn scales_beyond_f16_are_an_error() {
     let mut scale = vec![1.0; 32];
     scale[3] = 1e5;
     let error = written(&GPTQ, &site, &rounded(&site, vec![0; 1024], scale, vec![0.0; 32], None)).err().unwrap();
-    assert_eq!(error.to_string(), "`blocks.0.mlp.up`: a scale is 100000, and the container holds them as f16");
+    assert_eq!(error.to_string(), "`blocks.0.mlp.up`: a scale is 1e5, and the container holds scales as float16, whose largest is 65504");
     assert_eq!(error.hint_text(), Some("use `--format qfw`, which holds them as f32"));
 }
 

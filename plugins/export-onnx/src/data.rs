@@ -43,6 +43,13 @@ pub(crate) enum Origin {
     Numbers(Vec<f32>),
 }
 
+impl Origin {
+    /// Whether it follows from the configuration and the plan, and stands for no tensor of the model.
+    pub(crate) fn follows(&self) -> bool {
+        matches!(self, Self::Angles { .. } | Self::Rotation(_))
+    }
+}
+
 /// How codes lie.
 #[derive(Clone, Copy)]
 pub(crate) enum Packing {

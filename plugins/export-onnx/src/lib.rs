@@ -76,6 +76,13 @@ impl Container for Onnx {
         Ok(model.encode_to_vec())
     }
 
+    fn made(&self, native: &NativeReader, out: &mut dyn ContainerWriter) -> Result<Vec<(String, Vec<usize>)>> {
+        let graph = decoder::graph(native, self.0)?;
+        let made: Vec<&graph::Stored> = graph.beside().iter().filter(|s| s.origin.follows()).collect();
+        made.iter().try_for_each(|s| s.write(native, out))?;
+        Ok(made.into_iter().map(|s| (s.name.clone(), s.dims.clone())).collect())
+    }
+
     /// The graph says it all; `config.json` stays as it is.
     fn quantization_config(&self, _: &Plan) -> Result<Value> {
         Ok(Value::Null)

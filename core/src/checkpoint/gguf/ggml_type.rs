@@ -89,3 +89,41 @@ static TYPES: &[GgmlType] = &[
     sized(41, "Q1_0", 128, 18),
     sized(42, "Q2_0", 64, 18),
 ];
+
+/// What makes the blocks that people call `name`, such as `q4_0` and `Q4_K_M`, if it is such a name. Those with two levels of integer scales
+/// (k-quants) and those of tables (i-quants) are not written, and have a neighbour that is.
+pub(crate) fn wanted(name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    let (bits, rest) = name.strip_prefix("iq").or_else(|| name.strip_prefix('q'))?.split_once('_')?;
+    let bits: u32 = bits.parse().ok().filter(|b| (1..=8).contains(b))?;
+    let scheme = match (bits, rest) {
+        (4 | 5, "1") => format!("`format = \"uint{bits}\"` and `symmetric = false`"),
+        (..=4, _) => "`format = \"int4\"`".to_owned(),
+        (5, _) => "`format = \"int5\"`".to_owned(),
+        _ => "`format = \"int8\"`".to_owned(),
+    };
+    let makes = format!("{scheme} in groups of 32, with `--format gguf`");
+    let written = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"].contains(&name.as_str());
+    Some(if written { format!("write {makes}") } else { format!("k-quants and i-quants are not written; nearest: {makes}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wanted;
+
+    #[test]
+    fn names_of_blocks_are_told_from_others() {
+        for (name, says) in [
+            ("q4_0", "write `format = \"int4\"` in groups of 32, with `--format gguf`"),
+            ("Q5_1", "write `format = \"uint5\"` and `symmetric = false` in groups of 32, with `--format gguf`"),
+            ("Q4_K_M", "k-quants and i-quants are not written; nearest: `format = \"int4\"` in groups of 32, with `--format gguf`"),
+            ("q6_k", "k-quants and i-quants are not written; nearest: `format = \"int8\"` in groups of 32, with `--format gguf`"),
+            ("iq3_xxs", "k-quants and i-quants are not written; nearest: `format = \"int4\"` in groups of 32, with `--format gguf`"),
+        ] {
+            assert_eq!(wanted(name).as_deref(), Some(says), "{name}");
+        }
+        for name in ["int4", "qfw", "q_4", "q9_0", "gguf", "quant_1", "iq_"] {
+            assert_eq!(wanted(name), None, "{name}");
+        }
+    }
+}

@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 pub use config::ROPE_FACTORS;
 pub use ggml_type::GgmlType;
+pub(crate) use ggml_type::wanted;
 pub use header::{GgufFile, StoredTensor};
 pub use metadata::{List, Metadata, Value};
 pub use names::{Architecture, Layout};

@@ -224,6 +224,13 @@ impl TensorSource for GgufTensors {
 
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
         let entry = self.entry(name)?;
+        if entry.factor.is_some() {
+            let what = format!(
+                "the bytes of tensor `{name}` in `{}` say its numbers without the factor that it has beside it",
+                self.file.path.display()
+            );
+            return Err(Error::input("gguf::format", what).hint("read the tensor as f32"));
+        }
         let mut bytes = Vec::new();
         self.fetch(entry.stored.offset, entry.stored.rows() * entry.stored.row_bytes, &mut bytes)?;
         Self::reorder(entry, bytes).map_err(|e| e.within(format_args!("`{}`: tensor `{name}`", self.file.path.display())))

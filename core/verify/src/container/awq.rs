@@ -10,7 +10,7 @@ use super::gptq::{shaped, transpose};
 use super::{Contents, group, sides};
 use crate::dtype::{Dtype, array};
 use crate::error::{Error, Finding, Result};
-use crate::matrix::{Arithmetic, Load, Matrix, Tiles, integers};
+use crate::matrix::{Arithmetic, Load, Matrix, Tiles, integers, parts_of};
 use crate::store::{Store, Tensor};
 
 const PARTS: [&str; 3] = ["qweight", "qzeros", "scales"];
@@ -49,10 +49,10 @@ pub(crate) fn contents(config: &Value, store: &Store, linears: &[String]) -> Res
     let modules: Vec<&Tensor> = store.tensors().filter(|t| t.name.ends_with(".qweight")).collect();
     for words in &modules {
         let Some(name) = words.name.strip_suffix(".qweight") else { continue };
-        PARTS.iter().for_each(|p| contents.part(name, p));
         let weight = format!("{name}.weight");
         match sides(words) {
             _ if is_kept(name) => {
+                contents.not_read(name, &PARTS);
                 let message = format!("`{name}` is quantized, and `modules_to_not_convert` says that it is kept");
                 contents.findings.push(Finding::of("config", &weight, message));
             }
@@ -60,7 +60,10 @@ pub(crate) fn contents(config: &Value, store: &Store, linears: &[String]) -> Res
                 let module = Module { name: name.to_owned(), shape: (8 * wide, inputs), group: group(stated, inputs), affine };
                 contents.coded.insert(weight, Box::new(module));
             }
-            Err(e) => contents.findings.push(Finding::of("tensor", &weight, e.message)),
+            Err(e) => {
+                contents.not_read(name, &PARTS);
+                contents.findings.push(Finding::of("tensor", &weight, e.message));
+            }
         }
     }
     for module in linears.iter().filter(|m| store.get(&format!("{m}.qweight")).is_none()) {
@@ -76,6 +79,10 @@ pub(crate) fn contents(config: &Value, store: &Store, linears: &[String]) -> Res
 impl Load for Module {
     fn shape(&self) -> (usize, usize) {
         self.shape
+    }
+
+    fn parts(&self, store: &Store) -> Vec<String> {
+        parts_of(store, &self.name, if self.affine { &PARTS } else { &["qweight", "scales"] })
     }
 
     fn load(&self, store: &Store) -> Result<Matrix> {

@@ -20,10 +20,11 @@ use super::{Contents, sides};
 use crate::bits;
 use crate::dtype::{Dtype, e2m1, e4m3};
 use crate::error::{Error, Finding, Result};
-use crate::matrix::{Arithmetic, Load, Matrix, Tiles, integers, rows_of_codes};
+use crate::matrix::{Arithmetic, Load, Matrix, Tiles, integers, parts_of, rows_of_codes};
 use crate::store::{Store, Tensor};
 
-const PARTS: [&str; 6] = ["weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_global_scale", "weight_g_idx"];
+const PARTS: [&str; 7] =
+    ["weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_global_scale", "weight_g_idx"];
 
 /// One entry of `config_groups`.
 #[derive(Clone)]
@@ -34,8 +35,18 @@ struct Group {
     strategy: String,
     size: Option<usize>,
     block: Option<(usize, usize)>,
-    /// Bits, and symmetric or not, where inputs have fixed scales.
-    input: Option<(u32, bool)>,
+    input: Input,
+}
+
+/// What is stored for the inputs of a module.
+#[derive(Clone, Copy)]
+enum Input {
+    /// Nothing: they are kept, or their scales are found while the model runs.
+    Unscaled,
+    /// Scales; bits, and symmetric or not.
+    Fixed(u32, bool),
+    /// What the scales that are found have in common: `dynamic` is `local`.
+    Shared,
 }
 
 struct Module {
@@ -63,10 +74,9 @@ pub(crate) fn contents(config: &Value, store: &Store, linears: &[String]) -> Res
     let mut contents = Contents::default();
     let scaled: Vec<&str> = store.tensors().filter_map(|t| t.name.strip_suffix(".weight_scale")).collect();
     for name in &scaled {
-        PARTS.iter().for_each(|p| contents.part(name, p));
-        contents.part(name, "weight");
         let weight = format!("{name}.weight");
         let Some(group) = targets.of(name).map(|i| &groups[i]) else {
+            contents.not_read(name, &PARTS);
             contents.findings.push(Finding::of(
                 "config",
                 &weight,
@@ -84,7 +94,10 @@ pub(crate) fn contents(config: &Value, store: &Store, linears: &[String]) -> Res
             Ok(module) => {
                 contents.coded.insert(weight, Box::new(module));
             }
-            Err(e) => contents.findings.push(Finding::of("tensor", &weight, e.message)),
+            Err(e) => {
+                contents.not_read(name, &PARTS);
+                contents.findings.push(Finding::of("tensor", &weight, e.message));
+            }
         }
     }
     for module in linears.iter().filter(|m| !scaled.contains(&m.as_str())) {
@@ -116,8 +129,14 @@ fn entry(name: &str, value: &Value, config: &Value) -> Result<Group> {
         strategy: weights["strategy"].as_str().unwrap_or(inferred).to_owned(),
         size: group,
         block: weights["block_structure"].as_array().and_then(|b| Some((size(b.first()?)?, size(b.get(1)?)?))),
-        input: (input.is_object() && input["dynamic"] == false)
-            .then(|| (input["num_bits"].as_u64().map_or(8, |b| b.clamp(1, 8) as u32), input["symmetric"].as_bool().unwrap_or(true))),
+        input: match &input["dynamic"] {
+            Value::Bool(false) => {
+                let bits = input["num_bits"].as_u64().map_or(8, |b| b.clamp(1, 8) as u32);
+                Input::Fixed(bits, input["symmetric"].as_bool().unwrap_or(true))
+            }
+            Value::String(local) if local == "local" => Input::Shared,
+            _ => Input::Unscaled,
+        },
     })
 }
 
@@ -238,6 +257,16 @@ impl Load for Module {
         self.shape
     }
 
+    fn parts(&self, store: &Store) -> Vec<String> {
+        let codes: &[&str] = match self.group.format.as_str() {
+            "pack-quantized" => &["weight_packed", "weight_shape", "weight_zero_point"],
+            "nvfp4-pack-quantized" => &["weight_packed", "weight_global_scale"],
+            "mxfp4-pack-quantized" => &["weight_packed"],
+            _ => &["weight", "weight_zero_point"],
+        };
+        parts_of(store, &self.name, &[codes, &["weight_scale", "weight_g_idx"]].concat())
+    }
+
     fn load(&self, store: &Store) -> Result<Matrix> {
         let ((rows, cols), b) = (self.shape, self.group.bits);
         let mut tiles = self.tiles()?;
@@ -276,11 +305,23 @@ impl Load for Module {
             }
             other => return Err(Error::config(format!("format `{other}` does not go with how `{}` is stored", self.name))),
         };
+        if self.group.symmetric {
+            zeros_are_zero(store, &self.part("weight_zero_point"))?;
+        }
         if let Some(tensor) = store.get(&self.part("weight_g_idx")) {
             tiles = index(store, tensor, cols, &tiles)?;
         }
         Matrix { rows, cols, codes, table, tiles, scale, zero, arithmetic: Arithmetic::Scaled }.checked(&self.name)
     }
+}
+
+/// Zero points that older writers stored though the configuration calls the weights symmetric.
+fn zeros_are_zero(store: &Store, name: &str) -> Result<()> {
+    let Some(tensor) = store.get(name) else { return Ok(()) };
+    if store.bytes(tensor)?.iter().all(|b| *b == 0) {
+        return Ok(());
+    }
+    Err(Error::tensor(format!("`{name}` is not zero, and the configuration says `symmetric`")))
 }
 
 /// The groups of columns that older writers stored in order of activity.
@@ -292,23 +333,36 @@ fn index(store: &Store, tensor: &Tensor, cols: usize, tiles: &Tiles) -> Result<T
 
 /// Fixed scales of what a module reads: scales, then zero points counted from the smallest code.
 fn input(name: &str, group: &Group, store: &Store, contents: &mut Contents) -> Result<()> {
-    let parts = ["input_scale", "input_zero_point"].map(|p| format!("{name}.{p}"));
-    contents.parts.extend(parts.iter().cloned());
-    contents.part(name, "input_global_scale");
-    let there = store.get(&parts[0]).is_some();
-    match group.input {
-        None if there => Err(Error::config(format!("`{}` is stored, and the configuration states no fixed scale for it", parts[0]))),
-        None => Ok(()),
-        Some((bits, symmetric)) => {
-            let mut numbers = store.floats(&parts[0])?;
-            if !symmetric {
-                let zeros = store.expect(&parts[1], &Dtype::Int(1), &[numbers.len()])?;
+    let [scale, zero, global] = ["input_scale", "input_zero_point", "input_global_scale"].map(|p| format!("{name}.{p}"));
+    let numbers = match group.input {
+        Input::Unscaled => {
+            // They need no finding for each of the parts.
+            let there: Vec<String> = [scale, zero, global].into_iter().filter(|p| store.get(p).is_some()).collect();
+            let first = there.first().cloned();
+            contents.parts.extend(there);
+            return first
+                .map_or(Ok(()), |p| Err(Error::config(format!("`{p}` is stored, and the configuration states no fixed scale for it"))));
+        }
+        Input::Shared => {
+            store.expect(&global, &Dtype::F32, &[1])?;
+            let numbers = store.floats(&global)?;
+            contents.parts.push(global);
+            numbers
+        }
+        Input::Fixed(bits, symmetric) => {
+            let mut numbers = store.floats(&scale)?;
+            if symmetric {
+                zeros_are_zero(store, &zero)?;
+            } else {
+                let zeros = store.expect(&zero, &Dtype::Int(1), &[numbers.len()])?;
                 numbers.extend(store.bytes(zeros)?.into_iter().map(|z| f32::from(z as i8) + (1 << (bits - 1)) as f32));
             }
-            contents.activations.insert(format!("{name} inputs"), numbers);
-            Ok(())
+            contents.parts.extend([scale, zero]);
+            numbers
         }
-    }
+    };
+    contents.activations.insert(format!("{name} inputs"), numbers);
+    Ok(())
 }
 
 /// Fixed scales of cached keys and values, under the layers that compute them.

@@ -53,6 +53,11 @@ impl Load for Blocks {
         self.shape
     }
 
+    fn parts(&self, _: &Store) -> Vec<String> {
+        let factor = (self.block == Block::Nvfp4).then(|| factor_name(&self.name)).flatten();
+        factor.into_iter().chain([self.name.clone()]).collect()
+    }
+
     fn load(&self, store: &Store) -> Result<Matrix> {
         let (rows, cols) = self.shape;
         let tensor = store.expect(&self.name, &Dtype::Block(self.block), &[rows, cols])?;

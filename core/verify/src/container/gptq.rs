@@ -12,7 +12,7 @@ use super::{Contents, group, sides};
 use crate::bits;
 use crate::dtype::{Dtype, array};
 use crate::error::{Error, Finding, Result};
-use crate::matrix::{Arithmetic, Load, Matrix, Tiles, integers, rows_of_codes};
+use crate::matrix::{Arithmetic, Load, Matrix, Tiles, integers, parts_of, rows_of_codes};
 use crate::store::{Store, Tensor};
 
 const PARTS: [&str; 4] = ["qweight", "qzeros", "scales", "g_idx"];
@@ -68,13 +68,15 @@ pub(crate) fn contents(config: &Value, store: &Store, linears: &[String]) -> Res
     let mut contents = Contents::default();
     let modules: Vec<&str> = store.tensors().filter_map(|t| t.name.strip_suffix(".qweight")).collect();
     for name in &modules {
-        PARTS.iter().for_each(|p| contents.part(name, p));
         let weight = format!("{name}.weight");
         match module(name, &said(name), less_one, store) {
             Ok(module) => {
                 contents.coded.insert(weight, Box::new(module));
             }
-            Err(e) => contents.findings.push(Finding::of("tensor", &weight, e.message)),
+            Err(e) => {
+                contents.not_read(name, &PARTS);
+                contents.findings.push(Finding::of("tensor", &weight, e.message));
+            }
         }
     }
     for module in linears.iter().filter(|m| !modules.contains(&m.as_str())) {
@@ -121,6 +123,10 @@ impl Module {
 impl Load for Module {
     fn shape(&self) -> (usize, usize) {
         self.shape
+    }
+
+    fn parts(&self, store: &Store) -> Vec<String> {
+        parts_of(store, &self.name, &PARTS)
     }
 
     fn load(&self, store: &Store) -> Result<Matrix> {

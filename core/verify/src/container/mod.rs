@@ -5,6 +5,7 @@ pub(crate) mod compressed_tensors;
 pub(crate) mod gguf;
 pub(crate) mod gptq;
 pub(crate) mod native;
+pub(crate) mod onnx;
 mod pattern;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use crate::store::Tensor;
 pub(crate) struct Contents {
     /// Quantized matrices by the name of the weight they stand for.
     pub coded: BTreeMap<String, Box<dyn Load>>,
-    /// Stored tensors that are parts of those, or of what is below.
+    /// Stored tensors that are parts of what is below, or of what is in `findings`. Those of quantized matrices know their parts themselves.
     pub parts: Vec<String>,
     /// Parameters of rounded activations: what the record calls them, and their numbers.
     pub activations: BTreeMap<String, Vec<f32>>,
@@ -27,9 +28,9 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// Says that `tensor` is a part of something.
-    pub(crate) fn part(&mut self, module: &str, suffix: &str) {
-        self.parts.push(format!("{module}.{suffix}"));
+    /// Says that a module cannot be read, for which there is a finding: its parts need none of their own.
+    pub(crate) fn not_read(&mut self, module: &str, suffixes: &[&str]) {
+        self.parts.extend(suffixes.iter().map(|s| format!("{module}.{s}")));
     }
 }
 

@@ -10,10 +10,8 @@ use serde_json::Value;
 use super::Contents;
 use crate::dtype::{Dtype, array, small_float};
 use crate::error::{Error, Finding, Result};
-use crate::matrix::{Arithmetic, Load, Matrix, Tiles, rows_of_codes};
+use crate::matrix::{Arithmetic, Load, Matrix, Tiles, parts_of, rows_of_codes};
 use crate::store::Store;
-
-const PARTS: [&str; 5] = ["codes", "scale", "zero", "global", "group_index"];
 
 struct Module {
     name: String,
@@ -22,6 +20,8 @@ struct Module {
     /// What each code stands for.
     table: Vec<f32>,
     zero: Zero,
+    /// Scales have two levels.
+    two_levels: bool,
     /// Rows and columns of a tile.
     tile: (usize, usize),
 }
@@ -42,8 +42,10 @@ pub(crate) fn contents(config: &Value, store: &Store) -> Result<Contents> {
     let modules = config["modules"].as_array().ok_or_else(|| Error::config("there is no list `modules`"))?;
     for entry in modules {
         let module = module(entry)?;
-        PARTS.iter().for_each(|p| contents.part(&module.name, p));
-        contents.coded.insert(format!("{}.weight", module.name), Box::new(module));
+        let name = module.name.clone();
+        if contents.coded.insert(format!("{name}.weight"), Box::new(module)).is_some() {
+            contents.findings.push(Finding::new("config", format!("`modules` lists `{name}` twice")));
+        }
     }
     for tensor in store.tensors() {
         if tensor.name.strip_suffix(".codes").is_some_and(|m| !contents.coded.contains_key(&format!("{m}.weight"))) {
@@ -82,6 +84,7 @@ fn module(entry: &Value) -> Result<Module> {
         bits,
         table,
         zero,
+        two_levels: spec["scale"] == "two-level",
         tile: tile.ok_or_else(|| malformed("spec.granularity"))?,
     })
 }
@@ -115,6 +118,22 @@ fn grid(grid: &Value, bits: u32) -> Result<(Vec<f32>, Zero)> {
 impl Load for Module {
     fn shape(&self) -> (usize, usize) {
         self.shape
+    }
+
+    fn parts(&self, store: &Store) -> Vec<String> {
+        let mut suffixes = vec!["codes", "scale", "group_index"];
+        suffixes.extend((!matches!(self.zero, Zero::Fixed(_))).then_some("zero"));
+        suffixes.extend(self.two_levels.then_some("global"));
+        parts_of(store, &self.name, &suffixes)
+    }
+
+    fn global(&self, store: &Store) -> Result<Option<f32>> {
+        if !self.two_levels {
+            return Ok(None);
+        }
+        let name = format!("{}.global", self.name);
+        store.expect(&name, &Dtype::F32, &[1])?;
+        Ok(store.floats(&name)?.first().copied())
     }
 
     fn load(&self, store: &Store) -> Result<Matrix> {
@@ -155,10 +174,16 @@ fn activation(entry: &Value, store: &Store, contents: &mut Contents) -> Result<(
     }
     let [scale, zero] = ["scale", "zero"].map(|s| format!("qfw.activations.{place}.{part}.{s}"));
     let mut numbers = store.floats(&scale)?;
-    let int = &entry["spec"]["grid"]["int"];
+    let (int, zeros) = (&entry["spec"]["grid"]["int"], store.floats(&zero)?);
     if int["zero"] == "integer" {
         let first = int["lo"].as_i64().unwrap_or(0) as f32;
-        numbers.extend(store.floats(&zero)?.into_iter().map(|z| z - first));
+        numbers.extend(zeros.into_iter().map(|z| z - first));
+    } else {
+        let fixed = int["zero"]["fixed"].as_i64().unwrap_or(0) as f32;
+        if let Some(other) = zeros.into_iter().find(|z| *z != fixed) {
+            let message = format!("`{zero}` holds {other}, and the format has its zero at {fixed}");
+            contents.findings.push(Finding::of("tensor", &zero, message));
+        }
     }
     for module in entry["modules"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         contents.activations.insert(format!("{module} {part}"), numbers.clone());

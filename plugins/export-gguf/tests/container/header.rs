@@ -4,9 +4,9 @@ use qfw_core::checkpoint::StoredDtype;
 use qfw_core::checkpoint::gguf::{self, GgufFile, List, Value as Key};
 use serde_json::{Value, json};
 
-use super::models::{GPT2, LLAMA, Model, floats, gpt2, llama, tokenizer};
+use super::models::{GPT2, LLAMA, Model, floats, gpt2, llama};
 
-fn model(config: Value) -> Model {
+pub(super) fn model(config: Value) -> Model {
     let floats = if config["model_type"] == "gpt2" { floats(&StoredDtype::F16, &GPT2) } else { floats(&StoredDtype::F16, &LLAMA) };
     Model::new(config, floats, Vec::new())
 }
@@ -182,86 +182,22 @@ fn what_llama_cpp_computes_otherwise_is_refused() {
     );
 }
 
-/// SentencePiece's BPE as Hugging Face stores it: merges by rank, which become scores and again merges.
+/// Spellings of what is not there: a null is no value, wherever it stands.
 #[test]
-fn sentence_piece_is_read_back() {
-    let blank = "\u{2581}";
-    let normalizer = json!({ "type": "Sequence", "normalizers": [
-        { "type": "Prepend", "prepend": blank }, { "type": "Replace", "pattern": { "String": " " }, "content": blank },
-    ] });
-    let vocab = json!({ "<unk>": 0, "<s>": 1, "</s>": 2, "<0x0A>": 3, blank: 4, "a": 5, format!("{blank}a"): 6, "aa": 7 });
-    let merges = json!([[blank, "a"], ["a", "a"]]);
-    let spm = json!({
-        "added_tokens": [
-            { "id": 0, "content": "<unk>", "special": true }, { "id": 1, "content": "<s>", "special": true }, { "id": 2, "content": "</s>", "special": true },
-        ],
-        "normalizer": normalizer, "pre_tokenizer": null, "post_processor": tokenizer()["post_processor"],
-        "model": { "type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "vocab": vocab, "merges": merges },
-    });
-    let config = r#"{ "bos_token": { "content": "<s>" }, "eos_token": "</s>", "chat_template": [{ "name": "default", "template": "T" }, { "name": "tools", "template": "U" }] }"#;
-    let made = |spm: &Value| model(llama()).with("tokenizer.json", &spm.to_string()).with("tokenizer_config.json", config);
-    let file = GgufFile::open(&made(&spm).write()).unwrap();
-    let read = gguf::tokenizer_json(&file).unwrap();
-    for key in ["vocab", "merges", "byte_fallback", "unk_token"] {
-        assert_eq!(read["model"][key], spm["model"][key], "{key}");
+fn nulls_in_a_rotary_embedding_are_not_there() {
+    let linear = json!({ "rope_type": "linear", "factor": 2.0 });
+    for (more, key, expected) in [
+        (json!({ "rope_scaling": { "rope_theta": null, "rope_type": "linear", "factor": 2.0 } }), "rope_theta", json!(50000.0)),
+        (json!({ "rope_scaling": { "rope_type": null, "type": "linear", "factor": 2.0 } }), "rope_scaling", linear),
+        (json!({ "rope_scaling": { "rope_type": null } }), "rope_scaling", Value::Null),
+        (json!({ "rope_theta": null, "rope_scaling": {}, "rope_parameters": { "rope_theta": 9000.0 } }), "rope_theta", json!(9000.0)),
+    ] {
+        let config = gguf::open(&model(with(llama(), more.clone())).write()).unwrap().config;
+        assert_eq!(config[key], expected, "{more}");
     }
-    assert_eq!((&read["normalizer"], &read["post_processor"]["single"]), (&spm["normalizer"], &spm["post_processor"]["single"]));
-    assert_eq!(file.metadata.text("tokenizer.chat_template").unwrap(), Some("T"));
-    assert_eq!(file.metadata.text("tokenizer.chat_template.tools").unwrap(), Some("U"));
-    let types = file.metadata.ints("tokenizer.ggml.token_type").unwrap().unwrap();
-    assert_eq!(types, [2, 3, 3, 6, 1, 1, 1, 1]);
-    // Merges that make one token, with others between them, have no score.
-    let mut apart = spm.clone();
-    apart["model"]["vocab"] = json!({ "<unk>": 0, "<s>": 1, "</s>": 2, blank: 3, "a": 4, "aa": 5, "aaa": 6, format!("{blank}a"): 7 });
-    apart["model"]["merges"] = json!(["a a", "a aa", [blank, "a"], "aa a"]);
-    let files = "use `--format compressed-tensors` or `qfw`, which leave the tokenizer in its own files";
-    assert_eq!(made(&apart).refusal(), format!("merges that make `aaa` are apart, and the scores of a GGUF file cannot say so | {files}"));
-}
-
-#[test]
-fn tokenizers_without_a_place_are_refused() {
-    let files = "use `--format compressed-tensors` or `qfw`, which leave the tokenizer in its own files";
-    let refusal = |change: &dyn Fn(&mut Value)| {
-        let mut changed = tokenizer();
-        change(&mut changed);
-        model(llama()).with("tokenizer.json", &changed.to_string()).refusal()
-    };
-    assert_eq!(
-        refusal(&|t| t["model"]["type"] = json!("Unigram")),
-        format!("a tokenizer of type Unigram is not written to GGUF files, only BPE is | {files}")
-    );
-    assert_eq!(
-        refusal(&|t| t["pre_tokenizer"] = json!({ "type": "Whitespace" })),
-        format!(
-            "llama.cpp has no name that is known here for how this tokenizer splits texts into words: {{\"type\":\"Whitespace\"}} | {files}"
-        )
-    );
-    assert_eq!(
-        refusal(&|t| t["model"]["vocab"]["z"] = json!(8)),
-        format!("the id of token `z` is 8, and the model embeds 8 tokens | {files}")
-    );
-    assert_eq!(
-        refusal(&|t| t["model"]["vocab"]["z"] = json!("8")),
-        format!("the id of token `z` is none, and the model embeds 8 tokens | {files}")
-    );
-    assert_eq!(refusal(&|t| t["added_tokens"][1]["content"] = json!("a")), format!("tokens 1 and 5 are both `a` | {files}"));
-    assert_eq!(
-        refusal(&|t| t["model"]["merges"][0] = json!("ab")),
-        format!("tokenizer.json has the merge \"ab\", which is no two pieces | {files}")
-    );
-    assert_eq!(
-        refusal(&|t| t["model"]["merges"][0] = json!(["a ", "b"])),
-        format!("the merge of `a ` and `b` has a blank in it, which a GGUF file takes for the space between | {files}")
-    );
-    assert_eq!(refusal(&|t| t["model"]["merges"] = json!(null)), format!("tokenizer.json has no merges | {files}"));
-    assert_eq!(
-        refusal(&|t| t["post_processor"]["single"][0]["SpecialToken"]["id"] = json!("a")),
-        format!("the tokenizer adds `a` to every text, which is not its bos token | {files}")
-    );
-    let mut none = model(llama());
-    none.checkpoint.made_files.clear();
-    assert_eq!(
-        none.refusal(),
-        "a GGUF file holds its tokenizer, and there is no tokenizer.json beside the model | save the fast tokenizer beside the model, or use another format"
-    );
+    let yarn = json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "mscale": null, "attention_factor": null, "truncate": null });
+    let config = gguf::open(&model(with(llama(), json!({ "original_max_position_embeddings": null, "rope_scaling": yarn }))).write())
+        .unwrap()
+        .config;
+    assert_eq!((&config["rope_scaling"]["factor"], &config["rope_scaling"]["original_max_position_embeddings"]), (&json!(4.0), &json!(64)));
 }

@@ -4,3 +4,4 @@
 mod header;
 mod models;
 mod tensors;
+mod tokenizer;

@@ -112,6 +112,9 @@ fn four_bit_floats_are_read_back() {
         let checkpoint = gguf::open(&path).unwrap();
         assert_eq!(checkpoint.tensors.info("model.layers.0.self_attn.q_proj.weight").unwrap().dtype.name(), dtype);
         assert_eq!(by_us(&path, "model.layers.0.self_attn.q_proj.weight"), expected);
+        // Bytes alone do not say the factor of the tensor.
+        let bytes = checkpoint.tensors.read_bytes("model.layers.0.self_attn.q_proj.weight");
+        assert_eq!(bytes.is_err_and(|e| e.to_string().contains("without the factor")), dtype == "NVFP4");
     }
 }
 
