@@ -23,9 +23,15 @@ pub(crate) fn plan_of(dir: &Path) -> Option<Plan> {
     }
     let full = std::fs::canonicalize(dir).ok()?;
     let name = full.file_name()?.to_str()?;
-    let mut plan = read(full.parent()?)?;
+    let mut plan = of_format(full.parent()?, name).or_else(|| read(full.parent()?))?;
     plan.output.formats.retain(|f| f == name);
     (!plan.output.formats.is_empty()).then_some(plan)
+}
+
+/// The plan of one of several formats of an export, where it holds something else than the others.
+fn of_format(dir: &Path, format: &str) -> Option<Plan> {
+    let record: Value = serde_json::from_slice(&std::fs::read(dir.join("qfw.json")).ok()?).ok()?;
+    serde_json::from_value(record["plans"].get(format)?.clone()).ok()
 }
 
 /// What the engine `target` will do with a checkpoint that a run wrote.

@@ -8,6 +8,7 @@ mod containers;
 mod degenerate;
 mod determinism;
 mod errors;
+mod export;
 mod gguf;
 mod gptq_awq;
 mod hub;

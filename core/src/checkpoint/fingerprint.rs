@@ -77,7 +77,7 @@ impl Fingerprints {
     fn codes(&mut self, container: &dyn Container, native: &NativeReader) -> Result<()> {
         let (mut numbers, mut bytes) = (Vec::new(), Vec::new());
         for site in &native.sites {
-            let held = container.held(site, native.rounded(site)?)?;
+            let held = container.held(native, site, native.rounded(site)?)?;
             let (rows, cols) = site.shape;
             let (mut values, mut codes) = (blake3::Hasher::new(), blake3::Hasher::new());
             let step = (PIECE / cols.max(1)).max(1);
@@ -89,7 +89,7 @@ impl Fingerprints {
                 add(&mut codes, &mut bytes, &numbers);
             }
             // Where zero points are no integers, not every container can tell them from what it stores.
-            let codes = (site.spec.grid.zero() != Zero::Float).then(|| hex(&codes));
+            let codes = (held.has_codes() && site.spec.grid.zero() != Zero::Float).then(|| hex(&codes));
             self.tensors.insert(format!("{}.weight", site.module), Fingerprint { shape: vec![rows, cols], values: hex(&values), codes });
         }
         Ok(())

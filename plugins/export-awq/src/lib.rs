@@ -45,7 +45,7 @@ impl Container for Awq {
         write::write(native, out)
     }
 
-    fn held(&self, _: &NativeSite, rounded: Rounded) -> Result<Held> {
+    fn held(&self, _: &NativeReader, _: &NativeSite, rounded: Rounded) -> Result<Held> {
         Ok(Held::exactly(rounded).scales_in(FloatKind::F16))
     }
 

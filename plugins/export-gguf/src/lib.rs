@@ -58,7 +58,7 @@ impl Container for Gguf {
         tensors::all(native)?.iter().try_for_each(|t| t.write(native, out))
     }
 
-    fn held(&self, site: &NativeSite, rounded: Rounded) -> Result<Held> {
+    fn held(&self, _: &NativeReader, site: &NativeSite, rounded: Rounded) -> Result<Held> {
         accept::block(&site.site, &site.spec)?.held(&site.spec.grid, rounded)
     }
 

@@ -68,7 +68,7 @@ impl Container for Gptq {
         write::write(self.version, native, out)
     }
 
-    fn held(&self, _: &NativeSite, rounded: Rounded) -> Result<Held> {
+    fn held(&self, _: &NativeReader, _: &NativeSite, rounded: Rounded) -> Result<Held> {
         Ok(Held::exactly(rounded).scales_in(FloatKind::F16))
     }
 
