@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use qfw_core::plan::raw::RawProducts;
+use qfw_core::scheme::FloatKind;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Show what is in a checkpoint
     Inspect(Inspect),
+    /// Write a checkpoint in other formats, with the codes it has
+    Export(Export),
     /// Decode what is on disk with a second reader, and compare it with what was meant to be there
     Verify(Verify),
     /// Continue a text
@@ -198,6 +201,46 @@ pub(crate) struct Inspect {
     /// One JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Checkpoint directory, .gguf file or Hub id (org/name[@revision])
+    pub(crate) model: PathBuf,
+    /// Output formats
+    #[arg(long, value_delimiter = ',', required = true, value_name = "F[,G]")]
+    pub(crate) format: Vec<String>,
+    /// Output directory
+    #[arg(short, long, required_unless_present = "dry_run")]
+    pub(crate) output: Option<PathBuf>,
+    /// Engine that has to load the result
+    #[arg(long, value_name = "ENGINE[@VERSION]")]
+    pub(crate) target: Option<String>,
+    /// Round again what a format does not hold as it is
+    #[arg(long)]
+    pub(crate) requantize: bool,
+    /// Type of the floats that are codes or blocks in the checkpoint: float32, float16 or bfloat16 [default: what config.json says]
+    #[arg(long, value_name = "TYPE", value_parser = float)]
+    pub(crate) dtype: Option<FloatKind>,
+    /// Replace what an earlier run wrote
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Say what would be written and what changes; write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Worker threads; the result does not depend on it
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A float type as configurations of models call it.
+fn float(text: &str) -> Result<FloatKind, String> {
+    let known = [FloatKind::F32, FloatKind::F16, FloatKind::Bf16];
+    let found = known.into_iter().find(|k| k.name() == text);
+    found.ok_or_else(|| format!("one of {} belongs here", known.map(FloatKind::name).join(", ")))
 }
 
 #[derive(Debug, Args)]

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Apply(a) => command::apply::run(&a),
         Command::Eval(a) => command::eval::run(&a),
         Command::Inspect(a) => command::inspect::run(&a),
+        Command::Export(a) => command::export::run(&a),
         Command::Verify(a) => command::verify::run(&a),
         Command::Generate(a) => command::generate::run(&a),
         Command::Topology(a) => command::topology::run(&a),

@@ -18,10 +18,14 @@ use qfw_export_gguf as _;
 use qfw_export_gptq as _;
 #[cfg(feature = "export-onnx")]
 use qfw_export_onnx as _;
+#[cfg(feature = "export-safetensors-float")]
+use qfw_export_safetensors_float as _;
 #[cfg(feature = "gpfq")]
 use qfw_gpfq as _;
 #[cfg(feature = "gptq")]
 use qfw_gptq as _;
+#[cfg(feature = "import-fp8")]
+use qfw_import_fp8 as _;
 #[cfg(feature = "learned-round")]
 use qfw_learned_round as _;
 #[cfg(feature = "magr")]

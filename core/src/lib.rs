@@ -5,6 +5,7 @@ pub mod calibration;
 pub mod checkpoint;
 pub mod error;
 pub mod evaluate;
+pub mod export;
 pub mod format;
 pub mod granularity;
 pub mod harness;

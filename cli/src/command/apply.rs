@@ -59,7 +59,7 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
             .collect();
         return say_json(&json!({
             "sites": sites, "seconds": summary.seconds, "peak_rss_bytes": peak_rss(), "output": out,
-            "bytes": summary.bytes, "bits_per_weight": plan.bits_per_weight(), "already_done": summary.already_done,
+            "bytes": summary.bytes, "format_bytes": summary.format_bytes, "bits_per_weight": plan.bits_per_weight(), "already_done": summary.already_done,
             "target": session.resolved.judgement,
         }));
     }
@@ -69,7 +69,7 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
     }
     if summary.sites.is_empty() {
         say(&format!("`{out}`: {}, nothing quantized", size(summary.bytes)));
-        next(out);
+        next(out, false);
         return Ok(());
     }
     say(&format!("{} layers quantized in {}, peak memory {}", summary.sites.len(), duration(summary.seconds), size(peak_rss())));
@@ -82,16 +82,19 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
     for s in worst.iter().take(3) {
         say(&format!("  {:<24} {:.4}", shown(plan, &s.site), error_of(s)));
     }
-    next(out);
+    next(out, true);
     Ok(())
 }
 
-/// What to do with the result: a graph is not read here.
-fn next(out: &str) {
+/// What to do with the result: a graph is not read here, and floats need no other format.
+fn next(out: &str, quantized: bool) {
     if Path::new(out).join("model.onnx").exists() {
         say(&format!("next: load {out}/model.onnx in onnxruntime"));
     } else {
         say(&format!("next: qfw eval {out} --data FILE"));
+        if quantized {
+            say(&format!("      qfw export {out} --format F -o DIR  (the same codes for another engine)"));
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use qfw_core::Result;
 use qfw_core::checkpoint::Checkpoint;
+use qfw_core::registry::Registry;
 use serde_json::json;
 
 use super::{record, say_json, target};
@@ -29,6 +30,7 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
     let record = record::of(&path)?;
     let blocks = names.iter().filter_map(|n| checkpoint.tensors.info(n)).any(|i| i.dtype.is_blocks());
     let quantized = record.is_some() || !quantization.is_null() || blocks;
+    let schemes = schemes(&checkpoint)?;
     let architecture = checkpoint.config["model_type"].as_str().unwrap_or("").to_owned();
     let judged = a.target.as_ref().filter(|_| quantized).map(|t| target::judged(t, &path)).transpose()?;
     let recipes = match a.target.as_ref().filter(|_| !quantized) {
@@ -39,7 +41,7 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
         return say_json(&json!({
             "path": a.path, "model_type": checkpoint.config["model_type"], "tensors": names.len(), "elements": elements, "bytes": bytes,
             "types": types.iter().map(|(t, (n, e))| json!({ "type": t, "tensors": n, "elements": e })).collect::<Vec<_>>(),
-            "quantization_config": quantization, "plan": record.as_ref().map(|r| r["plan"].clone()),
+            "quantization_config": quantization, "schemes": schemes.iter().map(|(scheme, n)| json!({ "scheme": scheme, "layers": n })).collect::<Vec<_>>(), "plan": record.as_ref().map(|r| r["plan"].clone()),
             "target": judged, "recipes": recipes,
         }));
     }
@@ -54,6 +56,9 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
         None if blocks => say("quantized     gguf"),
         None => say("quantized     no"),
     }
+    for (scheme, n) in &schemes {
+        say(&format!("  {n:>6} layers as {scheme}"));
+    }
     if let (Some(target), Some(recipes)) = (&a.target, &recipes) {
         target::say_recipes(target, &architecture, recipes);
     }
@@ -64,4 +69,15 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
         say(&format!("\nmade by qfw {} with this plan:\n{}", plan.qfw, plan.to_string().trim_end()));
     }
     Ok(())
+}
+
+/// How many layers have codes of each scheme. A checkpoint in a format that nothing here reads has none that are known.
+fn schemes(checkpoint: &Checkpoint) -> Result<BTreeMap<String, usize>> {
+    let registry = Registry::linked()?;
+    let mut found = BTreeMap::new();
+    let Ok(tensors) = checkpoint.float_tensors(&registry) else { return Ok(found) };
+    for site in tensors.names().iter().filter_map(|name| tensors.coded(name)) {
+        *found.entry(site.spec.to_string()).or_default() += 1;
+    }
+    Ok(found)
 }

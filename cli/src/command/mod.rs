@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod completions;
 pub(crate) mod eval;
+pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod list_plugins;

@@ -25,7 +25,19 @@ pub(crate) fn of(dir: &Path) -> Result<Option<Value>> {
 /// # Errors
 /// If it cannot be read.
 pub(crate) fn plan(dir: &Path, record: &Value) -> Result<Plan> {
-    serde_json::from_value(record["plan"].clone()).map_err(|e| damaged(&dir.join("qfw.json"), &format!("`plan`: {e}")))
+    read(dir, "plan", &record["plan"])
+}
+
+/// The same of one of several formats: an export has a plan for each that holds something else than the others.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn plan_of_format(dir: &Path, record: &Value, format: &str) -> Result<Plan> {
+    record["plans"].get(format).map_or_else(|| plan(dir, record), |own| read(dir, "plans", own))
+}
+
+fn read(dir: &Path, key: &str, plan: &Value) -> Result<Plan> {
+    serde_json::from_value(plan.clone()).map_err(|e| damaged(&dir.join("qfw.json"), &format!("`{key}`: {e}")))
 }
 
 fn damaged(path: &Path, what: &str) -> Error {

@@ -23,7 +23,7 @@ fn plan_of(dir: &Path) -> Result<Option<Plan>> {
     let full = std::fs::canonicalize(dir).map_err(|e| Error::io(dir, "find", e))?;
     let (Some(name), Some(parent)) = (full.file_name().and_then(|n| n.to_str()), full.parent()) else { return Ok(None) };
     let Some(found) = record::of(parent)? else { return Ok(None) };
-    let mut plan = record::plan(parent, &found)?;
+    let mut plan = record::plan_of_format(parent, &found, name)?;
     plan.output.formats.retain(|f| f == name);
     Ok(Some(plan).filter(|p| !p.output.formats.is_empty()))
 }

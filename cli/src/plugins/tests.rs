@@ -57,6 +57,12 @@ fn every_plugin_of_the_workspace_is_linked() {
         "onnx-qdq",
         "onnx-qcdq",
         "onnx-matmulnbits",
+        "safetensors-float",
+        "safetensors-f32",
+        "safetensors-f16",
+        "safetensors-bf16",
+        "fp8",
+        "modelopt",
     ] {
         assert!(registry.container(id).is_ok(), "{id}");
     }

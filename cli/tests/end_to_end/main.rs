@@ -9,6 +9,7 @@ mod containers;
 mod degenerate;
 mod determinism;
 mod errors;
+mod export;
 mod gguf;
 mod gptq_awq;
 mod hub;

@@ -1,6 +1,6 @@
 //! A checkpoint's tensors as a run wants them: in another float type, with one of them under a second name, or with more of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,6 +16,8 @@ pub struct Adapted {
     inner: Arc<dyn TensorSource>,
     /// What differs, and how it appears.
     changed: BTreeMap<String, (TensorInfo, Origin)>,
+    /// What does not appear.
+    hidden: BTreeSet<String>,
 }
 
 /// Where the numbers of a changed tensor come from.
@@ -31,9 +33,15 @@ enum Origin {
 impl Adapted {
     /// Every float tensor of `inner` in the type `kind`. Others, and those that have the type, stay.
     pub fn cast(inner: Arc<dyn TensorSource>, kind: FloatKind) -> Self {
+        let names = inner.names();
+        Self::cast_some(inner, names, kind)
+    }
+
+    /// The same of these tensors alone.
+    pub fn cast_some(inner: Arc<dyn TensorSource>, names: impl IntoIterator<Item = String>, kind: FloatKind) -> Self {
         let dtype = StoredDtype::from(kind);
         let mut changed = BTreeMap::new();
-        for name in inner.names() {
+        for name in names {
             let Some(info) = inner.info(&name) else { continue };
             let float =
                 matches!(info.dtype, StoredDtype::F64 | StoredDtype::F32 | StoredDtype::F16 | StoredDtype::BF16 | StoredDtype::Ggml(_));
@@ -43,7 +51,14 @@ impl Adapted {
                 changed.insert(name, (info, Origin::Cast(kind)));
             }
         }
-        Self { inner, changed }
+        Self { inner, changed, hidden: BTreeSet::new() }
+    }
+
+    /// The same without these tensors.
+    #[must_use]
+    pub fn without(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.hidden.extend(names);
+        self
     }
 
     /// The tensors of `inner`, and `from` once more as `to`.
@@ -53,7 +68,7 @@ impl Adapted {
     pub fn copy(inner: Arc<dyn TensorSource>, from: &str, to: &str) -> Result<Self> {
         let info = TensorInfo { name: to.to_owned(), ..inner.require(from)?.clone() };
         let changed = BTreeMap::from([(to.to_owned(), (info, Origin::Copy(from.to_owned())))]);
-        Ok(Self { inner, changed })
+        Ok(Self { inner, changed, hidden: BTreeSet::new() })
     }
 
     /// The tensors of `inner`, and vectors of zeros: each with its name, its length, and the tensor whose type it takes.
@@ -72,7 +87,7 @@ impl Adapted {
             let info = TensorInfo { name: name.clone(), dtype, shape: vec![*length], bytes: 0..bytes, file: like.file.clone() };
             changed.insert(name.clone(), (info, Origin::Zeros));
         }
-        Ok(Self { inner, changed })
+        Ok(Self { inner, changed, hidden: BTreeSet::new() })
     }
 }
 
@@ -80,12 +95,16 @@ impl TensorSource for Adapted {
     fn names(&self) -> Vec<String> {
         let mut names = self.inner.names();
         names.extend(self.changed.keys().cloned());
+        names.retain(|n| !self.hidden.contains(n));
         names.sort();
         names.dedup();
         names
     }
 
     fn info(&self, name: &str) -> Option<&TensorInfo> {
+        if self.hidden.contains(name) {
+            return None;
+        }
         self.changed.get(name).map_or_else(|| self.inner.info(name), |(info, ..)| Some(info))
     }
 

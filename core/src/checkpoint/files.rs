@@ -73,8 +73,8 @@ pub(super) fn hash_samples(path: &Path, hasher: &mut blake3::Hasher) -> Result<(
     Ok(())
 }
 
-/// Where tools that came before `quantization_config` in `config.json` say how the weights are quantized (AutoGPTQ, AutoAWQ).
-const QUANTIZATION: [&str; 2] = ["quantize_config.json", "quant_config.json"];
+/// Where tools say how the weights are quantized if not in `config.json` (AutoGPTQ, AutoAWQ, ModelOpt).
+const QUANTIZATION: [&str; 3] = ["quantize_config.json", "quant_config.json", "hf_quant_config.json"];
 
 /// What such a file in `dir` says, if there is one.
 ///

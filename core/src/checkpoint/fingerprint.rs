@@ -98,7 +98,7 @@ impl Fingerprints {
                 add(&mut hash, &mut bytes, &[global]);
                 hex(&hash)
             });
-            let held = container.held(site, rounded)?;
+            let held = container.held(native, site, rounded)?;
             let (rows, cols) = site.shape;
             let (mut values, mut codes) = (blake3::Hasher::new(), blake3::Hasher::new());
             let step = (PIECE / cols.max(1)).max(1);
@@ -110,7 +110,7 @@ impl Fingerprints {
                 add(&mut codes, &mut bytes, &numbers);
             }
             // Where zero points are no integers, not every container can tell them from what it stores.
-            let codes = (site.spec.grid.zero() != Zero::Float).then(|| hex(&codes));
+            let codes = (held.has_codes() && site.spec.grid.zero() != Zero::Float).then(|| hex(&codes));
             self.tensors
                 .insert(format!("{}.weight", site.module), Fingerprint { shape: vec![rows, cols], values: hex(&values), codes, global });
         }

@@ -11,8 +11,9 @@ use super::native::{NativeReader, NativeSite};
 use super::{Checkpoint, ContainerWriter, TensorDecl, TensorSource, gguf};
 use crate::algorithm::Rounded;
 use crate::error::{Error, Result};
-use crate::model::{ActivationQuant, StoredBranch};
-use crate::plan::Plan;
+use crate::model::StoredBranch;
+use crate::plan::{Plan, PlannedActivation};
+use crate::scheme::{FloatKind, QParams};
 use crate::topology::{OnlineRotation, Topology};
 
 /// What a container can make of a plan.
@@ -26,6 +27,15 @@ pub enum Verdict {
     Changes(String),
     /// Cannot hold it; the error names the site, the reason and the nearest that works.
     Refused(Error),
+}
+
+/// Activations that a stored model rounds.
+#[derive(Clone, Debug)]
+pub struct StoredActivation {
+    /// Where, how, and for which modules.
+    pub planned: PlannedActivation,
+    /// The parameters, where they are static.
+    pub params: Option<QParams>,
 }
 
 /// The files that a container's tensors lie in.
@@ -102,16 +112,22 @@ pub trait Container: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The codes of a module as they are held: with scales as rounded as they are stored, and with the arithmetic of those who read them.
+    /// The codes of a module of `native` as they are held: with scales as rounded as they are stored, and with the arithmetic of those who
+    /// read them.
     ///
     /// # Errors
     /// If they cannot be held.
-    fn held(&self, site: &NativeSite, rounded: Rounded) -> Result<Held> {
-        let _ = site;
+    fn held(&self, native: &NativeReader, site: &NativeSite, rounded: Rounded) -> Result<Held> {
+        let _ = (native, site);
         Ok(Held::exactly(rounded))
     }
 
-    /// The value of `quantization_config` in `config.json`.
+    /// The type that all floats have in it, where it has one for all: `config.json` then says so.
+    fn float_type(&self) -> Option<FloatKind> {
+        None
+    }
+
+    /// The value of `quantization_config` in `config.json`; null where there is none.
     ///
     /// # Errors
     /// If the plan has parts it cannot state.
@@ -131,7 +147,7 @@ pub trait Container: Send + Sync {
     ///
     /// # Errors
     /// If the configuration or a tensor is malformed.
-    fn activations(&self, config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<ActivationQuant>> {
+    fn activations(&self, config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<StoredActivation>> {
         let _ = (config, tensors, topology);
         Ok(Vec::new())
     }

@@ -20,6 +20,8 @@ pub enum Arithmetic {
     Minimum(Vec<f32>),
     /// `f·(s·v(q))`, with an `f` for the whole tensor.
     Factor(f32),
+    /// Not at all: what is stored is the value, as a float of this type.
+    Floats(FloatKind),
 }
 
 /// Codes and parameters as a container holds them.
@@ -56,6 +58,10 @@ impl Held {
                 decode(grid, &r.params, &r.codes, rows, r.group_index.as_deref(), out);
                 out.iter_mut().for_each(|v| *v *= f);
             }
+            Arithmetic::Floats(kind) => {
+                decode(grid, &r.params, &r.codes, rows, r.group_index.as_deref(), out);
+                out.iter_mut().for_each(|v| *v = kind.round(*v));
+            }
             Arithmetic::Minimum(minima) => {
                 let layout = r.params.layout;
                 out.clear();
@@ -68,6 +74,11 @@ impl Held {
                 });
             }
         }
+    }
+
+    /// Whether there are codes in what is stored.
+    pub fn has_codes(&self) -> bool {
+        !matches!(self.arithmetic, Arithmetic::Floats(_))
     }
 
     /// The same without scales: `q − z`, or `v(q)`. Containers that hold the same codes agree on them.

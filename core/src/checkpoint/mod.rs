@@ -4,6 +4,7 @@
 
 mod adapted;
 mod data_file;
+mod dequantized;
 mod dtype;
 mod files;
 pub(crate) mod fingerprint;
@@ -34,17 +35,19 @@ pub use adapted::Adapted;
 pub use data_file::DataWriter;
 pub use dtype::StoredDtype;
 pub use files::{rename_file, replace_file, write_small};
-pub use formats::{Container, ContainerRecord, FileForm, Verdict};
+pub use formats::{Container, ContainerRecord, FileForm, StoredActivation, Verdict};
 pub use held::{Arithmetic, Held};
 pub use packed::{groups_of, matrix_of_words, packed_modules, scales_as_stored};
 pub use rewritten::Rewritten;
 pub use safetensors::SafetensorsSource;
 pub use writer::{ContainerWriter, SafetensorsWriter, TensorDecl};
 
+use crate::algorithm::Rounded;
 use crate::error::{Error, Result, did_you_mean};
 use crate::model::{ActivationQuant, StoredBranch, model_type};
 use crate::registry::Registry;
 use crate::topology::{OnlineRotation, Topology};
+use native::NativeSite;
 
 /// The containers of this crate.
 pub const BUILTIN: &[ContainerRecord] = &[native::RECORD];
@@ -95,6 +98,20 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// If it does not exist or cannot be read.
     fn read_bytes(&self, name: &str) -> Result<Vec<u8>>;
+
+    /// How a tensor is quantized that appears as the floats it stands for, if this is one.
+    fn coded(&self, name: &str) -> Option<&NativeSite> {
+        let _ = name;
+        None
+    }
+
+    /// Its codes.
+    ///
+    /// # Errors
+    /// If [`TensorSource::coded`] knows none, or they cannot be read.
+    fn rounded(&self, name: &str) -> Result<Rounded> {
+        Err(Error::internal(format!("`{name}` has no codes")))
+    }
 }
 
 impl dyn TensorSource + '_ {
@@ -207,14 +224,10 @@ impl Checkpoint {
     /// # Errors
     /// If the checkpoint is quantized in a way nobody here reads.
     pub fn float_tensors(&self, registry: &Registry) -> Result<Arc<dyn TensorSource>> {
-        let Some(q) = self.config.get("quantization_config").filter(|q| !q.is_null()) else {
-            return Ok(Arc::clone(&self.tensors));
-        };
-        for record in registry.containers() {
-            if record.container.claims(q) {
-                let read = record.container.read(q, &self.transposed(registry), Arc::clone(&self.tensors));
-                return read.map_err(|e| e.within(format!("reading `{}`", record.id)));
-            }
+        let Some(q) = self.quantization() else { return Ok(Arc::clone(&self.tensors)) };
+        if let Some(record) = self.container(registry) {
+            let read = record.container.read(q, &self.transposed(registry), Arc::clone(&self.tensors));
+            return read.map_err(|e| e.within(format!("reading `{}`", record.id)));
         }
         let method = q.get("quant_method").and_then(Value::as_str).unwrap_or("(none)");
         let known: Vec<&str> = registry.containers().map(|r| r.id).collect();
@@ -238,13 +251,16 @@ impl Checkpoint {
     /// # Errors
     /// If what it says of them is malformed, or there are no such places.
     pub fn activations(&self, registry: &Registry, topology: &Topology) -> Result<Vec<ActivationQuant>> {
-        let Some(q) = self.config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(Vec::new()) };
-        for record in registry.containers() {
-            if record.container.claims(q) {
-                return record.container.activations(q, &*self.tensors, topology).map_err(|e| e.within(format!("reading `{}`", record.id)));
-            }
-        }
-        Ok(Vec::new())
+        let stored = self.stored_activations(registry, topology)?.into_iter();
+        stored.map(|a| ActivationQuant::new(a.planned.place, a.planned.spec, a.params)).collect()
+    }
+
+    /// The same, with the modules they were rounded for.
+    ///
+    /// # Errors
+    /// As [`Self::activations`].
+    pub fn stored_activations(&self, registry: &Registry, topology: &Topology) -> Result<Vec<StoredActivation>> {
+        self.claimed(registry, |container, q| container.activations(q, &*self.tensors, topology))
     }
 
     /// The activations that a checkpoint rotates.
@@ -252,11 +268,7 @@ impl Checkpoint {
     /// # Errors
     /// If what it says of them is malformed.
     pub fn rotations(&self, registry: &Registry, topology: &Topology) -> Result<Vec<OnlineRotation>> {
-        let Some(q) = self.config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(Vec::new()) };
-        match registry.containers().find(|r| r.container.claims(q)) {
-            Some(record) => record.container.rotations(q, topology).map_err(|e| e.within(format!("reading `{}`", record.id))),
-            None => Ok(Vec::new()),
-        }
+        self.claimed(registry, |container, q| container.rotations(q, topology))
     }
 
     /// The branches beside the codes of a quantized checkpoint.
@@ -264,10 +276,25 @@ impl Checkpoint {
     /// # Errors
     /// If what it says of them is malformed.
     pub fn branches(&self, registry: &Registry) -> Result<Vec<StoredBranch>> {
-        let Some(q) = self.config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(Vec::new()) };
-        match registry.containers().find(|r| r.container.claims(q)) {
-            Some(record) => record.container.branches(q).map_err(|e| e.within(format!("reading `{}`", record.id))),
-            None => Ok(Vec::new()),
+        self.claimed(registry, Container::branches)
+    }
+
+    /// The container that this checkpoint is in, if one says that it is.
+    pub fn container(&self, registry: &Registry) -> Option<&'static ContainerRecord> {
+        let q = self.quantization()?;
+        registry.containers().find(|r| r.container.claims(q))
+    }
+
+    /// `quantization_config`, if there is one.
+    fn quantization(&self) -> Option<&Value> {
+        self.config.get("quantization_config").filter(|q| !q.is_null())
+    }
+
+    /// What the container of a quantized checkpoint reads out of it; of others there is nothing to read.
+    fn claimed<T: Default>(&self, registry: &Registry, read: impl FnOnce(&'static dyn Container, &Value) -> Result<T>) -> Result<T> {
+        match (self.container(registry), self.quantization()) {
+            (Some(record), Some(q)) => read(record.container, q).map_err(|e| e.within(format!("reading `{}`", record.id))),
+            _ => Ok(T::default()),
         }
     }
 

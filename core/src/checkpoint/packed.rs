@@ -28,13 +28,10 @@ pub fn packed_modules(
     for name in tensors.names() {
         let Some(module) = name.strip_suffix(".qweight") else { continue };
         let (site, read) = (site(&*tensors, module)?, read.clone());
-        let (rows, cols) = site.shape;
-        let shape = if site.transposed { vec![cols, rows] } else { vec![rows, cols] };
         // A float weight of the same name would be there twice.
         let hidden = suffixes.iter().chain(&["weight"]).map(|s| format!("{module}.{s}")).collect();
-        let info = VirtualWeight { name: format!("{module}.weight"), shape, hidden };
-        let read: ReadRounded = Box::new(move |tensors| Ok((site.clone(), read(&site, tensors)?)));
-        weights.push((info, read));
+        let read: ReadRounded = Box::new(read);
+        weights.push((VirtualWeight { site, hidden }, read));
     }
     if weights.is_empty() {
         return Err(bad(format!("config.json says {method}, but there is no tensor `*.qweight`"))

@@ -99,6 +99,8 @@ pub struct Summary {
     pub site_seconds: BTreeMap<String, f64>,
     /// Bytes of the containers' weight files.
     pub bytes: u64,
+    /// The same for each format.
+    pub format_bytes: BTreeMap<String, u64>,
     /// Nothing had to be done: OUT was finished under the same plan.
     pub already_done: bool,
 }

@@ -14,6 +14,7 @@ use super::embedding::Embedding;
 use super::export;
 use super::head;
 use super::journal::{BlockEntry, Journal, different, hash_file};
+use super::output::weight_bytes;
 use super::prelude;
 use super::report::{Progress, SiteReport, Summary};
 use super::stream::Stream;
@@ -55,11 +56,11 @@ impl<'a> Control<'a> {
         Self { progress, cancel }
     }
 
-    pub(super) fn cancelled(&self) -> bool {
+    pub(crate) fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
     }
 
-    pub(super) fn report(&self, p: Progress) {
+    pub(crate) fn report(&self, p: Progress) {
         (self.progress)(p);
     }
 }
@@ -159,13 +160,7 @@ impl<'a> Run<'a> {
 
     fn begin(&self, out: &Path, mode: Mode) -> Result<Begun> {
         if let Some(sites) = export::prepare(out, mode, self.plan(), self.registry)? {
-            return Ok(Begun::Done(Summary {
-                sites,
-                seconds: 0.0,
-                site_seconds: BTreeMap::new(),
-                bytes: export::weight_bytes(out)?,
-                already_done: true,
-            }));
+            return Ok(Begun::Done(self.summary(out, sites, None)?));
         }
         Ok(Begun::Work(Box::new(Journal::open(out, self.plan(), mode == Mode::Resume)?)))
     }
@@ -174,8 +169,15 @@ impl<'a> Run<'a> {
         self.blocks(journal, control)?;
         let sites = journal.blocks().iter().flat_map(|b| b.sites.iter().cloned()).collect();
         export::finish(out, journal, self, start, &sites, control)?;
+        self.summary(out, sites, Some(start))
+    }
+
+    /// What there is to say of a finished run; `start` is when this process began, if it had anything to do.
+    fn summary(&self, out: &Path, sites: Vec<SiteReport>, start: Option<Instant>) -> Result<Summary> {
         let site_seconds = self.site_seconds.lock().map(|s| s.clone()).unwrap_or_default();
-        Ok(Summary { sites, seconds: start.elapsed().as_secs_f64(), site_seconds, bytes: export::weight_bytes(out)?, already_done: false })
+        let format_bytes = weight_bytes(out, &self.plan().output.formats)?;
+        let seconds = start.map_or(0.0, |s| s.elapsed().as_secs_f64());
+        Ok(Summary { sites, seconds, site_seconds, bytes: format_bytes.values().sum(), format_bytes, already_done: start.is_none() })
     }
 
     fn blocks(&self, journal: &mut Journal, control: &Control<'_>) -> Result<()> {

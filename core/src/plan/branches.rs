@@ -37,7 +37,7 @@ impl PlannedBranch {
 }
 
 /// The error of a container that has no room for branches.
-pub(super) fn refused(branch: &PlannedBranch) -> Error {
+pub(crate) fn refused(branch: &PlannedBranch) -> Error {
     let message = format!("`{}`: it holds codes, and no branch of rank {} beside them", branch.site, branch.rank);
     Error::plan("plan::container", message).hint("leave the pass out, or use `--format qfw`")
 }

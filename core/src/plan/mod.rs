@@ -32,9 +32,11 @@ pub mod spec;
 mod streams;
 
 pub use branches::PlannedBranch;
+pub(crate) use branches::refused as refused_branch;
 pub use budget::Budget;
 pub use resolve::{ModelFacts, Resolved, needs_calibration, resolve};
 pub use resolved::{
-    CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedActivation, PlannedPass, PlannedSite, Products, Propagate, Sequence,
+    CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedActivation, PlannedOrigin, PlannedPass, PlannedSite, Products,
+    Propagate, Sequence,
 };
 pub use rewrites::needs_untied_head;

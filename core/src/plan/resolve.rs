@@ -179,6 +179,7 @@ pub fn resolve(
         blocks: model.topology.blocks,
         sites,
         activations,
+        origin: None,
         passes,
         rewrites,
         branches: planned_branches,

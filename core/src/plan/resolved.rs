@@ -184,6 +184,16 @@ pub struct OutputPlan {
     pub keep_native: bool,
 }
 
+/// The checkpoint that is written as another container, where nothing is quantized on the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PlannedOrigin {
+    /// What it is in: the id of a container, or what the files are called.
+    pub container: String,
+    /// Groups of some of its layers do not run in storage order.
+    pub group_index: bool,
+}
+
 /// Everything that decides the bytes of the result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -204,6 +214,9 @@ pub struct Plan {
     pub sites: Vec<PlannedSite>,
     /// Every rounded activation, in order of execution.
     pub activations: Vec<PlannedActivation>,
+    /// Where the codes come from, if no pass makes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<PlannedOrigin>,
     /// Passes, in order.
     pub passes: Vec<PlannedPass>,
     /// What they do to the whole model before its first block is read, in order.
@@ -241,6 +254,12 @@ impl Plan {
                 })
             })
             .collect()
+    }
+
+    /// Who makes groups that do not run in storage order, as the subject of a sentence, if there are any.
+    pub fn unordered(&self) -> Option<String> {
+        let pass = self.passes.iter().find(|p| p.group_index).map(|p| format!("pass `{}` makes groups", p.algo));
+        pass.or_else(|| self.origin.as_ref().filter(|o| o.group_index).map(|_| "the checkpoint has groups".to_owned()))
     }
 
     /// The rotations that are carried out while the model runs.
@@ -375,6 +394,10 @@ impl fmt::Display for Plan {
         for (i, (what, count)) in rows.into_iter().enumerate() {
             writeln!(f, "{} {what}  ×{count}", if i == 0 { "branches     " } else { "             " })?;
         }
+        if let Some(origin) = &self.origin {
+            writeln!(f, "codes         of the checkpoint, {}", origin.container)?;
+            return self.ends(f);
+        }
         match &self.calibration {
             Some(c) => writeln!(f, "calibration   {} windows of {} tokens, ids {}", c.samples, c.seq_len, &c.hash[..c.hash.len().min(12)])?,
             None => writeln!(f, "calibration   none needed")?,
@@ -383,6 +406,13 @@ impl fmt::Display for Plan {
         if self.harness.products == Products::Bf16 {
             writeln!(f, "products      of operands rounded to bf16, in the sweeps over calibration data")?;
         }
+        self.ends(f)
+    }
+}
+
+impl Plan {
+    /// The last lines: how large it is, and what is written.
+    fn ends(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(bits) = self.bits_per_weight() {
             let branches = if self.branches.is_empty() { "scales and zero points" } else { "scales, zero points and branches" };
             writeln!(f, "weights       {bits:.2} bits each with {branches}")?;

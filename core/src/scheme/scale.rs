@@ -46,6 +46,12 @@ impl FloatKind {
         }
     }
 
+    /// The type that the configuration of a model states for its floats, by either name of the key.
+    pub fn of_config(config: &serde_json::Value) -> Option<Self> {
+        let name = config.get("dtype").or_else(|| config.get("torch_dtype"))?.as_str()?;
+        [Self::F32, Self::F16, Self::Bf16].into_iter().find(|k| k.name() == name)
+    }
+
     /// Its name in configurations of models.
     pub fn name(self) -> &'static str {
         match self {

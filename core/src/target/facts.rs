@@ -107,7 +107,7 @@ fn of_plan(plan: &Plan, format: &str) -> Facts {
         ("architecture", text(&plan.model_type)),
         ("cache", text(part(&["keys", "values"]).map_or("kept", |a| numbers(&a.spec)))),
         ("other-activations", Value::Flag(part(&["outputs", "queries", "probs"]).is_some())),
-        ("act-order", Value::Flag(plan.passes.iter().any(|p| p.group_index))),
+        ("act-order", Value::Flag(plan.unordered().is_some())),
         ("online-rotations", Value::Flag(!plan.online().is_empty())),
         ("branches", Value::Flag(!plan.branches.is_empty())),
         ("mixed-widths", Value::Flag(widths.len() > 1)),

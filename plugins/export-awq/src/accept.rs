@@ -55,8 +55,8 @@ fn check(plan: &Plan) -> Result<()> {
         let why = "it is rotated while the model runs, which no reader of this format does";
         return refuse(&r.place.to_string(), why, "leave `r3`, `r4`, `orphan-sink` and `layerwise` out, or use `--format qfw`");
     }
-    if let Some(pass) = plan.passes.iter().find(|p| p.group_index) {
-        let why = format!("pass `{}` makes groups that do not run in storage order, for which it has no room", pass.algo);
+    if let Some(who) = plan.unordered() {
+        let why = format!("{who} that do not run in storage order, for which it has no room");
         return Err(
             Error::plan("plan::container", why).hint("set `act-order = \"static\"`, which needs no index, or use `--format gptq` or `qfw`")
         );

@@ -34,12 +34,9 @@ pub(crate) fn check(choice: Choice, plan: &Plan) -> Result<()> {
         }
     }
     whole_cache(plan)?;
-    if let Some(pass) = plan.passes.iter().find(|p| p.group_index) {
-        return Err(Error::plan(
-            "plan::container",
-            format!("pass `{}` makes groups that do not run in storage order, and readers since 0.19 refuse them", pass.algo),
-        )
-        .hint("set `act-order = \"static\"`, which needs no index, or use `--format qfw`"));
+    if let Some(who) = plan.unordered() {
+        return Err(Error::plan("plan::container", format!("{who} that do not run in storage order, and readers since 0.19 refuse them"))
+            .hint("set `act-order = \"static\"`, which needs no index, or use `--format qfw`"));
     }
     Ok(())
 }

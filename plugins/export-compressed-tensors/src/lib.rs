@@ -30,8 +30,7 @@ use std::sync::Arc;
 
 use qfw_core::Result;
 use qfw_core::checkpoint::native::NativeReader;
-use qfw_core::checkpoint::{Container, ContainerRecord, ContainerWriter, TensorDecl, TensorSource, Verdict};
-use qfw_core::model::ActivationQuant;
+use qfw_core::checkpoint::{Container, ContainerRecord, ContainerWriter, StoredActivation, TensorDecl, TensorSource, Verdict};
 use qfw_core::plan::Plan;
 use qfw_core::topology::{OnlineRotation, Topology};
 use serde_json::Value;
@@ -73,7 +72,7 @@ impl Container for CompressedTensors {
         read::open(config, tensors)
     }
 
-    fn activations(&self, config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<ActivationQuant>> {
+    fn activations(&self, config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<StoredActivation>> {
         read_activation::activations(config, tensors, topology)
     }
 

@@ -57,17 +57,16 @@ pub(crate) fn open(config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc
         let spec = weight_spec(layout, args, &*tensors, module)?;
         let site = NativeSite { site: module.to_owned(), module: module.to_owned(), shape, transposed: false, spec };
         let hidden = SUFFIXES.map(|s| format!("{module}.{s}")).into_iter().chain([name.clone()]).collect();
-        let info = VirtualWeight { name: format!("{module}.weight"), shape: vec![shape.0, shape.1], hidden };
-        let read: ReadRounded = Box::new(move |tensors| {
+        let read: ReadRounded = Box::new(move |site, tensors| {
             let rounded = match layout {
-                Layout::Packed => int::read(&site, true, tensors),
-                Layout::Int => int::read(&site, false, tensors),
-                Layout::Fp8 => fp8::read(&site, tensors),
-                Layout::Nvfp4 | Layout::Mxfp4 => fp4::read(&site, tensors),
+                Layout::Packed => int::read(site, true, tensors),
+                Layout::Int => int::read(site, false, tensors),
+                Layout::Fp8 => fp8::read(site, tensors),
+                Layout::Nvfp4 | Layout::Mxfp4 => fp4::read(site, tensors),
             };
-            Ok((site.clone(), rounded.map_err(|e| e.within(format!("`{}`", site.module)))?))
+            rounded.map_err(|e| e.within(format!("`{}`", site.module)))
         });
-        weights.push((info, read));
+        weights.push((VirtualWeight { site, hidden }, read));
     }
     if weights.is_empty() && config.get("kv_cache_scheme").is_none_or(Value::is_null) {
         return Err(bad("config.json says compressed-tensors, but no tensor is quantized".to_owned()).hint(

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use qfw_core::Result;
-use qfw_core::checkpoint::{StoredDtype, TensorSource};
-use qfw_core::model::ActivationQuant;
+use qfw_core::checkpoint::{StoredActivation, StoredDtype, TensorSource};
+use qfw_core::plan::PlannedActivation;
 use qfw_core::scheme::{Extent, Granularity, Grid, QParams, QuantSpec, TileLayout, Timing};
 use qfw_core::topology::{Linear, Place, PortName, Role, Topology};
 use serde_json::Value;
@@ -17,31 +17,38 @@ use crate::groups::{Arguments, FLOAT, Finder, Group, groups, spec};
 use crate::read::{bad, layout_of, scales};
 use crate::{fp8, int};
 
-pub(crate) fn activations(config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<ActivationQuant>> {
+pub(crate) fn activations(config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<StoredActivation>> {
     let groups = groups(config)?;
     let finder = Finder::new(&groups);
-    let mut at: BTreeMap<Place, (&str, Option<Rounding>)> = BTreeMap::new();
+    let mut at: BTreeMap<Place, (Vec<&str>, Option<Rounding>)> = BTreeMap::new();
     for l in &topology.linears {
         let place = Place { block: l.site.block, port: l.input };
         let rounding = match layout_of(tensors, &l.module) {
             Some(_) => input(l, finder.of(&l.module)?, tensors).map_err(|e| e.within(format!("`{}`", l.module)))?,
             None => None,
         };
-        match at.get(&place) {
-            Some((other, known)) if *known != rounding => {
+        match at.get_mut(&place) {
+            Some((others, known)) if *known != rounding => {
+                let other = others.first().copied().unwrap_or_default();
                 let (a, b) = (describe(known.as_ref()), describe(rounding.as_ref()));
                 let what = format!("`{other}` and `{}` read the same tensor, but the one reads it {a}, the other {b}", l.module);
                 return Err(bad(what).hint("such a checkpoint cannot be evaluated here"));
             }
-            Some(_) => {}
+            Some((modules, _)) => modules.push(&l.module),
             None => {
-                at.insert(place, (&l.module, rounding));
+                at.insert(place, (vec![&l.module], rounding));
             }
         }
     }
-    let mut all: Vec<(Place, Rounding)> = at.into_iter().filter_map(|(place, (_, r))| Some((place, r?))).collect();
+    let mut all = Vec::new();
+    for (place, (modules, rounding)) in at {
+        if let Some((spec, params)) = rounding {
+            let modules = modules.into_iter().map(ToOwned::to_owned).collect();
+            all.push(StoredActivation { planned: PlannedActivation { place, part: "inputs".to_owned(), modules, spec }, params });
+        }
+    }
     all.extend(cache(config, tensors, topology)?);
-    all.into_iter().map(|(place, (spec, params))| ActivationQuant::new(place, spec, params)).collect()
+    Ok(all)
 }
 
 type Rounding = (QuantSpec, Option<QParams>);
@@ -112,7 +119,7 @@ fn fixed_zero(spec: &QuantSpec, tensors: &dyn TensorSource, name: &str, n: usize
 }
 
 /// The rounding of keys and values in all blocks.
-fn cache(config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<(Place, Rounding)>> {
+fn cache(config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<StoredActivation>> {
     let Some(stated) = config.get("kv_cache_scheme").filter(|v| !v.is_null()) else { return Ok(Vec::new()) };
     let args = Arguments::parse("kv_cache_scheme", stated)?;
     if args.dynamic || !args.symmetric || !["tensor", "attn_head"].contains(&args.strategy.as_str()) {
@@ -139,7 +146,12 @@ fn cache(config: &Value, tensors: &dyn TensorSource, topology: &Topology) -> Res
         }
         spec.timing = Timing::Static;
         let params = fixed(&spec, tensors, module, &letter.to_string())?;
-        out.push((Place { block: l.site.block, port: port.into() }, (spec, Some(params))));
+        let place = Place { block: l.site.block, port: port.into() };
+        let part = if letter == 'k' { "keys" } else { "values" }.to_owned();
+        out.push(StoredActivation {
+            planned: PlannedActivation { place, part, modules: vec![l.module.clone()], spec },
+            params: Some(params),
+        });
     }
     Ok(out)
 }

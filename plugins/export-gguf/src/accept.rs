@@ -37,8 +37,8 @@ fn check(plan: &Plan) -> Result<()> {
             }
         }
     }
-    if let Some(p) = plan.passes.iter().find(|p| p.group_index) {
-        let what = format!("pass `{}` makes groups that do not run in storage order, and blocks do", p.algo);
+    if let Some(who) = plan.unordered() {
+        let what = format!("{who} that do not run in storage order, and blocks do");
         return Err(Error::plan("plan::container", what).hint("set `act-order = \"static\"`, or use `--format gptq` or `qfw`"));
     }
     if let Some(a) = plan.activations.first() {

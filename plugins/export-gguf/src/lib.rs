@@ -65,7 +65,7 @@ impl Container for Gguf {
         Ok(made.into_iter().map(|t| (t.decl.name, t.decl.shape)).collect())
     }
 
-    fn held(&self, site: &NativeSite, rounded: Rounded) -> Result<Held> {
+    fn held(&self, _: &NativeReader, site: &NativeSite, rounded: Rounded) -> Result<Held> {
         accept::block(&site.site, &site.spec)?.held(&site.spec.grid, site.spec.scale, rounded)
     }
 

@@ -47,7 +47,7 @@ pub(crate) fn config(version: Version, plan: &Plan) -> Value {
         "quant_method": "gptq",
         "bits": base.0,
         "group_size": base.1,
-        "desc_act": plan.passes.iter().any(|p| p.group_index),
+        "desc_act": plan.unordered().is_some(),
         "sym": base.2,
         "lm_head": plan.sites.iter().any(|s| s.site == head && s.weights.is_some()),
         "checkpoint_format": version.format(),

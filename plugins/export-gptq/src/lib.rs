@@ -68,7 +68,7 @@ impl Container for Gptq {
         write::write(self.version, native, out)
     }
 
-    fn held(&self, site: &NativeSite, rounded: Rounded) -> Result<Held> {
+    fn held(&self, _: &NativeReader, site: &NativeSite, rounded: Rounded) -> Result<Held> {
         Held::exactly(rounded).scales_in(site.spec.scale, FloatKind::F16)
     }
 

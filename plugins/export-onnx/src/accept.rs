@@ -58,8 +58,8 @@ fn check(form: Form, plan: &Plan) -> Result<Option<String>> {
                 Some(format!("codes lie in 2, 4 or 8 bits and scales are f32: {bits:.2} bits a weight in `{}`, not {planned:.2}", s.site));
         }
     }
-    if let Some(p) = plan.passes.iter().find(|p| p.group_index) {
-        let what = format!("pass `{}` makes groups that do not run in storage order, and blocks do", p.algo);
+    if let Some(who) = plan.unordered() {
+        let what = format!("{who} that do not run in storage order, and blocks do");
         return Err(Error::plan("plan::container", what).hint("set `act-order = \"static\"`, or use `--format gptq` or `qfw`"));
     }
     plan.activations.iter().try_for_each(|a| rounding(form, a).map(|_| ()))?;

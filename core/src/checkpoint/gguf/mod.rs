@@ -4,6 +4,7 @@
 //! from the metadata. [`tokenizer_json`] and [`chat_template`] give the rest of a checkpoint. Read are the architectures LLaMA (with
 //! Mistral), Qwen2, Qwen3 and GPT-2. [`GgufWriter`] writes a file whose tensors are all known beforehand.
 
+mod codes;
 mod config;
 mod dequantize;
 mod ggml_type;

@@ -8,10 +8,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::codes;
 use super::ggml_type;
 use super::header::{GgufFile, StoredTensor};
 use super::names::{Architecture, Layout};
 use super::shape::Sizes;
+use crate::algorithm::Rounded;
+use crate::checkpoint::native::NativeSite;
 use crate::checkpoint::{StoredDtype, TensorInfo, TensorSource};
 use crate::error::{Error, Result};
 
@@ -32,6 +35,8 @@ struct Entry {
     order: Order,
     /// What all of its numbers are multiplied with, for formats whose scales need one for the whole tensor.
     factor: Option<f32>,
+    /// How it is quantized, if a grid of ours holds its numbers.
+    site: Option<NativeSite>,
 }
 
 /// Where row `i` of the Hugging Face tensor is.
@@ -81,7 +86,8 @@ impl GgufTensors {
             let mut info = TensorInfo::new(hf_name.clone(), dtype(stored), shape, file.path.clone());
             info.bytes = stored.offset..stored.offset + (stored.rows() * stored.row_bytes) as u64;
             let factor = factor(&file, name).map_err(|e| e.within(format_args!("tensor `{name}`")))?;
-            tensors.insert(hf_name, Entry { info, stored: stored.clone(), order, factor });
+            let site = coded(&hf_name, stored, order);
+            tensors.insert(hf_name, Entry { info, stored: stored.clone(), order, factor, site });
         }
         Ok(Self { file, tensors })
     }
@@ -235,6 +241,31 @@ impl TensorSource for GgufTensors {
         self.fetch(entry.stored.offset, entry.stored.rows() * entry.stored.row_bytes, &mut bytes)?;
         Self::reorder(entry, bytes).map_err(|e| e.within(format_args!("`{}`: tensor `{name}`", self.file.path.display())))
     }
+
+    fn coded(&self, name: &str) -> Option<&NativeSite> {
+        self.tensors.get(name)?.site.as_ref()
+    }
+
+    fn rounded(&self, name: &str) -> Result<Rounded> {
+        let entry = self.entry(name)?;
+        let site = entry.site.as_ref().ok_or_else(|| Error::internal(format!("`{name}` has no codes")))?;
+        let mut bytes = Vec::new();
+        self.fetch(entry.stored.offset, entry.stored.rows() * entry.stored.row_bytes, &mut bytes)?;
+        // A transposed tensor lies in the file as codes do, `[out, in]`.
+        if let Order::Interleaved { .. } = entry.order {
+            bytes = Self::reorder(entry, bytes)?;
+        }
+        codes::rounded(site, entry.stored.format, entry.factor, &bytes)
+    }
+}
+
+/// How a matrix is quantized, if a grid of ours holds its numbers.
+fn coded(name: &str, stored: &StoredTensor, order: Order) -> Option<NativeSite> {
+    let module = name.strip_suffix(".weight")?;
+    let [rows, cols] = stored.shape[..] else { return None };
+    let site = module.to_owned();
+    let transposed = order == Order::Transposed;
+    Some(NativeSite { module: site.clone(), site, shape: (rows, cols), transposed, spec: codes::spec(stored.format)? })
 }
 
 /// A tensor with the decoder of its format.

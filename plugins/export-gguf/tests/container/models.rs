@@ -201,6 +201,7 @@ fn plan(config: &Value, sites: &[NativeSite]) -> Plan {
         blocks: 1,
         sites: sites.iter().map(planned).collect(),
         activations: Vec::new(),
+        origin: None,
         passes: Vec::new(),
         rewrites: Vec::new(),
         branches: Vec::new(),
