@@ -146,7 +146,7 @@ fn cancelled(on: &Try) -> Result<Outcome> {
 
 /// What a call takes it gives back.
 fn memory(on: &Try) -> Result<Outcome> {
-    let model = Model::new(Setting { width: 4, ..Setting::plain(on.seed) })?;
+    let model = Model::new(Setting { width: 2, ..Setting::plain(on.seed) })?;
     let weight = model.topology.linears.iter().filter(|l| l.site.block.is_some()).map(|l| l.shape.0 * l.shape.1 * size_of::<f32>());
     if !pass(&*on.instance()?, &model, false)? {
         return Ok(nothing());
