@@ -171,6 +171,10 @@ fn a_name_that_is_taken_is_passed_over_until_the_plugin_is_added() {
     home.qfw(&["inspect", &asset("tiny-llama")]).ok();
     home.qfw(&["plugin", "remove", "org.qfw.in-c"]).ok();
     home.apply(&home.path("after"), "--algo rtn").ok();
+    // The name of a family is no format's, and the family stays.
+    home.add(&home.sealed("family", &IN_C.replace("\"seven\"", "\"intN\"")));
+    let ran = home.apply(&home.path("family-out"), "--algo rtn").ok();
+    assert!(ran.stderr.contains("plugin `org.qfw.in-c` names a number format `intN`, as a family of formats is named"), "{}", ran.stderr);
 }
 
 /// An id that is another's alias is in question; what the alias stands for is not.

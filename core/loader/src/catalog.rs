@@ -288,6 +288,12 @@ fn algorithm(registry: &mut Registry, policy: &Policy, lazy: &Arc<Lazy>, algo: &
 /// Makes an entry for a number format of a package, as [`algorithm`] does.
 fn format(registry: &mut Registry, policy: &Policy, lazy: &Arc<Lazy>, format: &ManifestFormat, before: &[String]) -> Result<()> {
     let (manifest, id) = (&lazy.package.manifest, &format.id);
+    // The name of a family, such as `intN`, is that of none of its formats: what took its place would take all of them away.
+    if registry.format(id).is_err() && registry.list().iter().any(|l| l.kind == "format" && l.id == id) {
+        let message = format!("plugin `{}` names a number format `{id}`, as a family of formats is named: it is left out", manifest.id);
+        (lazy.host.log)(2, &message);
+        return Ok(());
+    }
     let loaded = Arc::new(LoadedFormat::new(Arc::clone(lazy), id));
     let record = loaded.record(&format.summary);
     let Some(taken) = registry.format_record(id) else { return registry.add_loaded_format(record, loaded, false) };
