@@ -219,7 +219,7 @@ pub(crate) struct Export {
     /// Round again what a format does not hold as it is
     #[arg(long)]
     pub(crate) requantize: bool,
-    /// Type of the floats that are codes or blocks in the checkpoint: float32, float16 or bfloat16 [default: what config.json says]
+    /// Type of floats that were codes or blocks: float32, float16 or bfloat16; config.json then says so [default: what it says]
     #[arg(long, value_name = "TYPE", value_parser = float)]
     pub(crate) dtype: Option<FloatKind>,
     /// Replace what an earlier run wrote

@@ -274,10 +274,12 @@ fn rounding(spec: &QuantSpec, shape: (usize, usize), registry: &Registry) -> Res
     Ok(out)
 }
 
-/// The checkpoint with the type that floats are written in which are blocks or codes here.
+/// The checkpoint with the type that floats are written in which are blocks or codes here. Codes that stay are exact floats for those who need
+/// both: the head that is tied to an embedding is read as floats where the embedding is looked up as codes.
 fn shown(source: &Source, fits: &BTreeMap<String, Fit>) -> Checkpoint {
-    let decoded = source.plan.native_sites().into_iter().filter(|s| fits.get(&s.module) == Some(&Fit::Floats)).map(|s| weight(&s));
-    let names: Vec<String> = decoded.chain(source.blocks.keys().cloned()).collect();
-    let tensors = Adapted::cast_some(Arc::clone(&source.checkpoint.tensors), names, source.dtype);
+    let (decoded, kept): (Vec<_>, Vec<_>) = source.plan.native_sites().into_iter().partition(|s| fits.get(&s.module) == Some(&Fit::Floats));
+    let exact = Adapted::cast_some(Arc::clone(&source.checkpoint.tensors), kept.iter().map(weight), FloatKind::F32);
+    let names = decoded.iter().map(weight).chain(source.blocks.keys().cloned());
+    let tensors = Adapted::cast_some(Arc::new(exact), names, source.dtype);
     Checkpoint { tensors: Arc::new(tensors), ..source.checkpoint.clone() }
 }

@@ -16,7 +16,7 @@ use crate::plan::{Failure, HarnessPlan, OutputPlan, Plan, PlannedBranch, Planned
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, Grid, QuantSpec, Zero};
 use crate::session::Opened;
-use crate::topology::{Part, Rewrite, Role, SiteId};
+use crate::topology::{Linear, Part, Rewrite, Role, SiteId};
 
 /// The record that a run, or an earlier export, has left beside a checkpoint.
 const RECORD: &str = "qfw.json";
@@ -74,6 +74,9 @@ impl Source {
         checkpoint.tensors = Arc::new(Adapted::cast_some(Arc::clone(&tensors), [], FloatKind::F32).without(beside));
         if let Some(config) = checkpoint.config.as_object_mut() {
             config.shift_remove("quantization_config");
+            if let Some(kind) = request.dtype {
+                kind.state_in(config);
+            }
         }
         let mut plan = Plan {
             version: 1,
@@ -200,7 +203,7 @@ fn sites(model: &Model, tensors: &dyn TensorSource) -> Vec<PlannedSite> {
         transposed: c.transposed,
         weights: Some(c.spec),
     });
-    let of_linear = |l: &crate::topology::Linear| PlannedSite {
+    let of_linear = |l: &Linear| PlannedSite {
         site: l.site.to_string(),
         module: l.module.clone(),
         shape: l.shape,

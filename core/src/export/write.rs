@@ -98,7 +98,10 @@ impl Export {
     /// The model card.
     fn card(&self) -> String {
         let plan = &self.source.plan;
-        let mut text = String::from("---\ntags:\n- quantized\n- qfw\n---\n\n# Quantized checkpoint\n\n");
+        let mut text = match self.is_quantized() {
+            true => String::from("---\ntags:\n- quantized\n- qfw\n---\n\n# Quantized checkpoint\n\n"),
+            false => String::from("---\ntags:\n- qfw\n---\n\n"),
+        };
         text += &format!("Written by qfw {} from a checkpoint in `{}` of a `{}` model.\n", plan.qfw, self.container(), plan.model_type);
         for made in &self.made {
             text += &format!("\n`{}`:\n\n", made.format);

@@ -160,9 +160,7 @@ fn configuration(config: &Value, quantization: Option<Value>, floats: Option<Flo
         map.insert("quantization_config".to_owned(), quantization);
     }
     if let Some(kind) = floats {
-        // The newer spelling, if that is what the configuration uses.
-        let key = if map.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        map.insert(key.to_owned(), kind.name().into());
+        kind.state_in(map);
     }
     Ok(serde_json::to_string_pretty(&config).map_err(|e| Error::internal(e.to_string()))? + "\n")
 }

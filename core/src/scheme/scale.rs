@@ -52,6 +52,13 @@ impl FloatKind {
         [Self::F32, Self::F16, Self::Bf16].into_iter().find(|k| k.name() == name)
     }
 
+    /// Says in a configuration that its floats are of this type.
+    pub(crate) fn state_in(self, config: &mut serde_json::Map<String, serde_json::Value>) {
+        // The newer spelling, if that is what the configuration uses.
+        let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        config.insert(key.to_owned(), self.name().into());
+    }
+
     /// Its name in configurations of models.
     pub fn name(self) -> &'static str {
         match self {
