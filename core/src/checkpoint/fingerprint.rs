@@ -17,7 +17,7 @@ use super::native::NativeReader;
 use crate::error::{Error, Result};
 use crate::numeric::transpose;
 use crate::plan::Plan;
-use crate::scheme::Zero;
+use crate::scheme::{FloatKind, Zero};
 
 /// Values that are hashed at once, about.
 const PIECE: usize = 1 << 18;
@@ -56,7 +56,7 @@ impl Fingerprints {
     pub(crate) fn of(container: &dyn Container, native: &NativeReader, plan: &Plan) -> Result<Self> {
         let mut out = Self::default();
         out.codes(container, native)?;
-        out.plain(native, plan)?;
+        out.plain(native, plan, container.float_type())?;
         if container.holds_branches() {
             for (info, values) in native.branches()? {
                 let (mut hash, mut bytes) = Default::default();
@@ -117,7 +117,12 @@ impl Fingerprints {
         Ok(())
     }
 
-    fn plain(&mut self, native: &NativeReader, plan: &Plan) -> Result<()> {
+    fn plain(&mut self, native: &NativeReader, plan: &Plan, floats: Option<FloatKind>) -> Result<()> {
+        let as_stored = |numbers: &mut [f32]| {
+            if let Some(kind) = floats {
+                numbers.iter_mut().for_each(|x| *x = kind.round(*x));
+            }
+        };
         let turned: BTreeSet<String> = plan.sites.iter().filter(|s| s.transposed).map(|s| format!("{}.weight", s.module)).collect();
         let (mut numbers, mut bytes) = (Vec::new(), Vec::new());
         for info in native.plain() {
@@ -128,6 +133,7 @@ impl Fingerprints {
                 hash.update(&source.read_bytes(name)?);
             } else if turned.contains(name) && shape.len() == 2 {
                 source.read_f32(name, 0..shape[0], &mut numbers)?;
+                as_stored(&mut numbers);
                 add(&mut hash, &mut bytes, &transpose(&numbers, shape[0], shape[1]));
                 shape.reverse();
             } else {
@@ -135,6 +141,7 @@ impl Fingerprints {
                 let step = (PIECE / cols.max(1)).max(1);
                 for first in (0..rows).step_by(step) {
                     source.read_f32(name, first..(first + step).min(rows), &mut numbers)?;
+                    as_stored(&mut numbers);
                     add(&mut hash, &mut bytes, &numbers);
                 }
             }
