@@ -70,7 +70,7 @@ pub(crate) struct DynamicArgs {
 pub(crate) struct ListPlugins {
     #[command(flatten)]
     pub(crate) dynamic: DynamicArgs,
-    /// Only this kind: algorithm, architecture, format, observer, output-format
+    /// Only this kind: algorithm, architecture, format, granularity, input-format, observer, output-format
     #[arg(long)]
     pub(crate) kind: Option<String>,
     /// One JSON array

@@ -346,6 +346,11 @@ impl Registry {
         lines!(self.granularities, "granularity");
         lines!(self.observers, "observer");
         lines!(self.containers, "output-format");
+        for line in out.iter_mut().filter(|l| l.kind == "output-format") {
+            if self.containers.get(line.id).is_some_and(|r| !r.container.is_written()) {
+                line.kind = "input-format";
+            }
+        }
         out
     }
 }

@@ -40,11 +40,7 @@ pub(crate) fn run(a: &arguments::Export) -> Result<()> {
         say(&format!("`{at}`: {}{bits}", size(done.bytes.get(&made.format).copied().unwrap_or(0))));
     }
     say(&format!("written in {}, peak memory {}", duration(done.seconds), size(peak_rss())));
-    // A graph is read by its engine alone.
-    match export.made().iter().map(|m| place(out, &export, m)).find(|dir| Path::new(dir).join("model.onnx").exists()) {
-        Some(dir) => say(&format!("next: load {dir}/model.onnx in onnxruntime")),
-        None => say(&format!("next: qfw verify {}", out.display())),
-    }
+    say(&format!("next: qfw verify {}", out.display()));
     Ok(())
 }
 

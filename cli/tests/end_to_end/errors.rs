@@ -87,7 +87,7 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
         unknown,
         &[
             "unknown kind `algoritm` (did you mean `algorithm`?)",
-            "hint: kinds: algorithm, architecture, format, granularity, observer, output-format",
+            "hint: kinds: algorithm, architecture, format, granularity, input-format, observer, output-format",
         ],
     );
     let (model, data) = (asset("tiny-llama"), asset("text/evaluation.txt"));

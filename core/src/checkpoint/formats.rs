@@ -60,6 +60,11 @@ pub trait Container: Send + Sync {
     /// Whether it can hold what the plan produces.
     fn accepts(&self, plan: &Plan) -> Verdict;
 
+    /// Whether anything is written in it. What other tools alone write is read.
+    fn is_written(&self) -> bool {
+        true
+    }
+
     /// Whether it has room for low-rank branches beside the codes.
     fn holds_branches(&self) -> bool {
         false

@@ -16,7 +16,7 @@ use crate::format::Ask;
 use crate::numeric::{Codes, Units};
 use crate::plan::{Plan, PlannedSite, refused_branch};
 use crate::registry::Registry;
-use crate::scheme::{Convention, Extent, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, Reducer, ScaleForm, Timing, Zero};
+use crate::scheme::{Convention, Extent, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, ScaleForm, Zero};
 use crate::topology::{Role, SiteId};
 
 /// Widths that containers have codes of, apart from those that are narrower in some.
@@ -256,18 +256,10 @@ fn rounding(spec: &QuantSpec, shape: (usize, usize), registry: &Registry) -> Res
         let own = format.granularity().map(|g| vec![g]);
         for granularity in own.unwrap_or_else(|| tiles.clone()) {
             out.push(QuantSpec {
-                format: format.id(),
-                bits: format.bits(),
-                grid: meaning.grid.clone(),
-                granularity,
                 symmetric: meaning.symmetric,
                 convention: meaning.convention,
                 observer: ObserverChoice { id: "minmax".to_owned(), options: options.clone() },
-                timing: Timing::Static,
-                reduce: Reducer::Mean,
-                rescale: 1.0,
-                min_threshold: 0.0,
-                scale: meaning.scale,
+                ..QuantSpec::stored(format.id(), format.bits(), meaning.grid.clone(), granularity, meaning.scale)
             });
         }
     }

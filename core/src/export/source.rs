@@ -1,7 +1,7 @@
 //! A checkpoint as the plan of an export.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -10,6 +10,7 @@ use super::Request;
 use crate::checkpoint::native::NativeSite;
 use crate::checkpoint::{Adapted, Checkpoint, StoredActivation, StoredDtype, TensorSource, Verdict};
 use crate::error::{Error, Result};
+use crate::harness::record;
 use crate::model::{Model, StoredBranch, model_type};
 use crate::plan::raw::RawOutput;
 use crate::plan::{Failure, HarnessPlan, OutputPlan, Plan, PlannedBranch, PlannedOrigin, PlannedSite, Products, Propagate, Sequence};
@@ -17,9 +18,6 @@ use crate::registry::Registry;
 use crate::scheme::{FloatKind, Grid, QuantSpec, Zero};
 use crate::session::Opened;
 use crate::topology::{Linear, Part, Rewrite, Role, SiteId};
-
-/// The record that a run, or an earlier export, has left beside a checkpoint.
-const RECORD: &str = "qfw.json";
 
 /// What is read.
 pub(super) struct Source {
@@ -56,7 +54,7 @@ impl Source {
     /// If it is not sound.
     pub(super) fn open(path: &Path, registry: &Registry, request: &Request) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
-        let record = record_of(&checkpoint);
+        let record = record_of(&checkpoint)?;
         let container = match checkpoint.container(registry) {
             Some(record) => record.id,
             None if path_is_gguf(&checkpoint) => "gguf",
@@ -179,17 +177,18 @@ fn path_is_gguf(checkpoint: &Checkpoint) -> bool {
 }
 
 /// The record beside a checkpoint, or of one of several formats in its parent, without what it says of the bytes that were written.
-fn record_of(checkpoint: &Checkpoint) -> Option<Value> {
-    let dir: PathBuf = if checkpoint.path.is_dir() { checkpoint.path.clone() } else { checkpoint.path.parent()?.to_owned() };
-    let full = std::fs::canonicalize(&dir).ok()?;
-    let read = |dir: &Path| serde_json::from_slice::<Value>(&std::fs::read(dir.join(RECORD)).ok()?).ok();
-    let of_parent = || {
-        let name = full.file_name()?.to_str()?.to_owned();
-        read(full.parent()?).filter(|r| r["plan"]["output"]["formats"].as_array().is_some_and(|f| f.iter().any(|f| *f == name.as_str())))
-    };
-    let mut record = read(&full).or_else(of_parent)?;
-    record.as_object_mut()?.shift_remove("fingerprints");
-    Some(record)
+fn record_of(checkpoint: &Checkpoint) -> Result<Option<Value>> {
+    let path = std::fs::canonicalize(&checkpoint.path).map_err(|e| Error::io(&checkpoint.path, "find", e))?;
+    let dir = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(&path) };
+    let mut found = record::read(dir)?;
+    if let (None, Some(parent), Some(name)) = (&found, dir.parent(), dir.file_name().and_then(|n| n.to_str())) {
+        let lists = |r: &Value| r["plan"]["output"]["formats"].as_array().is_some_and(|f| f.iter().any(|f| *f == name));
+        found = record::read(parent)?.filter(lists);
+    }
+    if let Some(record) = found.as_mut().and_then(Value::as_object_mut) {
+        record.shift_remove("fingerprints");
+    }
+    Ok(found)
 }
 
 /// Every linear, and the embedding if it is codes.

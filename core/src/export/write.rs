@@ -11,7 +11,8 @@ use super::{Export, Made};
 use crate::checkpoint::fingerprint::Fingerprints;
 use crate::checkpoint::replace_file;
 use crate::error::{Error, Result};
-use crate::harness::export::{LOG, RECORD};
+use crate::harness::export::LOG;
+use crate::harness::record::FILE as RECORD;
 use crate::harness::{Control, Output, Progress, Staging, run_log, weight_bytes};
 use crate::registry::Registry;
 

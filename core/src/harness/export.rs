@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::journal::{self, Journal};
 use super::output::{Late, Output, run_log};
+use super::record::FILE as RECORD;
 use super::report::{Progress, SiteReport};
 use super::run::{Control, Mode, Run, same_plan};
 use crate::checkpoint::fingerprint::Fingerprints;
@@ -22,9 +23,6 @@ use crate::checkpoint::{open_tensors, replace_file};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::registry::Registry;
-
-/// The record of a finished run.
-pub(crate) const RECORD: &str = "qfw.json";
 
 /// What is outside the guarantee.
 pub(crate) const LOG: &str = "qfw-run.jsonl";

@@ -21,6 +21,7 @@ mod journal;
 mod measure;
 mod output;
 mod prelude;
+pub mod record;
 mod replay;
 mod report;
 mod run;

@@ -91,6 +91,24 @@ pub struct QuantSpec {
 }
 
 impl QuantSpec {
+    /// A scheme as a checkpoint has it: what only quantizing asks for has its default.
+    pub fn stored(format: impl Into<String>, bits: u8, grid: Grid, granularity: Granularity, scale: ScaleForm) -> Self {
+        Self {
+            format: format.into(),
+            bits,
+            symmetric: matches!(grid.zero(), Zero::None | Zero::Fixed(_)),
+            grid,
+            granularity,
+            convention: Convention::HalfRange,
+            observer: ObserverChoice { id: "minmax".to_owned(), options: serde_json::json!({}) },
+            timing: Timing::Static,
+            reduce: Reducer::Mean,
+            rescale: 1.0,
+            min_threshold: 0.0,
+            scale,
+        }
+    }
+
     /// Bits per weight with scales and zero points, for a `[rows, cols]` matrix.
     pub fn bits_per_weight(&self, rows: usize, cols: usize) -> f64 {
         let tiles = self.granularity.layout(rows, cols).tiles() as f64;

@@ -7,9 +7,9 @@ use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::NativeSite;
 use qfw_core::checkpoint::{TensorSource, groups_of, matrix_of_words, packed_modules, scales_as_stored};
 use qfw_core::numeric::{Codes, Units};
-use qfw_core::scheme::{Convention, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, Timing, Zero};
+use qfw_core::scheme::{Granularity, Grid, QParams, QuantSpec, ScaleForm, Zero};
 use qfw_core::{Error, Result};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::nibbles::unpack;
 use crate::turn::turn;
@@ -94,20 +94,8 @@ fn site(tensors: &dyn TensorSource, module: &str, said: Said, transposed: bool) 
 }
 
 fn spec(symmetric: bool, granularity: Granularity, scale: ScaleForm) -> QuantSpec {
-    QuantSpec {
-        format: "int4".to_owned(),
-        bits: 4,
-        grid: Grid::Int { lo: -8, hi: 7, zero: if symmetric { Zero::None } else { Zero::Integer } },
-        granularity,
-        symmetric,
-        convention: Convention::HalfRange,
-        observer: ObserverChoice { id: "minmax".to_owned(), options: json!({}) },
-        timing: Timing::Static,
-        reduce: Reducer::Mean,
-        rescale: 1.0,
-        min_threshold: 0.0,
-        scale,
-    }
+    let zero = if symmetric { Zero::None } else { Zero::Integer };
+    QuantSpec::stored("int4", 4, Grid::Int { lo: -8, hi: 7, zero }, granularity, scale)
 }
 
 /// Codes and parameters of a module.
@@ -145,6 +133,7 @@ fn rounded(site: &NativeSite, tensors: &dyn TensorSource) -> Result<Rounded> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn old_and_new_keys_mean_the_same() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use qfw_core::Result;
-use qfw_core::scheme::{Convention, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, Reducer, ScaleForm, Timing};
+use qfw_core::scheme::{FloatKind, Granularity, Grid, QuantSpec, ScaleForm, Timing};
 use regex::Regex;
 use serde_json::Value;
 
@@ -120,22 +120,10 @@ impl<'a> Finder<'a> {
     }
 }
 
-/// A scheme as it is read: what only quantizing asks for has its default.
+/// The scheme that arguments stand for.
 pub(crate) fn spec(args: &Arguments, format: &str, grid: Grid, granularity: Granularity, scale: ScaleForm) -> QuantSpec {
-    QuantSpec {
-        format: format.to_owned(),
-        bits: args.bits,
-        grid,
-        granularity,
-        symmetric: args.symmetric,
-        convention: Convention::HalfRange,
-        observer: ObserverChoice { id: "minmax".to_owned(), options: serde_json::json!({}) },
-        timing: if args.dynamic { Timing::Dynamic } else { Timing::Static },
-        reduce: Reducer::Mean,
-        rescale: 1.0,
-        min_threshold: 0.0,
-        scale,
-    }
+    let timing = if args.dynamic { Timing::Dynamic } else { Timing::Static };
+    QuantSpec { symmetric: args.symmetric, timing, ..QuantSpec::stored(format, args.bits, grid, granularity, scale) }
 }
 
 /// Scales as floats.

@@ -7,9 +7,9 @@ use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::NativeSite;
 use qfw_core::checkpoint::{StoredDtype, TensorSource, groups_of, matrix_of_words, packed_modules, scales_as_stored};
 use qfw_core::numeric::{Codes, Units, unpack_row};
-use qfw_core::scheme::{Convention, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, TileLayout, Timing, Zero};
+use qfw_core::scheme::{Granularity, Grid, QParams, QuantSpec, ScaleForm, TileLayout, Zero};
 use qfw_core::{Error, Result};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::Version;
 use crate::stored::{Said, Stored};
@@ -76,21 +76,9 @@ fn site(tensors: &dyn TensorSource, module: &str, said: Said, transposed: bool) 
 }
 
 fn spec(said: Said, granularity: Granularity, scale: ScaleForm) -> QuantSpec {
-    let (half, symmetric) = (1 << (said.bits - 1), said.symmetric == Some(true));
-    QuantSpec {
-        format: format!("int{}", said.bits),
-        bits: said.bits,
-        grid: Grid::Int { lo: -half, hi: half - 1, zero: if symmetric { Zero::None } else { Zero::Integer } },
-        granularity,
-        symmetric,
-        convention: Convention::HalfRange,
-        observer: ObserverChoice { id: "minmax".to_owned(), options: json!({}) },
-        timing: Timing::Static,
-        reduce: Reducer::Mean,
-        rescale: 1.0,
-        min_threshold: 0.0,
-        scale,
-    }
+    let half = 1 << (said.bits - 1);
+    let zero = if said.symmetric == Some(true) { Zero::None } else { Zero::Integer };
+    QuantSpec::stored(format!("int{}", said.bits), said.bits, Grid::Int { lo: -half, hi: half - 1, zero }, granularity, scale)
 }
 
 /// Codes and parameters of a module.

@@ -10,7 +10,7 @@ use qfw_core::topology::{Linear, Place, PortName, Role, Topology};
 
 use crate::bad;
 use crate::said::{Inputs, Said};
-use crate::weight::{CACHE, F32, RUN, Stored, floats, numbers, spec, stored};
+use crate::weight::{CACHE, F32, RUN, Stored, floats, numbers, stored};
 
 type Rounding = (QuantSpec, Option<QParams>);
 
@@ -49,7 +49,7 @@ pub(crate) fn all(said: &Said, tensors: &dyn TensorSource, topology: &Topology) 
 
 fn input(said: &Said, tensors: &dyn TensorSource, l: &Linear) -> Result<Option<Rounding>> {
     let Some(kind) = stored(tensors, &l.module)? else { return Ok(None) };
-    let e4m3 = |granularity| Ok::<_, qfw_core::Error>(spec("float-ocp-e4m3", 8, Grid::Float(floats(4, 3)?), granularity, F32));
+    let e4m3 = |granularity| Ok::<_, qfw_core::Error>(QuantSpec::stored("float-ocp-e4m3", 8, Grid::Float(floats(4, 3)?), granularity, F32));
     let name = format!("{}.input_scale", l.module);
     match (said.inputs, kind) {
         (Inputs::Kept, _) => Ok(None),
@@ -64,7 +64,7 @@ fn input(said: &Said, tensors: &dyn TensorSource, l: &Linear) -> Result<Option<R
         (Inputs::Stored, _) if tensors.info(&name).is_none() => Ok(None),
         (Inputs::Stored, Stored::E4m3) => Ok(Some((e4m3(Granularity::tensor())?, Some(fixed(tensors, &name)?)))),
         (Inputs::Stored, Stored::E2m1) => {
-            let e2m1 = spec("nvfp4", 4, Grid::Float(floats(2, 1)?), Granularity::group(RUN), ScaleForm::TwoLevel);
+            let e2m1 = QuantSpec::stored("nvfp4", 4, Grid::Float(floats(2, 1)?), Granularity::group(RUN), ScaleForm::TwoLevel);
             Ok(Some((QuantSpec { timing: Timing::Dynamic, ..e2m1 }, None)))
         }
     }
@@ -99,7 +99,7 @@ fn cache(tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<StoredAc
         let name = names.iter().find(|n| tensors.info(n).is_some());
         let params = name.map_or_else(|| Ok(one(1.0)), |n| fixed(tensors, n))?;
         let place = Place { block: l.site.block, port: port.into() };
-        let spec = spec("float-ocp-e4m3", 8, Grid::Float(floats(4, 3)?), Granularity::tensor(), F32);
+        let spec = QuantSpec::stored("float-ocp-e4m3", 8, Grid::Float(floats(4, 3)?), Granularity::tensor(), F32);
         let planned = PlannedActivation { place, part: part.to_owned(), modules: vec![l.module.clone()], spec };
         out.push(StoredActivation { planned, params: Some(params) });
     }

@@ -36,6 +36,10 @@ fn bad(what: String) -> Error {
 }
 
 impl Container for Fp8 {
+    fn is_written(&self) -> bool {
+        false
+    }
+
     fn accepts(&self, _: &Plan) -> Verdict {
         let why = format!("`{}` is read, and not written", self.0.id());
         Verdict::Refused(Error::plan("plan::container", why).hint("use `--format compressed-tensors`, which holds the same numbers"))

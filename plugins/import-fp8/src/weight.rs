@@ -6,11 +6,8 @@ use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::{Dequantized, NativeSite, ReadRounded, VirtualWeight};
 use qfw_core::checkpoint::{StoredDtype, TensorSource};
 use qfw_core::numeric::{Codes, Units};
-use qfw_core::scheme::{
-    Convention, FloatGrid, FloatKind, FloatVariant, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, Timing,
-};
+use qfw_core::scheme::{FloatGrid, FloatKind, FloatVariant, Granularity, Grid, QParams, QuantSpec, ScaleForm};
 use qfw_core::{Error, Result};
-use serde_json::json;
 
 use crate::bad;
 use crate::said::Said;
@@ -84,9 +81,9 @@ fn site(said: &Said, kind: Stored, tensors: &dyn TensorSource, module: &str) -> 
     let spec = match kind {
         Stored::E2m1 => {
             let form = ScaleForm::TwoLevel;
-            spec("nvfp4", 4, Grid::Float(floats(2, 1)?), Granularity::group(RUN), form)
+            QuantSpec::stored("nvfp4", 4, Grid::Float(floats(2, 1)?), Granularity::group(RUN), form)
         }
-        Stored::E4m3 => spec("float-ocp-e4m3", 8, Grid::Float(floats(4, 3)?), tiles(said, tensors, module, shape)?, F32),
+        Stored::E4m3 => QuantSpec::stored("float-ocp-e4m3", 8, Grid::Float(floats(4, 3)?), tiles(said, tensors, module, shape)?, F32),
     };
     let site = NativeSite { site: module.to_owned(), module: module.to_owned(), shape, transposed: false, spec };
     let scale = scale_name(&site, tensors);
@@ -125,24 +122,6 @@ fn scale_name(site: &NativeSite, tensors: &dyn TensorSource) -> String {
 
 /// Scales as floats of 32 bits.
 pub(crate) const F32: ScaleForm = ScaleForm::Float(FloatKind::F32);
-
-/// A scheme as it is read: what only quantizing asks for has its default.
-pub(crate) fn spec(format: &str, bits: u8, grid: Grid, granularity: Granularity, scale: ScaleForm) -> QuantSpec {
-    QuantSpec {
-        format: format.to_owned(),
-        bits,
-        grid,
-        granularity,
-        symmetric: true,
-        convention: Convention::HalfRange,
-        observer: ObserverChoice { id: "minmax".to_owned(), options: json!({}) },
-        timing: Timing::Static,
-        reduce: Reducer::Mean,
-        rescale: 1.0,
-        min_threshold: 0.0,
-        scale,
-    }
-}
 
 /// The floats of a tensor of any shape, all of them finite.
 ///

@@ -11,17 +11,13 @@
 //! table formats have scales of scales, for which there is no grid: they are floats here.
 
 use half::f16;
-use serde_json::json;
 
 use super::ggml_type::GgmlType;
 use crate::algorithm::Rounded;
 use crate::checkpoint::native::NativeSite;
 use crate::error::{Error, Result};
 use crate::numeric::{Codes, Units};
-use crate::scheme::{
-    Convention, FloatGrid, FloatKind, FloatVariant, Granularity, Grid, ObserverChoice, PowerRounding, QParams, QuantSpec, Reducer,
-    ScaleForm, Timing, Zero,
-};
+use crate::scheme::{FloatGrid, FloatKind, FloatVariant, Granularity, Grid, PowerRounding, QParams, QuantSpec, ScaleForm, Zero};
 
 /// How the numbers of a format are quantized, if a grid holds them.
 pub(super) fn spec(format: &GgmlType) -> Option<QuantSpec> {
@@ -43,20 +39,7 @@ pub(super) fn spec(format: &GgmlType) -> Option<QuantSpec> {
         Grid::Float(_) => 4,
         grid => (grid.limits().1 - grid.limits().0 + 1).trailing_zeros() as u8,
     };
-    Some(QuantSpec {
-        format: name.to_owned(),
-        bits,
-        symmetric: grid.zero() == Zero::None,
-        grid,
-        granularity: Granularity::group(run),
-        convention: Convention::HalfRange,
-        observer: ObserverChoice { id: "minmax".to_owned(), options: json!({}) },
-        timing: Timing::Static,
-        reduce: Reducer::Mean,
-        rescale: 1.0,
-        min_threshold: 0.0,
-        scale,
-    })
+    Some(QuantSpec::stored(name, bits, grid, Granularity::group(run), scale))
 }
 
 /// What has been read of the blocks so far: codes less the smallest of the grid, and a scale and a zero point for each run.
