@@ -351,6 +351,7 @@ impl Registry {
                 line.kind = "input-format";
             }
         }
+        out.sort_by_key(|l| l.kind);
         out
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct TracedBlock<'a> {
     activations: &'a Activations,
     /// What is trained.
     sites: Vec<(SiteId, (usize, usize))>,
+    /// Whether each of them has a bias.
+    biased: Vec<bool>,
     frozen: BTreeMap<SiteId, Arc<Factor>>,
     control: &'a Control<'a>,
 }
@@ -62,9 +64,9 @@ impl<'a> TracedBlock<'a> {
         let (trained, others): (Vec<_>, Vec<_>) = linears.partition(|l| sites.contains(&l.site));
         let factor = |site| Ok((site, Arc::new(Factor::new(weights.get(site, Part::Weight)?, run.bf16())?)));
         let frozen = others.into_iter().map(|l| factor(l.site)).collect::<Result<_>>()?;
-        let shapes: BTreeMap<SiteId, (usize, usize)> = trained.into_iter().map(|l| (l.site, l.shape)).collect();
-        let sites = sites.iter().filter_map(|s| Some((*s, *shapes.get(s)?))).collect();
-        Ok(Self { run, block, weights, activations, sites, frozen, control })
+        let linear = |site: &SiteId| trained.iter().find(|l| l.site == *site);
+        let (sites, biased) = sites.iter().filter_map(linear).map(|l| ((l.site, l.shape), l.bias)).unzip();
+        Ok(Self { run, block, weights, activations, sites, biased, frozen, control })
     }
 
     /// The weights that are trained, ready for products.
@@ -108,7 +110,8 @@ impl<'a> TracedBlock<'a> {
                 let rows = i * STRIPE..i * STRIPE + out.len() / columns;
                 weight_gradient(records, slot, rows, out, first, self.run.bf16())
             })?;
-            biases.iter_mut().enumerate().try_for_each(|(slot, g)| bias_gradient(records, slot, g))
+            let biased = biases.iter_mut().enumerate().filter(|(slot, _)| self.biased[*slot]);
+            biased.map(|(slot, g)| bias_gradient(records, slot, g)).collect()
         };
         let loss = self.sweep(windows, factors, objective, Some(&mut add))?;
         Ok(Gradients { loss, weights, biases })

@@ -105,7 +105,7 @@ impl Tap for Rotating<'_> {
             }
             x = if x.track_op() {
                 let (turned, turn) = (rotate(turn, &x.detach(), port)?, Arc::clone(turn));
-                step1(&x, &turned, move |g| turned_back(&turn, g))?
+                step1(&x, turned, move |g| turned_back(&turn, g))?
             } else {
                 rotate(turn, &x, port)?
             };

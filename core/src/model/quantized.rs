@@ -48,7 +48,7 @@ impl ActivationQuant {
         let frozen = x.detach();
         let value = self.rounded(&frozen)?;
         let beyond = self.beyond(&frozen, &value)?;
-        step1(x, &value, move |g| match &beyond {
+        step1(x, value, move |g| match &beyond {
             Some(beyond) => Ok(beyond.where_cond(&g.zeros_like()?, g)?),
             None => Ok(g.clone()),
         })

@@ -170,7 +170,7 @@ pub fn activate(f: Activation, x: &Tensor) -> Result<Tensor> {
     if traced(&[x], &[]) {
         let frozen = x.detach();
         let value = activate(f, &frozen)?;
-        return step1(x, &value, move |g| activate_backward(f, &frozen, g));
+        return step1(x, value, move |g| activate_backward(f, &frozen, g));
     }
     if !on_host(&[x]) {
         return composed(f, x);
@@ -191,7 +191,7 @@ pub fn activate_gated(f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tenso
         let frozen = (gate.detach(), up.detach());
         let value = activate_gated(f, &frozen.0, &frozen.1)?;
         let tracked = [gate, up].map(Tensor::track_op);
-        return step2((gate, up), &value, move |g| {
+        return step2((gate, up), value, move |g| {
             let (dx, du) = activate_gated_backward(f, &frozen.0, &frozen.1, g)?;
             Ok([tracked[0].then_some(dx), tracked[1].then_some(du)])
         });

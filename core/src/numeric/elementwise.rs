@@ -14,7 +14,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims() == b.dims() && traced(&[a, b], &[]) {
         let value = add(&a.detach(), &b.detach())?;
         let tracked = [a, b].map(Tensor::track_op);
-        return step2((a, b), &value, move |g| Ok(tracked.map(|t| t.then(|| g.clone()))));
+        return step2((a, b), value, move |g| Ok(tracked.map(|t| t.then(|| g.clone()))));
     }
     if !on_host(&[a, b]) || a.dims() != b.dims() {
         return Ok((a + b)?);

@@ -76,7 +76,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
     if !bias.is_some_and(Tensor::track_op) && traced(&[x], &[weight]) {
         let (value, weight) = (linear(&x.detach(), weight, bias)?, weight.clone());
-        return step1(x, &value, move |g| backward(g, &weight));
+        return step1(x, value, move |g| backward(g, &weight));
     }
     if !on_host(&[x, weight]) || bias.is_some_and(Tensor::track_op) {
         let y = x.matmul(&weight.t()?)?;

@@ -16,7 +16,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if traced(&[x], &[weight]) {
         let (frozen, weight) = (x.detach(), weight.clone());
         let value = rms_norm(&frozen, &weight, eps)?;
-        return step1(x, &value, move |g| rms_norm_backward(&frozen, &weight, eps, g));
+        return step1(x, value, move |g| rms_norm_backward(&frozen, &weight, eps, g));
     }
     if !on_host(&[x, weight]) {
         let parts = x.reshape(((), weight.elem_count()))?;
@@ -44,7 +44,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     if traced(&[x], &[weight, bias]) {
         let (frozen, weight) = (x.detach(), weight.clone());
         let value = layer_norm(&frozen, &weight, bias, eps)?;
-        return step1(x, &value, move |g| layer_norm_backward(&frozen, &weight, eps, g));
+        return step1(x, value, move |g| layer_norm_backward(&frozen, &weight, eps, g));
     }
     if !on_host(&[x, weight, bias]) {
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;

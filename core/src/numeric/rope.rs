@@ -20,7 +20,7 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result
         let value = rotate(&x.detach(), cos, sin, head_dim)?;
         // Back by the same angles.
         let (cos, sin) = (cos.clone(), sin.neg()?);
-        return step1(x, &value, move |g| rotate(g, &cos, &sin, head_dim));
+        return step1(x, value, move |g| rotate(g, &cos, &sin, head_dim));
     }
     if !on_host(&[x, cos, sin]) {
         let heads = x.reshape((t, width / head_dim, head_dim))?;

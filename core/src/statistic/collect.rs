@@ -10,7 +10,7 @@ use super::channels::Channels;
 use super::{CrossGram, Gram, Stat, StatKey, StatKind, Stats, Stream, TreeSum};
 use crate::error::{Error, Result};
 use crate::model::{ActivationQuant, Tap};
-use crate::numeric::{Bf16Unit, Onto, Transpose, add_lower, gemm, gram, gram_bf16, with_slice};
+use crate::numeric::{Bf16Unit, Onto, Transpose, across_bf16, add_lower, gemm, gram, gram_bf16, with_slice};
 use crate::topology::Port;
 
 /// The statistics of one stream, being summed. Shared by all threads of a sweep.
@@ -141,7 +141,10 @@ impl Tap for WindowTap<'_> {
             c.add(self.index, t, n, |h| {
                 with_slice::<f32, _>(&host, |x| {
                     with_slice::<f32, _>(&reference, |r| {
-                        gemm((n, n, t), Onto::Replace, h, n, x, Transpose::Yes, n, r, Transpose::No, n);
+                        match self.collector.bf16 {
+                            Some(unit) => across_bf16(unit, (x, n, 0..n), (r, n), Onto::Replace, h),
+                            None => gemm((n, n, t), Onto::Replace, h, n, x, Transpose::Yes, n, r, Transpose::No, n),
+                        }
                         Ok(())
                     })
                 })

@@ -26,7 +26,7 @@ impl<'a> Offsets<'a> {
 
 fn moved(site: &Site<'_>, offsets: &[f32]) -> Vec<f32> {
     let mut moved = vec![0.0; offsets.len()];
-    site.each(&site.params(), &mut moved, |i, w, gap| offsets[i].mul_add(gap, w));
+    site.each(&site.params(), &mut moved, |i, w, gap| w + offsets[i] * gap);
     moved
 }
 

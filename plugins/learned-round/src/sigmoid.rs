@@ -62,7 +62,7 @@ impl<'a> Soft<'a> {
     }
 
     fn weights(&self, h: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
-        let each = |((l, gap), p): ((&f32, &f32), &f32)| h(*p).mul_add(*gap, *l);
+        let each = |((l, gap), p): ((&f32, &f32), &f32)| h(*p) * gap + l;
         self.lower.par_iter().zip(&self.gap).zip(&self.p).with_min_len(1 << 14).map(each).collect()
     }
 

@@ -15,6 +15,11 @@ impl Bf16Panels {
         match unit.0 {}
     }
 
+    /// Needs a unit.
+    pub fn of_transpose(unit: Bf16Unit, _: &[f32], _: (usize, usize)) -> Self {
+        match unit.0 {}
+    }
+
     /// Rows and columns of B.
     pub fn shape(&self) -> (usize, usize) {
         match self.0.0 {}

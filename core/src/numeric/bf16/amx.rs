@@ -14,12 +14,12 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    _mm512_loadu_si512, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
-    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _MM_HINT_ET0, _mm_prefetch, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use super::panels::STRIDE;
-use super::tile::{COLUMNS, Keep, Line, STEP};
+use super::tile::{COLUMNS, Keep, Line, STEP, words, words_mut};
 use crate::numeric::Onto;
 
 /// Rows of a block of C.
@@ -152,6 +152,13 @@ unsafe fn product(steps: usize, a: *const u32, b: *const Line, c: *mut f32, stri
     let (a_below, c_below) = (a.wrapping_add(16 * STRIDE), c.wrapping_add(16 * stride));
     // SAFETY: as this function asks for. No register of the compiler's is touched but those named.
     unsafe {
+        if onto == Onto::Replace {
+            // C comes from far, and is fetched while the products run.
+            for row in 0..HIGH {
+                _mm_prefetch::<_MM_HINT_ET0>(c.wrapping_add(row * stride).cast());
+                _mm_prefetch::<_MM_HINT_ET0>(c.wrapping_add(row * stride + 16).cast());
+            }
+        }
         asm!(
             "test {add:e}, {add:e}",
             "jz 2f",
@@ -206,30 +213,51 @@ unsafe fn product(steps: usize, a: *const u32, b: *const Line, c: *mut f32, stri
 pub(super) fn turned(panel: &[Line], rows: &mut [u32]) {
     let pairs = panel.len() / 2;
     assert!(pairs.is_multiple_of(STEP) && pairs <= STRIDE && rows.len() >= (HIGH - 1) * STRIDE + pairs, "32 rows of whole steps");
+    let panel = words(panel);
     for first in (0..pairs).step_by(STEP) {
         for half in 0..2 {
-            // SAFETY: 16 lines, two apart, of the panel; 16 words of each of 16 rows. A unit of tiles has AVX-512.
-            #[allow(unsafe_code, reason = "vector instructions by pointer")]
-            unsafe {
-                let from = panel.as_ptr().add(2 * first + half);
-                turn(from, rows.as_mut_ptr().add(16 * half * STRIDE + first));
-            }
+            let (from, to) = (&panel[COLUMNS * first + 16 * half..], &mut rows[16 * half * STRIDE + first..]);
+            turn((from, COLUMNS), (to, STRIDE));
         }
     }
 }
 
-/// Writes the transpose of 16 words of 16 lines, two lines apart, to 16 rows, `STRIDE` words apart.
+/// The panel whose transpose these rows are: the way back from [`turned`].
 ///
+/// # Panics
+/// If a slice does not have its size: a bug of the caller.
+pub(super) fn turned_back(rows: &[u32], panel: &mut [Line]) {
+    let pairs = panel.len() / 2;
+    assert!(pairs.is_multiple_of(STEP) && pairs <= STRIDE && rows.len() >= (HIGH - 1) * STRIDE + pairs, "32 rows of whole steps");
+    let panel = words_mut(panel);
+    for first in (0..pairs).step_by(STEP) {
+        for half in 0..2 {
+            let (from, to) = (&rows[16 * half * STRIDE + first..], &mut panel[COLUMNS * first + 16 * half..]);
+            turn((from, STRIDE), (to, COLUMNS));
+        }
+    }
+}
+
+/// Writes the transpose of 16 rows of 16 words.
+fn turn((from, from_row): (&[u32], usize), (to, to_row): (&mut [u32], usize)) {
+    assert!(from.len() >= 15 * from_row + 16 && to.len() >= 15 * to_row + 16, "16 rows of 16 words");
+    // SAFETY: the check above. A unit of tiles has AVX-512, and only those who have one come here.
+    #[allow(unsafe_code, reason = "vector instructions by pointer")]
+    unsafe {
+        turn_fast((from.as_ptr(), from_row), (to.as_mut_ptr(), to_row));
+    }
+}
+
 /// # Safety
-/// All of that is readable, and writable; the CPU has AVX-512.
+/// 16 rows of 16 words, so many words apart, are readable, and writable; the CPU has AVX-512.
 #[allow(unsafe_code, reason = "vector instructions by pointer")]
 #[allow(clippy::needless_range_loop, reason = "one column of four rows at a time")]
 #[target_feature(enable = "avx512f")]
-unsafe fn turn(from: *const Line, to: *mut u32) {
+unsafe fn turn_fast((from, from_row): (*const u32, usize), (to, to_row): (*mut u32, usize)) {
     let mut r = [_mm512_setzero_si512(); 16];
     for (i, r) in r.iter_mut().enumerate() {
-        // SAFETY: lines 0, 2, …, 30.
-        *r = unsafe { _mm512_loadu_si512(from.add(2 * i).cast()) };
+        // SAFETY: row `i`.
+        *r = unsafe { _mm512_loadu_si512(from.add(i * from_row).cast()) };
     }
     // Within each quarter of 128 bits: 4x4 words of four rows.
     let mut quads = [[_mm512_setzero_si512(); 4]; 4];
@@ -251,7 +279,7 @@ unsafe fn turn(from: *const Line, to: *mut u32) {
         ];
         for (column, words) in columns {
             // SAFETY: 16 words of a row.
-            unsafe { _mm512_storeu_si512(to.add(column * STRIDE).cast(), words) };
+            unsafe { _mm512_storeu_si512(to.add(column * to_row).cast(), words) };
         }
     }
 }

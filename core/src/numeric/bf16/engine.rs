@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::amx::Tiles;
 use super::panels::STRIDE;
-use super::tile::{Keep, Line, ROWS, tile};
+use super::tile::{Keep, Line, ROWS, STEP, tile};
 use super::{Bf16Unit, Instructions};
 use crate::numeric::Onto;
 
@@ -33,6 +33,17 @@ impl Engine {
             Self::Pairs(_) => 1,
             Self::Tiles(_) => 8,
         }
+    }
+
+    /// How many of `pairs` are multiplied between two visits to C. Tiles read a strip of A and a panel of B faster than the second cache gives
+    /// them, so that the strip and what passes beside it have to fit in the first. It changes no bit: what is added to C is added in f32 either way.
+    pub(super) fn depths(&self, pairs: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        const MOST: usize = 9 * STEP;
+        let depth = match self {
+            Self::Pairs(_) => pairs,
+            Self::Tiles(_) => pairs.div_ceil(pairs.div_ceil(MOST).max(1)).next_multiple_of(STEP),
+        };
+        (0..pairs).step_by(depth.max(1)).map(move |first| first..pairs.min(first + depth))
     }
 
     /// The rows that these panels see at once.

@@ -68,11 +68,13 @@ pub fn across_bf16(unit: Bf16Unit, (g, width, columns): (&[f32], usize, Range<us
                 let all = n.div_ceil(COLUMNS);
                 for first in (0..all).step_by(left.together()) {
                     for above in 0..m.div_ceil(COLUMNS) {
-                        for panel in first..all.min(first + left.together()) {
-                            let (i, column) = (above * COLUMNS, panel * COLUMNS);
-                            let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
-                            let b = &right[panel * length..][..length];
-                            left.times(above, COLUMNS.min(m - i), b, (&mut c[i * n + column..], n), keep, onto);
+                        for (depth, onto) in left.depths(pairs(tokens), onto) {
+                            for panel in first..all.min(first + left.together()) {
+                                let (i, column) = (above * COLUMNS, panel * COLUMNS);
+                                let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
+                                let b = &right[panel * length..][..length];
+                                left.times(above, COLUMNS.min(m - i), &depth, b, (&mut c[i * n + column..], n), keep, onto);
+                            }
                         }
                     }
                 }
@@ -111,16 +113,27 @@ impl Left<'_> {
         }
     }
 
-    /// `C ← A·B`, or added to C, for the first rows of a panel of A's transpose and the columns of a panel of B.
-    fn times(&self, panel: usize, rows: usize, b: &[Line], (c, stride): (&mut [f32], usize), keep: Keep, onto: Onto) {
+    /// See [`Engine::depths`], and what becomes of C at each.
+    fn depths(&self, pairs: usize, onto: Onto) -> impl Iterator<Item = (Range<usize>, Onto)> + use<> {
+        let depths = match self {
+            Self::Across { unit, .. } => Engine::Pairs(*unit).depths(pairs),
+            Self::Rows { engine, .. } => engine.depths(pairs),
+        };
+        depths.map(move |depth| if depth.start == 0 { (depth, onto) } else { (depth, Onto::Add) })
+    }
+
+    /// `C ← A·B`, or added to C, for the first rows of a panel of A's transpose and the columns of a panel of B, and some of their pairs.
+    #[allow(clippy::too_many_arguments, reason = "a product, its part, and where it goes")]
+    fn times(&self, panel: usize, rows: usize, depth: &Range<usize>, b: &[Line], (c, stride): (&mut [f32], usize), keep: Keep, onto: Onto) {
+        let b = &b[2 * depth.start..2 * depth.end];
         match self {
             Self::Across { unit, words, pairs } => {
                 for row in (0..rows).step_by(ROWS) {
-                    let (a, c) = (&words[panel * pairs * COLUMNS + row..], &mut c[row * stride..]);
+                    let (a, c) = (&words[(panel * pairs + depth.start) * COLUMNS + row..], &mut c[row * stride..]);
                     tile::<1, COLUMNS>(*unit, ROWS.min(rows - row), a, b, (c, stride), keep.from(row), onto);
                 }
             }
-            Self::Rows { engine, words } => engine.panel(rows, &words[panel * HIGH * STRIDE..], b, (c, stride), keep, onto),
+            Self::Rows { engine, words } => engine.panel(rows, &words[panel * HIGH * STRIDE + depth.start..], b, (c, stride), keep, onto),
         }
     }
 }
@@ -146,11 +159,13 @@ fn triangle(left: &Left<'_>, lines: &[Line], h: &mut [f32], n: usize, onto: Onto
     let length = lines.len() / panels;
     for first in (0..panels).step_by(left.together()) {
         for above in first..panels {
-            for panel in first..(above + 1).min(first + left.together()) {
-                let (i, column) = (above * COLUMNS, panel * COLUMNS);
-                let keep = Keep { width: COLUMNS.min(n - column), below: i - column + 1 };
-                let b = &lines[panel * length..][..length];
-                left.times(above, COLUMNS.min(n - i), b, (&mut h[i * n + column..], n), keep, onto);
+            for (depth, onto) in left.depths(length / 2, onto) {
+                for panel in first..(above + 1).min(first + left.together()) {
+                    let (i, column) = (above * COLUMNS, panel * COLUMNS);
+                    let keep = Keep { width: COLUMNS.min(n - column), below: i - column + 1 };
+                    let b = &lines[panel * length..][..length];
+                    left.times(above, COLUMNS.min(n - i), &depth, b, (&mut h[i * n + column..], n), keep, onto);
+                }
             }
         }
     }

@@ -8,12 +8,14 @@
 //! ```
 //!
 //! Tiles of AMX are faster than the second cache: there the two innermost loops change places within eight panels, and 32 rows of A stay in
-//! the first cache.
+//! the first cache, for half a block of `k` at a time.
 
 use std::ops::Range;
 
 use super::Bf16Unit;
+use super::amx::turned_back;
 use super::engine::{Engine, HIGH};
+use super::gram::lay_out_across;
 use super::scratch::with_words;
 use super::tile::{COLUMNS, Keep, Line, pairs, round};
 use crate::numeric::Onto;
@@ -49,15 +51,34 @@ impl Bf16Panels {
     /// If the slice does not have that size: a bug of the caller.
     pub fn new(unit: Bf16Unit, b: &[f32], (n, k): (usize, usize)) -> Self {
         assert_eq!(b.len(), n * k, "a matrix of {n}x{k}");
-        let panels = n.div_ceil(COLUMNS);
-        let mut lines = vec![Line([0; 16]); panels * 2 * blocks(k).map(|block| pairs(block.len())).sum::<usize>()];
+        let mut lines = Self::room(n, k);
         let mut rest = lines.as_mut_slice();
         for block in blocks(k) {
-            let (here, behind) = rest.split_at_mut(2 * pairs(block.len()) * panels);
+            let (here, behind) = rest.split_at_mut(2 * pairs(block.len()) * n.div_ceil(COLUMNS));
             rest = behind;
             lay_out(unit, n, block.len(), |row| &b[row * k..][block.clone()], here);
         }
         Self { unit, n, k, lines }
+    }
+
+    /// The same of the transpose of row-major `b` `[k, n]`, without making it.
+    ///
+    /// # Panics
+    /// If the slice does not have that size: a bug of the caller.
+    pub fn of_transpose(unit: Bf16Unit, b: &[f32], (k, n): (usize, usize)) -> Self {
+        assert_eq!(b.len(), n * k, "a matrix of {k}x{n}");
+        let mut lines = Self::room(n, k);
+        let mut rest = lines.as_mut_slice();
+        for block in blocks(k) {
+            let (here, behind) = rest.split_at_mut(2 * pairs(block.len()) * n.div_ceil(COLUMNS));
+            rest = behind;
+            lay_out_across(unit, block.len(), n, |i| &b[(block.start + i) * n..][..n], here);
+        }
+        Self { unit, n, k, lines }
+    }
+
+    fn room(n: usize, k: usize) -> Vec<Line> {
+        vec![Line([0; 16]); n.div_ceil(COLUMNS) * 2 * blocks(k).map(|block| pairs(block.len())).sum::<usize>()]
     }
 
     /// Rows and columns of B.
@@ -96,11 +117,15 @@ impl Bf16Panels {
                 }
                 let (rows, all) = (a.len() / k, n.div_ceil(COLUMNS));
                 for (first, high) in (0..all).step_by(engine.together()).flat_map(|p| engine.strips(rows).map(move |r| (p, r))) {
-                    for panel in first..all.min(first + engine.together()) {
-                        let column = panel * COLUMNS;
-                        let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
-                        let c = (&mut c[high.start * n + column..], n);
-                        engine.panel(high.len(), &rounded[high.start * STRIDE..], &here[panel * length..][..length], c, keep, onto);
+                    for depth in engine.depths(length / 2) {
+                        let onto = if depth.start == 0 { onto } else { Onto::Add };
+                        for panel in first..all.min(first + engine.together()) {
+                            let column = panel * COLUMNS;
+                            let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
+                            let c = (&mut c[high.start * n + column..], n);
+                            let (a, b) = (&rounded[high.start * STRIDE + depth.start..], &here[panel * length..]);
+                            engine.panel(high.len(), a, &b[2 * depth.start..2 * depth.end], c, keep, onto);
+                        }
                     }
                 }
             }
@@ -110,18 +135,16 @@ impl Bf16Panels {
 
 /// Rounds the `n` rows of a matrix, each `length` long and at most [`DEPTH`], into panels: 32 rows each, zeros for those that are missing.
 pub(super) fn lay_out<'a>(unit: Bf16Unit, n: usize, length: usize, row: impl Fn(usize) -> &'a [f32], lines: &mut [Line]) {
-    let mut rounded = [0; STRIDE];
+    let mut rounded = [0; COLUMNS * STRIDE];
     for (panel, lines) in lines.chunks_exact_mut(2 * pairs(length)).enumerate() {
-        let rows = COLUMNS.min(n - panel * COLUMNS);
-        for j in 0..COLUMNS {
-            if j < rows {
-                round(unit, row(panel * COLUMNS + j), &mut rounded);
+        for (j, rounded) in rounded.chunks_exact_mut(STRIDE).enumerate() {
+            let j = panel * COLUMNS + j;
+            if j < n {
+                round(unit, row(j), rounded);
             } else {
                 rounded.fill(0);
             }
-            for (pair, word) in lines.chunks_exact_mut(2).zip(&rounded) {
-                pair[j / 16].0[j % 16] = *word;
-            }
         }
+        turned_back(&rounded, lines);
     }
 }

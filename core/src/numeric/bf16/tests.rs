@@ -36,8 +36,13 @@ fn a_product_is_that_of_the_rounded_matrices() {
                     let (a, b) = (wave(m * k, 0.37), wave(n * k, 0.73));
                     let panels = Bf16Panels::new(unit, &b, (n, k));
                     assert_eq!(panels.shape(), (n, k));
+                    let across: Vec<f32> = (0..k * n).map(|i| b[i % n * k + i / n]).collect();
+                    let turned = Bf16Panels::of_transpose(unit, &across, (k, n));
                     let (mut c, mut d) = (vec![f32::NAN; m * n], vec![1.0; m * n]);
+                    turned.product(&a, m, Onto::Replace, &mut d);
                     panels.product(&a, m, Onto::Replace, &mut c);
+                    assert!(c.iter().zip(&d).all(|(c, d)| c.to_bits() == d.to_bits()), "{m}x{n}x{k}: a transpose, given as such");
+                    d.fill(1.0);
                     panels.product(&a, m, Onto::Add, &mut d);
                     for i in 0..m {
                         for j in 0..n {

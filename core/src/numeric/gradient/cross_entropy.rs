@@ -69,7 +69,7 @@ pub fn next_token_loss(h: &Tensor, head: &[Factor], ids: &[u32], weight: f64) ->
     }
     // The graph is of one float type.
     let value = loss.to_dtype(h.dtype())?;
-    step1(h, &value, move |g| {
+    step1(h, value, move |g| {
         let by = g.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         for_real!(gradient, R => with_slice::<R, _>(&gradient, |v| {
             tensor(v.iter().map(|v| *v * R::of(by)).collect::<Vec<R>>(), gradient.shape().clone())

@@ -38,10 +38,7 @@ impl Factor {
         let (o, i) = weight.dims2()?;
         let forward = Matrix::new(weight.clone(), bf16)?;
         let backward = match (&forward, bf16) {
-            (Matrix::Bf16(_), Some(unit)) => {
-                let turned = weight.t()?.contiguous()?;
-                Some(with_slice::<f32, _>(&turned, |w| Ok(Bf16Panels::new(unit, w, (i, o))))?)
-            }
+            (Matrix::Bf16(_), Some(unit)) => Some(with_slice::<f32, _>(&weight, |w| Ok(Bf16Panels::of_transpose(unit, w, (o, i))))?),
             _ => None,
         };
         Ok(Self { forward, backward })
@@ -93,10 +90,10 @@ impl Traced {
         let value = self.factor.forward.apply(&frozen, bias)?;
         let (factor, tracked) = (Arc::clone(&self.factor), x.track_op());
         let Some(slot) = self.slot else {
-            return if tracked { step1(x, &value, move |g| factor.backward(g)) } else { Ok(value) };
+            return if tracked { step1(x, value, move |g| factor.backward(g)) } else { Ok(value) };
         };
         let record = Arc::clone(&self.record);
-        step2((x, self.record.root()), &value, move |g| {
+        step2((x, self.record.root()), value, move |g| {
             let dx = if tracked { Some(factor.backward(g)?) } else { None };
             record.add(slot, frozen.clone(), g.clone())?;
             Ok([dx, None])

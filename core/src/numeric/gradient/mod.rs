@@ -17,7 +17,7 @@ mod tape;
 
 use std::sync::{Arc, Mutex};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
 
 pub(super) use activation::{activate_backward, activate_gated_backward};
 pub(super) use attention::attention_backward;
@@ -30,7 +30,7 @@ use tape::Backward;
 pub use tape::backward as walk_back;
 
 use super::host::{Real, for_real, tensor, with_slice};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Whether gradients are asked for, by `inputs` alone: all that takes part is on the CPU and of one float type, and `frozen` is frozen.
 pub(super) fn traced(inputs: &[&Tensor], frozen: &[&Tensor]) -> bool {
@@ -47,9 +47,20 @@ struct Step {
 }
 
 impl Step {
-    fn new(value: &Tensor, backward: Backward) -> Result<Self> {
-        let storage = for_real!(value, R => with_slice::<R, _>(value, |v| Ok(R::to_cpu_storage_owned(v.to_vec()))))?;
-        Ok(Self { value: Mutex::new(Some(storage)), shape: value.shape().clone(), backward })
+    /// The numbers of `value` become the step's own: nobody else may read them.
+    fn new(value: Tensor, backward: Backward) -> Result<Self> {
+        let whole = {
+            let (storage, layout) = value.storage_and_layout();
+            let held = match &*storage {
+                Storage::Cpu(CpuStorage::F32(v)) => v.len(),
+                Storage::Cpu(CpuStorage::F64(v)) => v.len(),
+                _ => return Err(Error::internal(format!("a step on the host was given {:?} of another device", value.dtype()))),
+            };
+            layout.contiguous_offsets() == Some((0, held))
+        };
+        let taken = Taken::default();
+        (if whole { value.inplace_op1(&taken) } else { value.copy()?.inplace_op1(&taken) })?;
+        Ok(Self { value: taken.0, shape: value.shape().clone(), backward })
     }
 
     fn forward(&self) -> candle_core::Result<(CpuStorage, Shape)> {
@@ -65,6 +76,23 @@ impl Step {
 }
 
 const NAME: &str = "qfw";
+
+/// Takes the numbers out of a tensor, and leaves none.
+#[derive(Default)]
+struct Taken(Mutex<Option<CpuStorage>>);
+
+impl InplaceOp1 for Taken {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+    fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
+        let none = if matches!(storage, CpuStorage::F64(_)) { CpuStorage::F64(Vec::new()) } else { CpuStorage::F32(Vec::new()) };
+        if let Ok(mut taken) = self.0.lock() {
+            *taken = Some(std::mem::replace(storage, none));
+        }
+        Ok(())
+    }
+}
 
 impl CustomOp1 for Step {
     fn name(&self) -> &'static str {
@@ -120,18 +148,18 @@ impl CustomOp3 for Step {
     }
 }
 
-/// `value` as a function of `x`.
-pub(crate) fn step1(x: &Tensor, value: &Tensor, backward: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static) -> Result<Tensor> {
+/// `value`, made for this call and read by nobody else, as a function of `x`.
+pub(crate) fn step1(x: &Tensor, value: Tensor, backward: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static) -> Result<Tensor> {
     let backward: Backward = Arc::new(move |g| Ok(vec![Some(backward(g)?)]));
     let result = x.apply_op1(Step::new(value, Arc::clone(&backward))?)?;
     tape::put(&result, &[x], backward);
     Ok(result)
 }
 
-/// `value` as a function of two operands.
+/// The same of two operands.
 pub(super) fn step2(
     (a, b): (&Tensor, &Tensor),
-    value: &Tensor,
+    value: Tensor,
     backward: impl Fn(&Tensor) -> Result<[Option<Tensor>; 2]> + Send + Sync + 'static,
 ) -> Result<Tensor> {
     let backward: Backward = Arc::new(move |g| Ok(backward(g)?.into()));
@@ -140,10 +168,10 @@ pub(super) fn step2(
     Ok(result)
 }
 
-/// `value` as a function of three operands.
+/// The same of three operands.
 pub(super) fn step3(
     (a, b, c): (&Tensor, &Tensor, &Tensor),
-    value: &Tensor,
+    value: Tensor,
     backward: impl Fn(&Tensor) -> Result<[Option<Tensor>; 3]> + Send + Sync + 'static,
 ) -> Result<Tensor> {
     let backward: Backward = Arc::new(move |g| Ok(backward(g)?.into()));
@@ -165,7 +193,7 @@ pub fn inner_product(x: &Tensor, with: &Tensor) -> Result<Tensor> {
         return Ok(value);
     }
     let with = with.clone();
-    step1(x, &value.to_dtype(x.dtype())?, move |g| {
+    step1(x, value.to_dtype(x.dtype())?, move |g| {
         let by = g.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         for_real!(with, R => with_slice::<R, _>(&with, |v| tensor(v.iter().map(|v| *v * R::of(by)).collect::<Vec<R>>(), with.shape().clone())))
     })
@@ -187,7 +215,7 @@ pub fn squared_error(x: &Tensor, target: &Tensor, weight: f64) -> Result<Tensor>
     }
     // The graph is of one float type.
     let value = loss.to_dtype(x.dtype())?;
-    step1(x, &value, move |g| {
+    step1(x, value, move |g| {
         let by = 2.0 * factor * g.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         for_real!(gap, R => with_slice::<R, _>(&gap, |v| tensor(v.iter().map(|v| *v * R::of(by)).collect::<Vec<R>>(), gap.shape().clone())))
     })

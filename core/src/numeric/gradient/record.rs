@@ -51,7 +51,7 @@ impl Record {
     /// # Errors
     /// None on the CPU.
     pub fn watch(&self, x: &Tensor, then: impl Fn(&Tensor) -> Result<()> + Send + Sync + 'static) -> Result<Tensor> {
-        step2((self.root(), self.root()), &x.detach(), move |g| {
+        step2((self.root(), self.root()), x.detach().copy()?, move |g| {
             then(g)?;
             Ok([None, None])
         })

@@ -6,6 +6,7 @@ mod logits;
 mod matrix;
 mod parity;
 mod program;
+mod roofline;
 mod table;
 mod targets;
 mod train_tiny;
@@ -34,6 +35,8 @@ enum Task {
     Matrix(matrix::Args),
     /// Compare our logits of a model with those of transformers
     Parity(parity::Args),
+    /// Count the arithmetic of a GPTQ run, and hold the run to what it takes at this machine's rates
+    Roofline(roofline::Args),
     /// Quantize a model by every row of a table, and write the table
     Table(table::Args),
     /// Write `docs/targets.md` from the rules about engines
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Logits(args) => logits::run(args),
         Task::Matrix(args) => matrix::run(args),
         Task::Parity(args) => parity::run(args),
+        Task::Roofline(args) => roofline::run(args),
         Task::Table(args) => table::run(args),
         Task::Targets(args) => targets::run(args),
         Task::TrainTiny(args) => train_tiny::run(args),
