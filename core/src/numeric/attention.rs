@@ -42,7 +42,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape, bf1
         let value = attention(&frozen.0, &frozen.1, &frozen.2, shape, bf16)?;
         let (shape, out, tracked) = (*shape, value.copy()?, [q, k, v].map(Tensor::track_op));
         return step3((q, k, v), value, move |g| {
-            let [dq, dk, dv] = attention_backward((&frozen.0, &frozen.1, &frozen.2), &out, &shape, g)?;
+            let [dq, dk, dv] = attention_backward((&frozen.0, &frozen.1, &frozen.2), &out, &shape, g, bf16)?;
             Ok([tracked[0].then_some(dq), tracked[1].then_some(dk), tracked[2].then_some(dv)])
         });
     }

@@ -55,3 +55,15 @@ pub(in crate::numeric) fn attention_bf16(
 ) {
     match unit.0 {}
 }
+
+/// Needs a unit.
+pub(in crate::numeric) fn attention_backward_bf16(
+    unit: Bf16Unit,
+    _: (&[f32], &[f32], &[f32]),
+    _: (&[f32], &[f32]),
+    _: (usize, usize),
+    _: &AttentionShape,
+    _: (&mut [f32], &mut [f32], &mut [f32]),
+) {
+    match unit.0 {}
+}

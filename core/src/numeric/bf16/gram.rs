@@ -64,23 +64,35 @@ pub fn across_bf16(unit: Bf16Unit, (g, width, columns): (&[f32], usize, Range<us
             let (left, right) = lines.split_at_mut(of_g);
             lay_out_across(unit, tokens, m, |token| &g[token * width..][columns.clone()], left);
             lay_out_across(unit, tokens, n, |token| &x[token * n..][..n], right);
-            with_left(unit, left, pairs(tokens), |left| {
-                let all = n.div_ceil(COLUMNS);
-                for first in (0..all).step_by(left.together()) {
-                    for above in 0..m.div_ceil(COLUMNS) {
-                        for (depth, onto) in left.depths(pairs(tokens), onto) {
-                            for panel in first..all.min(first + left.together()) {
-                                let (i, column) = (above * COLUMNS, panel * COLUMNS);
-                                let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
-                                let b = &right[panel * length..][..length];
-                                left.times(above, COLUMNS.min(m - i), &depth, b, (&mut c[i * n + column..], n), keep, onto);
-                            }
-                        }
-                    }
-                }
-            });
+            multiply_across(unit, pairs(tokens), (left, m), (right, n), onto, (c, n));
         });
     }
+}
+
+/// `C ← AᵀB`, or added to C: both in panels of as many pairs, of `m` and of `n` columns; rows of C are `stride` long.
+pub(super) fn multiply_across(
+    unit: Bf16Unit,
+    pairs: usize,
+    (left, m): (&[Line], usize),
+    (right, n): (&[Line], usize),
+    onto: Onto,
+    (c, stride): (&mut [f32], usize),
+) {
+    with_left(unit, left, pairs, |left| {
+        let all = n.div_ceil(COLUMNS);
+        for first in (0..all).step_by(left.together()) {
+            for above in 0..m.div_ceil(COLUMNS) {
+                for (depth, onto) in left.depths(pairs, onto) {
+                    for panel in first..all.min(first + left.together()) {
+                        let (i, column) = (above * COLUMNS, panel * COLUMNS);
+                        let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
+                        let b = &right[panel * 2 * pairs..][..2 * pairs];
+                        left.times(above, COLUMNS.min(m - i), &depth, b, (&mut c[i * stride + column..], stride), keep, onto);
+                    }
+                }
+            }
+        }
+    });
 }
 
 /// A left operand that came in panels of its transpose.

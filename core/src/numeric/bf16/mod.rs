@@ -19,6 +19,8 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod attention;
 #[cfg(target_arch = "x86_64")]
+mod attention_backward;
+#[cfg(target_arch = "x86_64")]
 mod engine;
 #[cfg(target_arch = "x86_64")]
 mod gram;
@@ -34,9 +36,11 @@ mod tile;
 #[cfg(not(target_arch = "x86_64"))]
 pub use absent::{Bf16Panels, across_bf16, gram_bf16};
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use absent::{WIDEST_HEAD, attention_bf16};
+pub(super) use absent::{WIDEST_HEAD, attention_backward_bf16, attention_bf16};
 #[cfg(target_arch = "x86_64")]
 pub(super) use attention::{WIDEST_HEAD, attention_bf16};
+#[cfg(target_arch = "x86_64")]
+pub(super) use attention_backward::attention_backward_bf16;
 #[cfg(target_arch = "x86_64")]
 pub use gram::{across_bf16, gram_bf16};
 #[cfg(target_arch = "x86_64")]

@@ -5,6 +5,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{Bf16Panels, Bf16Unit, across_bf16, gram_bf16};
+use crate::numeric::gradient::attention_backward;
 use crate::numeric::{AttentionShape, Onto, attention};
 
 fn wave(n: usize, f: f64) -> Vec<f32> {
@@ -210,6 +211,62 @@ fn attention_is_that_of_rounded_queries_keys_weights_and_values() {
             let gap = (got - exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             // Weights that sum to one, each off by at most 2⁻⁸ of itself, of values up to 3.
             assert!(gap <= 3.0 / 256.0 + 1e-4, "T={t} past={past} D={d} window={window:?}: {gap}");
+        }
+    }
+}
+
+/// Against the formulas in f64. What is rounded, weights and the gradients of scores, is off by 2⁻⁹ of itself at most; twice that of the sum
+/// of all magnitudes is allowed.
+#[test]
+fn gradients_of_attention_are_exact_to_the_rounding_of_what_is_multiplied() {
+    for unit in Bf16Unit::all() {
+        for (t, past, d, window) in
+            [(1, 0, 8, None), (70, 0, 8, None), (130, 5, 7, None), (130, 5, 40, Some(9)), (65, 600, 33, None), (200, 0, 64, None)]
+        {
+            let s = t + past;
+            let (heads, per_group, scale) = (4, 2, 0.1);
+            let shape = AttentionShape { heads, kv_heads: heads / per_group, head_dim: d, scale, window };
+            let exact = |n: usize, f| wave(n, f).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect::<Vec<f32>>();
+            let (q, k, v) = (exact(t * 4 * d, 0.37), exact(s * 2 * d, 0.71), exact(s * 2 * d, 0.13));
+            let g = exact(t * 4 * d, 0.29);
+            // Of queries, keys and values: each gradient, and the sum of the magnitudes in it.
+            let mut want = [vec![(0.0, 0.0); q.len()], vec![(0.0, 0.0); k.len()], vec![(0.0, 0.0); v.len()]];
+            for (row, head) in (0..t).flat_map(|row| (0..heads).map(move |head| (row, head))) {
+                let seen = window.map_or(0, |w| (past + row + 1).saturating_sub(w))..past + row + 1;
+                let at_q = (row * heads + head) * d;
+                let at_k = |j: usize| (j * heads / per_group + head / per_group) * d;
+                let dot =
+                    |x: &[f32], y: &[f32], j: usize| -> f64 { (0..d).map(|c| f64::from(x[at_q + c]) * f64::from(y[at_k(j) + c])).sum() };
+                let weights: Vec<f64> = seen.clone().map(|j| (scale * dot(&q, &k, j)).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                let delta: f64 = seen.clone().zip(&weights).map(|(j, w)| w / total * dot(&g, &v, j)).sum();
+                for (j, w) in seen.clone().zip(&weights) {
+                    let (p, dp) = (w / total, dot(&g, &v, j));
+                    let ds = scale * p * (dp - delta);
+                    for c in 0..d {
+                        let mut add = |part: usize, at: usize, x: f64| {
+                            want[part][at] = (want[part][at].0 + x, want[part][at].1 + x.abs());
+                        };
+                        add(0, at_q + c, ds * f64::from(k[at_k(j) + c]));
+                        add(1, at_k(j) + c, ds * f64::from(q[at_q + c]));
+                        add(2, at_k(j) + c, p * f64::from(g[at_q + c]));
+                    }
+                }
+            }
+            let tensor = |x: &[f32], rows: usize| Tensor::from_slice(x, (rows, x.len() / rows), &Device::Cpu).unwrap();
+            let (q, k, v, g) = (tensor(&q, t), tensor(&k, s), tensor(&v, s), tensor(&g, t));
+            let out = attention(&q, &k, &v, &shape, None).unwrap();
+            let got = attention_backward((&q, &k, &v), &out, &shape, &g, Some(unit)).unwrap();
+            for ((name, got), want) in ["queries", "keys", "values"].iter().zip(got).zip(&want) {
+                let got: Vec<f32> = got.flatten_all().unwrap().to_vec1().unwrap();
+                for (i, (got, (want, size))) in got.iter().zip(want).enumerate() {
+                    let gap = (f64::from(*got) - want).abs();
+                    assert!(
+                        gap <= size / 256.0 + 1e-5,
+                        "{name} {i}, T={t} past={past} D={d} window={window:?}: {got}, not {want} ± {size}/256"
+                    );
+                }
+            }
         }
     }
 }

@@ -5,9 +5,10 @@
 //! ∂V = Pᵀ g   ∂P = g Vᵀ   ∂S = s·P ⊙ (∂P − δ)   ∂Q = ∂S K   ∂K = ∂Sᵀ Q
 //! ```
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::super::attention::{AttentionShape, QUERY_BLOCK};
+use super::super::bf16::{Bf16Unit, WIDEST_HEAD, attention_backward_bf16};
 use super::super::gemm::{Onto, Transpose, gemm};
 use super::super::host::{Real, for_real, tensor, with_slice};
 use super::super::softmax::softmax_row;
@@ -74,13 +75,32 @@ impl<R: Real> Kernel for Back<'_, R> {
     }
 }
 
-/// The gradients of queries, keys and values, from `g`, that of `out`, what attention makes of them.
+/// The gradients of queries, keys and values, from `g`, that of `out`, what attention makes of them; where a unit is given, the operands of
+/// all products are rounded to bf16.
 pub(in super::super) fn attention_backward(
     (q, k, v): (&Tensor, &Tensor, &Tensor),
     out: &Tensor,
     shape: &AttentionShape,
     g: &Tensor,
+    bf16: Option<Bf16Unit>,
 ) -> Result<[Tensor; 3]> {
+    if let Some(unit) = bf16.filter(|_| q.dtype() == DType::F32 && shape.head_dim <= WIDEST_HEAD) {
+        return with_slice(q, |q_| {
+            with_slice(k, |k_| {
+                with_slice(v, |v_| {
+                    with_slice(out, |out| {
+                        with_slice(g, |g| {
+                            let zeros = |n: usize| vec![0.0; n];
+                            let (mut dq, mut dk, mut dv) = (zeros(q_.len()), zeros(k_.len()), zeros(v_.len()));
+                            let into = (&mut *dq, &mut *dk, &mut *dv);
+                            attention_backward_bf16(unit, (q_, k_, v_), (out, g), (q.dim(0)?, k.dim(0)?), shape, into);
+                            Ok([tensor(dq, q.shape().clone())?, tensor(dk, k.shape().clone())?, tensor(dv, v.shape().clone())?])
+                        })
+                    })
+                })
+            })
+        });
+    }
     for_real!(q, R => with_slice::<R, _>(q, |q_| with_slice::<R, _>(k, |k_| with_slice::<R, _>(v, |v_| {
         with_slice::<R, _>(out, |out| with_slice::<R, _>(g, |g| {
             let zeros = |n: usize| vec![R::of(0.0); n];
