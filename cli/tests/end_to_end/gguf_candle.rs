@@ -90,7 +90,12 @@ fn candle_decodes_what_is_written_as_we_do() {
                 let (row, column) = (i / columns, i % columns);
                 let row = head.map_or(row, |d| row / d * d + row % 2 * (d / 2) + row % d / 2);
                 let at = if turned { column * shape[0] + row } else { row * columns + column };
-                assert_eq!(values[at].to_bits(), value.to_bits(), "{model} {words}: {name} at [{row}, {column}]: {} and {value}", values[at]);
+                assert_eq!(
+                    values[at].to_bits(),
+                    value.to_bits(),
+                    "{model} {words}: {name} at [{row}, {column}]: {} and {value}",
+                    values[at]
+                );
             }
             names.insert(ours);
         }

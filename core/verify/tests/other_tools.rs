@@ -75,12 +75,14 @@ fn blocks_of_llama_cpp_are_decoded_as_it_decodes_them() {
                 let at = (100..).find(|i| data[4 * i..4 * i + 4] != [0; 4]).unwrap();
                 data[4 * at + 3] ^= 0x80;
             }
-            (format!("model.layers.{i}.mlp.up_proj.weight"), data)
+            (format!("blk.{i}.ffn_up.weight"), data)
         });
         let each: Vec<(String, Vec<u8>)> = each.collect();
-        let mut all: HashMap<&str, TensorView<'_>> =
-            each.iter().map(|(name, data)| (name.as_str(), TensorView::new(safetensors::Dtype::F32, vec![4, 512], data).unwrap())).collect();
-        all.insert("model.embed_tokens.weight", TensorView::new(safetensors::Dtype::F32, vec![2, 512], &ones).unwrap());
+        let mut all: HashMap<&str, TensorView<'_>> = each
+            .iter()
+            .map(|(name, data)| (name.as_str(), TensorView::new(safetensors::Dtype::F32, vec![4, 512], data).unwrap()))
+            .collect();
+        all.insert("token_embd.weight", TensorView::new(safetensors::Dtype::F32, vec![2, 512], &ones).unwrap());
         checkpoint(&float, &json!({}), &safetensors::serialize(&all, None).unwrap());
     };
     write(None);
@@ -91,7 +93,7 @@ fn blocks_of_llama_cpp_are_decoded_as_it_decodes_them() {
         write(Some(i));
         let report = qfw_verify::verify(&packed, Some(&float)).unwrap();
         let differing: Vec<&str> = report.tensors.iter().filter(|t| t.differs()).map(|t| t.name.as_str()).collect();
-        assert_eq!(differing, [format!("model.layers.{i}.mlp.up_proj.weight")], "{kind}");
+        assert_eq!(differing, [format!("blk.{i}.ffn_up.weight")], "{kind}");
     }
 }
 
