@@ -15,11 +15,11 @@ fn ours(name: &str, model: &str) -> (String, Option<usize>) {
     let gpt2 = model == "tiny-gpt2";
     let whole = match (name, gpt2) {
         ("token_embd.weight", false) => "model.embed_tokens.weight",
-        ("token_embd.weight", true) => "transformer.wte.weight",
-        ("position_embd.weight", _) => "transformer.wpe.weight",
+        ("token_embd.weight", true) => "wte.weight",
+        ("position_embd.weight", _) => "wpe.weight",
         ("output_norm.weight", false) => "model.norm.weight",
-        ("output_norm.weight", true) => "transformer.ln_f.weight",
-        ("output_norm.bias", _) => "transformer.ln_f.bias",
+        ("output_norm.weight", true) => "ln_f.weight",
+        ("output_norm.bias", _) => "ln_f.bias",
         ("output.weight", _) => "lm_head.weight",
         _ => "",
     };
@@ -45,7 +45,7 @@ fn ours(name: &str, model: &str) -> (String, Option<usize>) {
         ("ffn_norm", true) => ("ln_2", None),
         _ => panic!("{name} is no tensor of {model}"),
     };
-    let root = if gpt2 { "transformer.h" } else { "model.layers" };
+    let root = if gpt2 { "h" } else { "model.layers" };
     (format!("{root}.{block}.{path}.{kind}"), head)
 }
 

@@ -66,8 +66,8 @@ fn make(at: &Path) -> Result<(), String> {
 fn install(at: &Path, packages: &[&str]) -> Result<(), String> {
     let mut pip = Command::new(at.join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "15"]).args(packages);
-    // GPTQModel for a CPU, and llama.cpp without what it has for images and for downloads.
-    pip.env("BUILD_CUDA_EXT", "0").env("CMAKE_ARGS", "-DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF");
+    // GPTQModel for a CPU, and llama.cpp for any CPU, without what it has for images and for downloads.
+    pip.env("BUILD_CUDA_EXT", "0").env("CMAKE_ARGS", "-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF");
     done(&mut pip, at)
 }
 

@@ -64,6 +64,9 @@ pub(crate) struct Args {
     /// Seconds that a cell may take
     #[arg(long, default_value_t = 180)]
     seconds: u64,
+    /// Show the cells that are finished, and run none
+    #[arg(long)]
+    finished: bool,
     /// The Markdown file to write
     #[arg(long)]
     out: Option<PathBuf>,
@@ -100,7 +103,8 @@ fn command(args: &Args) -> String {
         args.model.as_ref().map_or_else(String::new, |m| format!(" --model {}", m.file_name().unwrap_or_default().to_string_lossy()));
     let out = args.out.as_ref().map_or_else(String::new, |o| format!(" --out {}", o.display()));
     let filters = [list("engines", &args.engines, ","), list("formats", &args.formats, ","), list("models", &args.models, ";")].concat();
-    format!("cargo xtask interop{filters}{}{model}{out}", list("recipes", &args.recipes, ";"))
+    let finished = if args.finished { " --finished" } else { "" };
+    format!("cargo xtask interop{finished}{filters}{}{model}{out}", list("recipes", &args.recipes, ";"))
 }
 
 fn chosen(list: &[String], name: &str) -> bool {
@@ -253,7 +257,7 @@ impl<'a> Matrix<'a> {
     /// The engine as it comes, and where it loads so, its other ways.
     fn run_ways(&mut self, q: &Quantized<'_>, format: &'static str, engine: &'static Engine, said: Option<Outcome>) -> Result<()> {
         for way in engine.ways.iter().filter(|w| w.containers.is_empty() || w.containers.contains(&format)) {
-            let state = self.run_one(q, format, engine, way)?;
+            let Some(state) = self.run_one(q, format, engine, way)? else { break };
             let refused = !matches!(&state, State::Ran(Ran { found: Found::Logits(_), .. }));
             self.note(q.family, q.recipe, format, engine, way, state, said);
             if refused {
@@ -263,19 +267,22 @@ impl<'a> Matrix<'a> {
         Ok(())
     }
 
-    fn run_one(&mut self, q: &Quantized<'_>, format: &str, engine: &'static Engine, way: &Way) -> Result<State> {
+    fn run_one(&mut self, q: &Quantized<'_>, format: &str, engine: &'static Engine, way: &Way) -> Result<Option<State>> {
         let checkpoint = q.at.join(format);
         let script = ["protocol.py", "tensors.py", "gguf_in_floats.py", engine.driver]
             .map(|f| workspace::root().join("tests/peers/engines").join(f));
         let script: String = script.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect();
         let key = cell::key(&checkpoint, engine, &script, way, &q.tokens.windows)?;
         if let Some(ran) = self.kept.find(&key) {
-            return Ok(State::Ran(ran));
+            return Ok(Some(State::Ran(ran)));
+        }
+        if self.args.finished {
+            return Ok(None);
         }
         let limit = Duration::from_secs(self.args.seconds);
         let driver = match self.driver(engine, limit) {
             Ok(driver) => driver,
-            Err(why) => return Ok(State::NotHere(why)),
+            Err(why) => return Ok(Some(State::NotHere(why))),
         };
         let (what, date) = (driver.engine.clone(), driver.date.clone());
         let out = self.work.path().join("logits.safetensors");
@@ -294,7 +301,7 @@ impl<'a> Matrix<'a> {
         };
         let ran = Ran { engine: what, date, found };
         self.kept.add(key, format!("{}: {}, {}, {format}", engine.name, q.family.name, q.recipe.name), ran.clone())?;
-        Ok(State::Ran(ran))
+        Ok(Some(State::Ran(ran)))
     }
 
     /// A running driver, taken out of those that run.
