@@ -49,6 +49,8 @@ pub(super) enum State {
     NotWritten(String, String),
     /// The engine is not here; why.
     NotHere(String),
+    /// It was not done after so many seconds.
+    Late(u64),
     /// It was run.
     Ran(Ran),
 }
@@ -71,7 +73,11 @@ impl Cell {
     /// What is not as it should be. As an engine comes, the rules have to say what it does; in a way of its own, it has to compute what it
     /// should.
     pub(super) fn wrong(&self) -> Option<String> {
-        let State::Ran(ran) = &self.state else { return None };
+        let ran = match &self.state {
+            State::NotWritten(..) | State::NotHere(_) => return None,
+            State::Late(seconds) => return Some(format!("it took longer than {seconds} s")),
+            State::Ran(ran) => ran,
+        };
         let outcome = ran.outcome(&self.limits);
         match (self.way.option, self.said) {
             (None, Some(said)) if said != outcome => Some(format!("`--target` says `{said}`, it is `{outcome}`")),

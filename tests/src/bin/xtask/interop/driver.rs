@@ -16,8 +16,16 @@ use super::engine::Engine;
 pub(super) enum Answer {
     /// Its logits are there.
     Done,
-    /// In the engine's words, or in ours where its process ended or took too long.
+    /// In the engine's words, or in ours where its process ended.
     Refused(String),
+    /// There is none yet after so many seconds, which says as much of the machine as of the engine.
+    Late(u64),
+}
+
+/// Why there is no answer.
+enum Silence {
+    Late,
+    Gone(String),
 }
 
 /// A running engine.
@@ -56,7 +64,10 @@ impl Driver {
             }
         });
         let mut driver = Self { child, jobs, lines, log, engine: String::new(), date: String::new() };
-        let first = driver.line(limit)?;
+        let first = driver.line(limit).map_err(|silence| match silence {
+            Silence::Late => format!("it has not started after {} s", limit.as_secs()),
+            Silence::Gone(why) => why,
+        })?;
         let text = |key: &str| first[key].as_str().unwrap_or_default().to_owned();
         (driver.engine, driver.date) = (text("engine"), text("date"));
         Ok(driver)
@@ -68,7 +79,8 @@ impl Driver {
             return (Answer::Refused(format!("its process takes no job: {e}")), None);
         }
         match self.line(limit) {
-            Err(why) => (Answer::Refused(why), None),
+            Err(Silence::Late) => (Answer::Late(limit.as_secs()), None),
+            Err(Silence::Gone(why)) => (Answer::Refused(why), None),
             Ok(answer) if answer["done"] == true => (Answer::Done, Some(self)),
             Ok(answer) => {
                 let why = answer["refused"].as_str().unwrap_or("it says nothing").to_owned();
@@ -78,15 +90,15 @@ impl Driver {
     }
 
     /// The next answer.
-    fn line(&mut self, limit: Duration) -> Result<Value, String> {
+    fn line(&mut self, limit: Duration) -> Result<Value, Silence> {
         match self.lines.recv_timeout(limit) {
-            Ok(line) => serde_json::from_str(&line).map_err(|e| format!("its driver says no JSON: {e}")),
-            Err(RecvTimeoutError::Timeout) => Err(format!("it took longer than {} s", limit.as_secs())),
+            Ok(line) => serde_json::from_str(&line).map_err(|e| Silence::Gone(format!("its driver says no JSON: {e}"))),
+            Err(RecvTimeoutError::Timeout) => Err(Silence::Late),
             Err(RecvTimeoutError::Disconnected) => {
                 let ended = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
                 let text = std::fs::read(&self.log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
                 let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or_default().trim();
-                Err(format!("its process ended ({ended}): {last}"))
+                Err(Silence::Gone(format!("its process ended ({ended}): {last}")))
             }
         }
     }
@@ -126,6 +138,6 @@ mod tests {
         assert_eq!(last, (Answer::Refused("no".to_owned()), false));
         let (died, left) = run("echo 'a bad thing' >&2; exit 7");
         assert_eq!((died, left), (Answer::Refused("its process ended (exit status: 7): a bad thing".to_owned()), false));
-        assert_eq!(run("sleep 5"), (Answer::Refused("it took longer than 2 s".to_owned()), false));
+        assert_eq!(run("sleep 5"), (Answer::Late(2), false));
     }
 }

@@ -68,7 +68,13 @@ pub(super) fn families(own: Option<&Path>) -> Vec<Family> {
             all_recipes: false,
             ..made("qwen2, dense head", LLAMA, json!({ "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"] }), QKV, true)
         },
-        made("qwen3", LLAMA, json!({ "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"] }), NORMS, false),
+        made(
+            "qwen3",
+            LLAMA,
+            json!({ "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "sliding_window": null, "use_sliding_window": false, "max_window_layers": 6 }),
+            NORMS,
+            false,
+        ),
         made("gpt2", "tiny-gpt2", json!({}), &[], false),
         Family { all_recipes: false, ..made("gpt2, dense head", "tiny-gpt2", json!({}), &[], true) },
         Family {

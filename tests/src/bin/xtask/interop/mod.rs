@@ -296,6 +296,7 @@ impl<'a> Matrix<'a> {
             self.drivers.insert(engine.name, driver);
         }
         let found = match answer {
+            Answer::Late(seconds) => return Ok(Some(State::Late(seconds))),
             Answer::Refused(why) => Found::Refused(why.replace(&q.at.display().to_string(), "OUT")),
             Answer::Done => Found::Logits(q.ours.distance(&q.tokens, &out)?),
         };

@@ -87,6 +87,7 @@ pub(super) fn shown(cell: &Cell, notes: &mut Vec<String>) -> String {
     };
     let found = match &cell.state {
         State::NotHere(_) => "not here".to_owned(),
+        State::Late(seconds) => format!("longer than {seconds} s"),
         State::NotWritten(why, hint) => format!("not written ({})", number(format!("{}; {}", plain(why), plain(hint)))),
         State::Ran(ran) => match &ran.found {
             Found::Refused(why) => format!("refused ({})", number(format!("`{}`", plain(why)))),
