@@ -33,6 +33,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+sys.path.append(str(Path(__file__).parent / "engines"))
+from tensors import load, save  # noqa: E402
+
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "cli" / "assets"
 TEXT = ASSETS / "text" / "evaluation.txt"
@@ -115,25 +118,6 @@ def run(*command):
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stderr}")
     return done.stdout
-
-
-def load(path):
-    """The tensors of a safetensors file."""
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-    kinds = {"F16": np.float16, "F32": np.float32, "I64": np.int64}
-    header.pop("__metadata__", None)
-    return {k: np.frombuffer(body[slice(*v["data_offsets"])], kinds[v["dtype"]]).reshape(v["shape"]) for k, v in header.items()}
-
-
-def save(state, path):
-    header, offset = {}, 0
-    for k, v in state.items():
-        header[k] = {"dtype": {"float16": "F16", "float32": "F32"}[str(v.dtype)], "shape": v.shape, "data_offsets": [offset, offset + v.nbytes]}
-        offset += v.nbytes
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(np.ascontiguousarray(v).tobytes() for v in state.values()))
 
 
 def derived(family, path):

@@ -307,7 +307,10 @@ fn what_the_container_cannot_hold_is_refused_with_the_nearest_that_works() {
         &plan(&asset("tiny-gpt2"), &format!("{INT4} --algo rtn")),
         2,
         name,
-        &["`blocks.0.attn.qkv`: its weight is stored transposed (`Conv1D`)", "hint: use `--format qfw`"],
+        &[
+            "`blocks.0.attn.qkv`: its weight is stored transposed (`Conv1D`)",
+            "hint: use `--format gptq`, which GPTQModel loads, `gguf` for llama.cpp, or `qfw`",
+        ],
     );
 }
 

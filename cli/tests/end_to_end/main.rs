@@ -11,6 +11,7 @@ mod determinism;
 mod errors;
 mod export;
 mod gguf;
+mod gguf_candle;
 mod gptq_awq;
 mod hub;
 mod learned;

@@ -1,4 +1,4 @@
-//! Layers that GPTQModel and AutoRound packed, with the weights that those tools themselves read from them.
+//! Layers that GPTQModel, AutoRound and llm-compressor packed, with the weights that those tools themselves read from them.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashMap;
@@ -54,7 +54,47 @@ fn layers_of_other_tools_are_decoded_as_they_decode_them() {
         assert_eq!(first.here, -first.there, "{name}");
         seen.push(name.clone());
     }
-    assert_eq!(seen.len(), 13, "{seen:?}");
+    assert_eq!(seen.len(), 25, "{seen:?}");
+}
+
+/// The blocks of llama.cpp that are written here give the values that its library reads from them, and another sign is found.
+#[test]
+fn blocks_of_llama_cpp_are_decoded_as_it_decodes_them() {
+    let bytes = std::fs::read(fixtures().join("ggml-expected.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (packed, float) = (dir.path().join("packed"), dir.path().join("float"));
+    std::fs::create_dir_all(&packed).unwrap();
+    std::fs::copy(fixtures().join("ggml-blocks.gguf"), packed.join("model.gguf")).unwrap();
+    let ones: Vec<u8> = std::iter::repeat_n(1f32.to_le_bytes(), 2 * 512).flatten().collect();
+    let types = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4", "NVFP4"];
+    let write = |other: Option<usize>| {
+        let each = types.iter().enumerate().map(|(i, kind)| {
+            let mut data = expected.tensor(kind).unwrap().data().to_vec();
+            if other == Some(i) {
+                let at = (100..).find(|i| data[4 * i..4 * i + 4] != [0; 4]).unwrap();
+                data[4 * at + 3] ^= 0x80;
+            }
+            (format!("blk.{i}.ffn_up.weight"), data)
+        });
+        let each: Vec<(String, Vec<u8>)> = each.collect();
+        let mut all: HashMap<&str, TensorView<'_>> = each
+            .iter()
+            .map(|(name, data)| (name.as_str(), TensorView::new(safetensors::Dtype::F32, vec![4, 512], data).unwrap()))
+            .collect();
+        all.insert("token_embd.weight", TensorView::new(safetensors::Dtype::F32, vec![2, 512], &ones).unwrap());
+        checkpoint(&float, &json!({}), &safetensors::serialize(&all, None).unwrap());
+    };
+    write(None);
+    let report = qfw_verify::verify(&packed, Some(&float)).unwrap();
+    assert!(report.equal, "{:?} {:?}", report.findings, report.tensors);
+    assert_eq!(report.tensors.iter().filter(|t| t.quantized).count(), types.len());
+    for (i, kind) in types.iter().enumerate() {
+        write(Some(i));
+        let report = qfw_verify::verify(&packed, Some(&float)).unwrap();
+        let differing: Vec<&str> = report.tensors.iter().filter(|t| t.differs()).map(|t| t.name.as_str()).collect();
+        assert_eq!(differing, [format!("blk.{i}.ffn_up.weight")], "{kind}");
+    }
 }
 
 /// Older tools state the quantization in a file beside `config.json`, under keys of their own and without a method.

@@ -48,7 +48,9 @@ fn weight(choice: Choice, s: &PlannedSite, spec: &QuantSpec, input: Option<&Quan
     if s.transposed {
         let why = "its weight is stored transposed (`Conv1D`), and readers of this format quantize plain linear layers only; \
                    transformers would fill the layer with random numbers without an error";
-        return refuse(&s.site, why, NATIVE);
+        let integers = matches!(spec.grid, Grid::Int { .. });
+        let others = "use `--format gptq`, which GPTQModel loads, `gguf` for llama.cpp, or `qfw`";
+        return refuse(&s.site, why, if integers { others } else { "use int4 or int8 with `--format gptq` or `gguf`, or `--format qfw`" });
     }
     if spec.timing != Timing::Static {
         return refuse(&s.site, &format!("it holds weights with scales, not {spec}"), "leave `timing` out, or use `--format qfw`");

@@ -122,11 +122,13 @@ fn shape(s: &PlannedSite, spec: &QuantSpec, block: Block) -> Result<()> {
 
 /// llama.cpp reads the factor of the tensor everywhere, and multiplies with it only in some places.
 fn two_level(plan: &Plan, s: &PlannedSite) -> Result<()> {
-    let hint = "use mxfp4, or `--format compressed-tensors` or `qfw`";
+    // Compressed-tensors has no place for GPT-2's layers.
+    let gpt2 = plan.model_type == "gpt2";
+    let hint = if gpt2 { "use mxfp4, or `--format qfw`" } else { "use mxfp4, or `--format compressed-tensors` or `qfw`" };
     if s.is_embedding() {
         return refuse(&s.site, "the factor that nvfp4 has for the whole tensor has no place in an embedding", hint);
     }
-    if plan.model_type == "gpt2" || plan.model_type == "qwen2" {
+    if gpt2 || plan.model_type == "qwen2" {
         let why =
             format!("llama.cpp leaves out the factor that nvfp4 has for the whole tensor in feed-forward layers of {}", plan.model_type);
         return refuse(&s.site, &why, hint);

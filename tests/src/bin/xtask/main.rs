@@ -2,6 +2,7 @@
 
 mod compare;
 mod features;
+mod interop;
 mod logits;
 mod matrix;
 mod parity;
@@ -29,6 +30,8 @@ enum Task {
     Compare(compare::Args),
     /// Count the rows of `tests/features.toml`, and fail if a done one names no test
     Features(features::Args),
+    /// Run every container in the engines that read it, and compare with ours and with `--target`
+    Interop(interop::Args),
     /// Write our logits of the first windows of a text
     Logits(logits::Args),
     /// Run every valid scheme on tiny models
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
     let done = match &Line::parse().task {
         Task::Compare(args) => compare::run(args),
         Task::Features(args) => features::run(args),
+        Task::Interop(args) => interop::run(args),
         Task::Logits(args) => logits::run(args),
         Task::Matrix(args) => matrix::run(args),
         Task::Parity(args) => parity::run(args),
