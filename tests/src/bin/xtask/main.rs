@@ -2,6 +2,7 @@
 
 mod compare;
 mod features;
+mod fuzz;
 mod logits;
 mod matrix;
 mod parity;
@@ -28,6 +29,8 @@ enum Task {
     Compare(compare::Args),
     /// Count the rows of `tests/features.toml`, and fail if a done one names no test
     Features(features::Args),
+    /// Feed hostile input to every reader, guided by coverage
+    Fuzz(fuzz::Args),
     /// Write our logits of the first windows of a text
     Logits(logits::Args),
     /// Run every valid scheme on tiny models
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     let done = match &Line::parse().task {
         Task::Compare(args) => compare::run(args),
         Task::Features(args) => features::run(args),
+        Task::Fuzz(args) => fuzz::run(args),
         Task::Logits(args) => logits::run(args),
         Task::Matrix(args) => matrix::run(args),
         Task::Parity(args) => parity::run(args),
