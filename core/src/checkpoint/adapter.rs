@@ -34,8 +34,10 @@ pub(crate) const CARD: &str = "Low-rank branches lie in the directory `adapter`,
 /// What says what it is.
 const CONFIG: &str = "adapter_config.json";
 
-/// The name of its weights without ending.
+/// The name of its weights without ending, and their path from the model.
 const STEM: &str = "adapter_model";
+#[cfg(feature = "hub")]
+pub(super) const WEIGHTS: &str = "adapter/adapter_model.safetensors";
 
 /// What PEFT puts before the names of a model's modules.
 const WRAPPED: &str = "base_model.model.";
