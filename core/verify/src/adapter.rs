@@ -64,10 +64,11 @@ pub(crate) fn read(dir: &Path, linears: &[String], store: &mut Store, findings: 
                 continue;
             }
         };
-        let of = |pattern: &str, all: &str| config[pattern].get(module).unwrap_or(&config[all]).as_f64();
+        let of = |pattern: &str, all: &str| config[pattern].get(module).unwrap_or(&config[all]);
         let (stated, alpha) = (of("rank_pattern", "r"), of("alpha_pattern", "lora_alpha"));
-        if (stated, alpha) != (Some(rank as f64), Some(rank as f64)) {
-            let message = format!("`{module}` has a branch of rank {rank}, and the configuration states {stated:?} with alpha {alpha:?}");
+        if [stated, alpha].iter().any(|n| n.as_f64() != Some(rank as f64)) {
+            let message =
+                format!("`{module}` has a branch of rank {rank}, and the configuration states {stated} with a `lora_alpha` of {alpha}");
             findings.push(Finding::new("adapter", message));
         }
         if !targets.contains(module) {
