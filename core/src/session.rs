@@ -59,8 +59,8 @@ impl Opened {
     ) -> Result<Self> {
         let mut model = Model::rotating(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu, rotations)?;
         model.activations = Activations::new(checkpoint.activations(registry, &model.topology)?);
-        let model = model.with_branches(checkpoint.branches(registry)?)?;
-        Ok(Self { checkpoint, model })
+        let branches = checkpoint.branches(registry, &model.topology)?;
+        Ok(Self { checkpoint, model: model.with_branches(branches)? })
     }
 
     /// The model in an open checkpoint for methods that read weights only: one of unknown architecture is taken matrix by matrix, and
@@ -253,6 +253,10 @@ fn source(raw: &RawRun, registry: &Registry, model: &Path, calibrated: bool) -> 
     if !opened.checkpoint.config.get("quantization_config").is_none_or(serde_json::Value::is_null) {
         return Err(Error::plan("plan::already-quantized", format!("`{}` is quantized already", raw.model.path))
             .hint("start from the original checkpoint; quantizing twice loses accuracy twice"));
+    }
+    if opened.checkpoint.adapter.is_some() {
+        return Err(Error::plan("plan::adapter", format!("`{}` has low-rank branches beside it, which would be lost", raw.model.path))
+            .hint("merge them into the weights first, or move its directory `adapter` away to leave them out"));
     }
     if with_facts(&opened, |facts| needs_untied_head(raw, registry, facts))? {
         notes.push("the head gets a tensor of its own: it changes otherwise than the embedding does".to_owned());

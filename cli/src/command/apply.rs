@@ -10,7 +10,7 @@ use qfw_core::session::Session;
 use qfw_core::{Error, Result};
 use serde_json::json;
 
-use super::{plan, say_json};
+use super::{adapter, plan, say_json};
 use crate::arguments::RunArgs;
 use crate::terminal::{CANCELLED, RunDisplay, catch_interrupt, duration, error_of, note, say, size};
 
@@ -83,6 +83,9 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
         say(&format!("  {:<24} {:.4}", shown(plan, &s.site), error_of(s)));
     }
     next(out, true);
+    let formats = &plan.output.formats;
+    let dir = |f: &String| if formats.len() > 1 { format!("{out}/{f}") } else { out.to_owned() };
+    adapter::say_how(&formats.iter().map(dir).collect::<Vec<_>>(), plan);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use qfw_core::registry::Registry;
 use qfw_core::{Error, Result};
 use serde_json::{Value, json};
 
-use super::{say_json, use_threads};
+use super::{adapter, say_json, use_threads};
 use crate::arguments;
 use crate::hub;
 use crate::terminal::{CANCELLED, RunDisplay, catch_interrupt, duration, note, say, size};
@@ -38,6 +38,10 @@ pub(crate) fn run(a: &arguments::Export) -> Result<()> {
         let at = place(out, &export, made);
         let bits = made.plan.bits_per_weight().map_or_else(String::new, |b| format!(", {b:.2} bits per quantized weight with scales"));
         say(&format!("`{at}`: {}{bits}", size(done.bytes.get(&made.format).copied().unwrap_or(0))));
+    }
+    if let Some(made) = export.made().first() {
+        let dirs: Vec<String> = export.made().iter().map(|made| place(out, &export, made)).collect();
+        adapter::say_how(&dirs, &made.plan);
     }
     say(&format!("written in {}, peak memory {}", duration(done.seconds), size(peak_rss())));
     say(&format!("next: qfw verify {}", out.display()));

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+pub(crate) mod adapter;
 pub(crate) mod apply;
 pub(crate) mod completions;
 pub(crate) mod eval;

@@ -501,7 +501,7 @@ fn floats_are_what_the_codes_stand_for() {
     let dir = tempfile::tempdir().unwrap();
     let (run, no) = (dir.path().join("run"), dir.path().join("no"));
     apply("tiny-llama", &run, "--algo svdquant,rtn --set svdquant.rank=4 --format qfw");
-    let refused = qfw(&export_args(&run, &no, "--format safetensors-float"));
+    let refused = qfw(&export_args(&run, &no, "--format gguf"));
     assert_eq!(refused.code, Some(2));
     assert!(refused.stderr.contains("no branch of rank 4 beside them"), "{}", refused.stderr);
 }

@@ -1,5 +1,6 @@
 //! The tokenizer of a model: `tokenizer.json` with the special tokens and the chat template that live beside it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde_json::Value;
@@ -61,16 +62,20 @@ impl Tokenizer {
 
     /// Ids of `text`. `add_special` adds what the tokenizer's post-processor adds, such as a beginning-of-sequence token.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special)
-            .map_err(|e| Error::input("tokenizer::encode", format!("cannot tokenize the text: {e}")).with_source(e))?;
-        Ok(encoding.get_ids().to_vec())
+        contained(|| {
+            let encoding = self.inner.encode_fast(text, add_special);
+            let encoding =
+                encoding.map_err(|e| Error::input("tokenizer::encode", format!("cannot tokenize the text: {e}")).with_source(e))?;
+            Ok(encoding.get_ids().to_vec())
+        })
     }
 
     /// Text of `ids`, special tokens included.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(|e| Error::input("tokenizer::decode", format!("cannot decode the ids: {e}")).with_source(e))
+        contained(|| {
+            let text = self.inner.decode(ids, false);
+            text.map_err(|e| Error::input("tokenizer::decode", format!("cannot decode the ids: {e}")).with_source(e))
+        })
     }
 
     /// Id of the beginning-of-sequence token.
@@ -96,12 +101,41 @@ impl Tokenizer {
 
 fn build(json: &Value) -> Result<tokenizers::Tokenizer> {
     let malformed = |e: String| Error::input("tokenizer::malformed", format!("cannot load the tokenizer: {e}"));
+    templates_hold(&json["post_processor"]).map_err(malformed)?;
     let bytes = serde_json::to_vec(json).map_err(|e| malformed(e.to_string()))?;
-    let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| malformed(e.to_string()))?;
+    let mut inner = contained(|| tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| malformed(e.to_string())))?;
     // Files often carry the truncation and padding of their last training run; a corpus must come through whole.
     inner.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
     inner.with_padding(None);
     Ok(inner)
+}
+
+/// That the templates of a post-processor, or of the steps of one, name nothing that is not there: the library looks it up unchecked where
+/// they come from a file.
+fn templates_hold(processor: &Value) -> Result<(), String> {
+    for step in processor["processors"].as_array().into_iter().flatten() {
+        templates_hold(step)?;
+    }
+    for template in ["single", "pair"] {
+        for piece in processor[template].as_array().into_iter().flatten() {
+            let token = piece["SpecialToken"]["id"].as_str();
+            if let Some(token) = token.filter(|t| processor["special_tokens"].get(t).is_none()) {
+                return Err(format!("the template `{template}` has the token `{token}`, which is not among its special tokens"));
+            }
+            if template == "single" && piece["Sequence"]["id"] == "B" {
+                return Err("the template `single` has a second text".to_owned());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the tokenizer's library makes of a file that contradicts itself may be a panic, which is an error like any other here.
+fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(Error::input("tokenizer::malformed", "the tokenizer contradicts itself: the library that runs it stopped")
+            .hint("get tokenizer.json again from where the model is from"))
+    })
 }
 
 fn read_json(path: &Path) -> Result<Option<Value>> {

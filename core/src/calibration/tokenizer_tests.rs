@@ -71,3 +71,33 @@ fn errors_name_the_file_and_the_reason() {
     let error = fixture_without_bos().render_chat(&json!([])).unwrap_err().to_string();
     assert_eq!(error, "the tokenizer has no chat template");
 }
+
+/// The library looks up what a template names without asking whether it is there, and would panic.
+#[test]
+fn templates_that_name_what_is_not_there_are_refused() {
+    let with = |processor: Value| {
+        let mut json = fixture_json();
+        json["post_processor"] = processor;
+        Tokenizer::from_json(&json, None, None, None)
+    };
+    let piece = |token: &str| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+    let text = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
+    let template = |single: Value| {
+        let tokens = json!({ "<s>": { "id": "<s>", "ids": [5], "tokens": ["<s>"] } });
+        json!({ "type": "TemplateProcessing", "single": single, "pair": [text("A"), text("B")], "special_tokens": tokens })
+    };
+    assert_eq!(with(template(json!([piece("<s>"), text("A")]))).unwrap().encode("a", true).unwrap(), [5, 1]);
+    let message = |processor: Value| with(processor).unwrap_err().to_string();
+    let unknown = template(json!([piece("<t>"), text("A")]));
+    let says = "cannot load the tokenizer: the template `single` has the token `<t>`, which is not among its special tokens";
+    assert_eq!(message(unknown.clone()), says);
+    assert_eq!(message(json!({ "type": "Sequence", "processors": [unknown] })), says);
+    assert!(message(template(json!([text("B")]))).contains("the template `single` has a second text"));
+}
+
+/// Whatever else the library stops at is an error too.
+#[test]
+fn a_panic_of_the_library_is_an_error() {
+    let e = super::contained(|| -> Result<()> { panic!("as the library might") }).unwrap_err();
+    assert_eq!(e.code(), "tokenizer::malformed");
+}

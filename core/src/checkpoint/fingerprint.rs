@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::ContainerWriter;
-use super::formats::Container;
+use super::formats::{BranchPlace, Container};
 use super::native::NativeReader;
 use crate::error::{Error, Result};
 use crate::numeric::transpose;
@@ -57,7 +57,7 @@ impl Fingerprints {
         let mut out = Self::default();
         out.codes(container, native)?;
         out.plain(native, plan, container.float_type())?;
-        if container.holds_branches() {
+        if container.branches_lie() != BranchPlace::Nowhere {
             for (info, values) in native.branches()? {
                 let (mut hash, mut bytes) = Default::default();
                 add(&mut hash, &mut bytes, &values);

@@ -29,6 +29,17 @@ pub enum Verdict {
     Refused(Error),
 }
 
+/// Where a container has the low-rank branches of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BranchPlace {
+    /// It has no room for them, and engines that load it have no other.
+    Nowhere,
+    /// Among its tensors.
+    Inside,
+    /// In an adapter that engines load over it: a branch then reads what the layer is called with, before anything inside of the layer.
+    Beside,
+}
+
 /// Activations that a stored model rounds.
 #[derive(Clone, Debug)]
 pub struct StoredActivation {
@@ -65,9 +76,9 @@ pub trait Container: Send + Sync {
         true
     }
 
-    /// Whether it has room for low-rank branches beside the codes.
-    fn holds_branches(&self) -> bool {
-        false
+    /// Where low-rank branches lie that run beside the codes.
+    fn branches_lie(&self) -> BranchPlace {
+        BranchPlace::Nowhere
     }
 
     /// The files that the tensors go in. What else of the checkpoint has to be held is checked here, before the run: its configuration

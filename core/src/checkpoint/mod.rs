@@ -3,6 +3,7 @@
 //! Tensors are read one at a time by position, so that resident memory never holds more of a file than the caller asked for.
 
 mod adapted;
+pub(crate) mod adapter;
 mod data_file;
 mod dequantized;
 mod dtype;
@@ -32,10 +33,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use adapted::Adapted;
+pub use adapter::Adapter;
 pub use data_file::DataWriter;
 pub use dtype::StoredDtype;
 pub use files::{rename_file, replace_file, write_small};
-pub use formats::{Container, ContainerRecord, FileForm, StoredActivation, Verdict};
+pub use formats::{BranchPlace, Container, ContainerRecord, FileForm, StoredActivation, Verdict};
 pub use held::{Arithmetic, Held};
 pub use packed::{groups_of, matrix_of_words, packed_modules, scales_as_stored};
 pub use rewritten::Rewritten;
@@ -177,6 +179,8 @@ pub struct Checkpoint {
     pub side_files: Vec<PathBuf>,
     /// Side files that exist only inside another file (the tokenizer of a GGUF), by name.
     pub made_files: Vec<(String, String)>,
+    /// Branches that lie beside it.
+    pub adapter: Option<Arc<Adapter>>,
 }
 
 impl Checkpoint {
@@ -216,14 +220,21 @@ impl Checkpoint {
         }
         let tensors = Arc::new(SafetensorsSource::open_dir(path)?);
         let side_files = files::side_files(path)?;
-        Ok(Self { path: path.to_owned(), config, config_text, tensors, side_files, made_files: Vec::new() })
+        let adapter = Adapter::beside(path)?.map(Arc::new);
+        Ok(Self { path: path.to_owned(), config, config_text, tensors, side_files, made_files: Vec::new(), adapter })
     }
 
-    /// The tensors as the float model sees them: a quantized checkpoint is read through the container that claims it.
+    /// The tensors as the float model sees them: a quantized checkpoint is read through the container that claims it. Those of branches are
+    /// found by their names.
     ///
     /// # Errors
     /// If the checkpoint is quantized in a way nobody here reads.
     pub fn float_tensors(&self, registry: &Registry) -> Result<Arc<dyn TensorSource>> {
+        let floats = self.dequantized(registry)?;
+        Ok(self.adapter.as_ref().map_or_else(|| Arc::clone(&floats), |adapter| adapter.behind(Arc::clone(&floats))))
+    }
+
+    fn dequantized(&self, registry: &Registry) -> Result<Arc<dyn TensorSource>> {
         let Some(q) = self.quantization() else { return Ok(Arc::clone(&self.tensors)) };
         if let Some(record) = self.container(registry) {
             let read = record.container.read(q, &self.transposed(registry), Arc::clone(&self.tensors));
@@ -271,12 +282,18 @@ impl Checkpoint {
         self.claimed(registry, |container, q| container.rotations(q, topology))
     }
 
-    /// The branches beside the codes of a quantized checkpoint.
+    /// The branches beside the linears of a checkpoint, in its container or in an adapter.
     ///
     /// # Errors
-    /// If what it says of them is malformed.
-    pub fn branches(&self, registry: &Registry) -> Result<Vec<StoredBranch>> {
-        self.claimed(registry, Container::branches)
+    /// If what it says of them is malformed, or both have some.
+    pub fn branches(&self, registry: &Registry, topology: &Topology) -> Result<Vec<StoredBranch>> {
+        let inside = self.claimed(registry, Container::branches)?;
+        let Some(adapter) = &self.adapter else { return Ok(inside) };
+        if !inside.is_empty() {
+            return Err(Error::input("checkpoint::adapter", format!("`{}` has branches inside and in an adapter", self.path.display()))
+                .hint("move the directory `adapter` away, if it is not the model's"));
+        }
+        adapter.branches(registry.architecture(model_type(&self.config)?)?.body(), topology)
     }
 
     /// The container that this checkpoint is in, if one says that it is.
@@ -307,10 +324,12 @@ impl Checkpoint {
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.config_text.as_bytes());
         let mut files = BTreeSet::new();
-        for name in self.tensors.names() {
-            if let Some(i) = self.tensors.info(&name) {
-                hasher.update(format!("{name} {:?} {:?} {:?}\n", i.dtype, i.shape, i.bytes).as_bytes());
-                files.insert(&i.file);
+        for tensors in [Some(&*self.tensors), self.adapter.as_ref().map(|a| a.tensors())].into_iter().flatten() {
+            for name in tensors.names() {
+                if let Some(i) = tensors.info(&name) {
+                    hasher.update(format!("{name} {:?} {:?} {:?}\n", i.dtype, i.shape, i.bytes).as_bytes());
+                    files.insert(&i.file);
+                }
             }
         }
         for file in files {

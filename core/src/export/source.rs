@@ -13,7 +13,10 @@ use crate::error::{Error, Result};
 use crate::harness::record;
 use crate::model::{Model, StoredBranch, model_type};
 use crate::plan::raw::RawOutput;
-use crate::plan::{Failure, HarnessPlan, OutputPlan, Plan, PlannedBranch, PlannedOrigin, PlannedSite, Products, Propagate, Sequence};
+use crate::plan::{
+    Failure, HarnessPlan, OutputPlan, Plan, PlannedBranch, PlannedOrigin, PlannedSite, Products, Propagate, Sequence, branches_fit,
+    turned_branch,
+};
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, Grid, QuantSpec, Zero};
 use crate::session::Opened;
@@ -31,6 +34,8 @@ pub(super) struct Source {
     pub(super) activations: Vec<StoredActivation>,
     /// Its branches, and the tensors they are in.
     pub(super) branches: Vec<(PlannedBranch, StoredBranch)>,
+    /// One of them that reads what is rotated while the model runs.
+    pub(super) turned: Option<PlannedBranch>,
     /// Modules whose groups do not run in storage order.
     pub(super) unordered: BTreeSet<String>,
     /// Modules with float zero points all of which are integers but for the rounding of a minimum.
@@ -64,7 +69,7 @@ impl Source {
         let Opened { mut checkpoint, model } = opened;
         let activations = checkpoint.stored_activations(registry, &model.topology)?;
         let rotations = checkpoint.rotations(registry, &model.topology)?;
-        let branches = checkpoint.branches(registry)?;
+        let branches = checkpoint.branches(registry, &model.topology)?;
         let hash = checkpoint.content_hash()?;
         let tensors = Arc::clone(model.weights.tensors());
         // From here on the checkpoint is the model that its codes stand for; branches are no tensors of it.
@@ -95,6 +100,7 @@ impl Source {
         };
         let branches = planned_branches(&plan, branches, &*tensors)?;
         plan.branches = branches.iter().map(|(planned, _)| planned.clone()).collect();
+        let turned = turned_branch(&plan.branches, &plan.online(), &model.topology.linears).cloned();
         let blocks = tensors.names().into_iter().filter_map(|n| Some((n.clone(), blocks_of(&*tensors, &n)?))).collect();
         let dtype = request.dtype.or_else(|| FloatKind::of_config(&checkpoint.config)).unwrap_or(FloatKind::F32);
         let head_dim = Some(model.dims.head_dim).filter(|d| *d > 0);
@@ -104,6 +110,7 @@ impl Source {
             plan,
             activations,
             branches,
+            turned,
             unordered: BTreeSet::new(),
             nearly_whole: BTreeSet::new(),
             blocks,
@@ -159,7 +166,7 @@ impl Source {
     /// Formats that hold it as it is.
     pub(super) fn holders(&self, registry: &Registry) -> Vec<&'static str> {
         let holds = |plan: &Plan, r: &&'static crate::checkpoint::ContainerRecord| {
-            (plan.branches.is_empty() || r.container.holds_branches())
+            branches_fit(plan, self.turned.as_ref(), r.container).is_ok()
                 && !matches!(r.container.accepts(plan), Verdict::Refused(_))
                 && r.container.file_form(plan, &self.checkpoint).is_ok()
         };

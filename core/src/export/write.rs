@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::stock::reader;
 use super::{Export, Made};
 use crate::checkpoint::fingerprint::Fingerprints;
-use crate::checkpoint::replace_file;
+use crate::checkpoint::{BranchPlace, adapter, replace_file};
 use crate::error::{Error, Result};
 use crate::harness::export::LOG;
 use crate::harness::record::FILE as RECORD;
@@ -37,6 +37,8 @@ impl Export {
         let stage = staging.dir();
         let several = self.made.len() > 1;
         let mut fingerprints = BTreeMap::new();
+        // Of an architecture that is unknown there are no branches.
+        let body = registry.architecture(&self.source.plan.model_type).map_or("", |a| a.body());
         for made in &self.made {
             if control.cancelled() {
                 return Err(Error::interrupted().hint("nothing was written"));
@@ -45,7 +47,7 @@ impl Export {
             let dir = if several { stage.join(&made.format) } else { stage.clone() };
             let native = reader(&self.source, &made.fitted, registry)?;
             let container = registry.container(&made.format)?.container;
-            let output = Output { container, plan: &made.plan, checkpoint: &made.fitted.checkpoint, native: &native };
+            let output = Output { container, plan: &made.plan, checkpoint: &made.fitted.checkpoint, native: &native, body };
             let mut late = Vec::new();
             let recorded = output.write(&dir, &mut late).map_err(|e| e.within(format!("output format `{}`", made.format)))?;
             late.into_iter().try_for_each(crate::harness::Late::place)?;
@@ -53,7 +55,7 @@ impl Export {
         }
         let formats: Vec<String> = self.made.iter().map(|m| m.format.clone()).collect();
         replace_file(&stage.join(RECORD), &self.record(&fingerprints)?)?;
-        replace_file(&stage.join("README.md"), self.card().as_bytes())?;
+        replace_file(&stage.join("README.md"), self.card(registry).as_bytes())?;
         replace_file(&stage.join(LOG), run_log(start).as_bytes())?;
         let bytes = weight_bytes(&stage, &formats)?;
         staging.place(registry)?;
@@ -97,7 +99,7 @@ impl Export {
     }
 
     /// The model card.
-    fn card(&self) -> String {
+    fn card(&self, registry: &Registry) -> String {
         let plan = &self.source.plan;
         let mut text = match self.is_quantized() {
             true => String::from("---\ntags:\n- quantized\n- qfw\n---\n\n# Quantized checkpoint\n\n"),
@@ -108,6 +110,12 @@ impl Export {
             text += &format!("\n`{}`:\n\n", made.format);
             made.changes.iter().for_each(|c| text += &format!("- {c}\n"));
             text += &format!("\n```text\n{}```\n", made.plan);
+        }
+        let beside = |made: &Made| registry.container(&made.format).is_ok_and(|r| r.container.branches_lie() == BranchPlace::Beside);
+        if !plan.branches.is_empty() && self.made.iter().any(beside) {
+            text += "\n";
+            text += adapter::CARD.trim_end();
+            text += "\n";
         }
         text += "\n`qfw.json` holds the whole plan, and what is known of where it comes from.\n";
         text

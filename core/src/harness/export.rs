@@ -19,7 +19,7 @@ use super::report::{Progress, SiteReport};
 use super::run::{Control, Mode, Run, same_plan};
 use crate::checkpoint::fingerprint::Fingerprints;
 use crate::checkpoint::native::NativeReader;
-use crate::checkpoint::{open_tensors, replace_file};
+use crate::checkpoint::{BranchPlace, adapter, open_tensors, replace_file};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::registry::Registry;
@@ -100,8 +100,9 @@ pub(super) fn ours(out: &Path) -> Result<()> {
 pub(super) fn sweep(out: &Path, registry: &Registry) -> Result<()> {
     let files = [out.join(journal::DIR).join(journal::FILE), out.join("config.json")];
     files.iter().try_for_each(|f| remove_file(f))?;
-    let written =
-        |name: &str| name == USED || name == "native" || registry.list().iter().any(|l| l.kind == "output-format" && l.id == name);
+    let written = |name: &str| {
+        [USED, "native", adapter::DIR].contains(&name) || registry.list().iter().any(|l| l.kind == "output-format" && l.id == name)
+    };
     for entry in std::fs::read_dir(out).map_err(|e| Error::io(out, "list", e))? {
         let entry = entry.map_err(|e| Error::io(out, "list", e))?;
         let path = entry.path();
@@ -142,6 +143,7 @@ pub(super) fn finish(
     let plan = run.plan();
     let native = reader(journal, run)?;
     let several = plan.output.formats.len() > 1;
+    let body = run.model().architecture().body();
     let (mut last, mut fingerprints) = (Vec::new(), BTreeMap::new());
     for format in &plan.output.formats {
         if control.cancelled() {
@@ -149,7 +151,8 @@ pub(super) fn finish(
         }
         control.report(Progress::Export { format: format.clone() });
         let dir = if several { out.join(format) } else { out.to_owned() };
-        let output = Output { container: run.registry().container(format)?.container, plan, checkpoint: run.checkpoint(), native: &native };
+        let output =
+            Output { container: run.registry().container(format)?.container, plan, checkpoint: run.checkpoint(), native: &native, body };
         fingerprints.insert(format.as_str(), output.write(&dir, &mut last)?);
     }
     replace_file(&out.join(RECORD), &record(run, journal, sites, &fingerprints)?)?;
@@ -237,6 +240,10 @@ fn card(run: &Run<'_>, sites: &[SiteReport]) -> String {
         sites.len()
     );
     let _ = writeln!(text, "```text\n{plan}```\n");
+    let beside = |f: &String| run.registry().container(f).is_ok_and(|r| r.container.branches_lie() == BranchPlace::Beside);
+    if !plan.branches.is_empty() && plan.output.formats.iter().any(beside) {
+        text.push_str(adapter::CARD);
+    }
     text.push_str("`qfw.json` holds the whole plan and the error of every layer.\n");
     text
 }

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use super::export::remove_file;
 use super::report::peak_rss;
+use crate::checkpoint::adapter;
 use crate::checkpoint::fingerprint::Fingerprints;
 use crate::checkpoint::gguf::{self, GgufWriter};
 use crate::checkpoint::native::NativeReader;
-use crate::checkpoint::{Checkpoint, Container, DataWriter, FileForm, SafetensorsWriter, rename_file, replace_file};
+use crate::checkpoint::{BranchPlace, Checkpoint, Container, DataWriter, FileForm, SafetensorsWriter, rename_file, replace_file};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::scheme::FloatKind;
@@ -69,6 +70,8 @@ pub(crate) struct Output<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     /// Codes and floats.
     pub(crate) native: &'a NativeReader,
+    /// What the model's class calls its body.
+    pub(crate) body: &'a str,
 }
 
 impl Output<'_> {
@@ -77,7 +80,7 @@ impl Output<'_> {
     /// # Errors
     /// If reading or writing fails, or the container cannot hold the model.
     pub(crate) fn write(&self, dir: &Path, late: &mut Vec<Late>) -> Result<Fingerprints> {
-        let Self { container, plan, checkpoint, native } = *self;
+        let Self { container, plan, checkpoint, native, body } = *self;
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create", e))?;
         let provenance: BTreeMap<String, String> =
             [("qfw_version", plan.qfw.clone()), ("qfw_plan", plan.signature())].into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
@@ -98,6 +101,10 @@ impl Output<'_> {
                 };
                 let text = configuration(&checkpoint.config, quantization, container.float_type())?;
                 fingerprint.file("config.json".to_owned(), text.as_bytes());
+                if container.branches_lie() == BranchPlace::Beside && !native.branches.is_empty() {
+                    let (name, text) = adapter::write(dir, body, native, &provenance)?;
+                    fingerprint.file(name, text.as_bytes());
+                }
                 if let Some(index) = &index {
                     fingerprint.file(INDEX.to_owned(), index.as_bytes());
                 }
@@ -179,7 +186,8 @@ pub(crate) fn run_log(start: Instant) -> String {
 pub(crate) fn weight_bytes(out: &Path, formats: &[String]) -> Result<BTreeMap<String, u64>> {
     let of = |format: &String| {
         let dir = if formats.len() > 1 { out.join(format) } else { out.to_owned() };
-        Ok((format.clone(), bytes_in(&dir)?))
+        let beside = dir.join(adapter::DIR);
+        Ok((format.clone(), bytes_in(&dir)? + if beside.is_dir() { bytes_in(&beside)? } else { 0 }))
     };
     formats.iter().map(of).collect()
 }

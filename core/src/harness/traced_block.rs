@@ -110,8 +110,8 @@ impl<'a> TracedBlock<'a> {
                 let rows = i * STRIPE..i * STRIPE + out.len() / columns;
                 weight_gradient(records, slot, rows, out, first, self.run.bf16())
             })?;
-            let biased = biases.iter_mut().enumerate().filter(|(slot, _)| self.biased[*slot]);
-            biased.map(|(slot, g)| bias_gradient(records, slot, g)).collect()
+            let mut biased = biases.iter_mut().enumerate().filter(|(slot, _)| self.biased[*slot]);
+            biased.try_for_each(|(slot, g)| bias_gradient(records, slot, g))
         };
         let loss = self.sweep(windows, factors, objective, Some(&mut add))?;
         Ok(Gradients { loss, weights, biases })

@@ -4,6 +4,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
+/// Most decoder blocks of a model: more than thirty times what the deepest have.
+const BLOCKS: usize = 4096;
+
 /// An object of a model configuration.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {
@@ -47,11 +50,22 @@ impl<'a> Keys<'a> {
         self.typed(key, "a whole number", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
     }
 
-    /// A size: a positive whole number.
+    /// A size: a positive whole number. Products of two fit in 64 bits.
     pub(super) fn size(&self, key: &str) -> Result<usize> {
+        self.at_most(key, 1 << 30)
+    }
+
+    /// A number of decoder blocks. Lists have an entry for each, so that a number that is damaged must not get as far as those.
+    pub(super) fn blocks(&self, key: &str) -> Result<usize> {
+        self.at_most(key, BLOCKS)
+    }
+
+    fn at_most(&self, key: &str, most: usize) -> Result<usize> {
         let n = self.required(key, self.usize_or_none(key)?)?;
-        if n == 0 || n > 1 << 32 {
-            return Err(Error::input("model::config", format!("`{}{key}` in config.json is {n}, which is no size", self.path)));
+        if n == 0 || n > most {
+            let what = if n == 0 { "no size".to_owned() } else { format!("more than {most}") };
+            return Err(Error::input("model::config", format!("`{}{key}` in config.json is {n}, which is {what}", self.path))
+                .hint("the file is damaged, or does not belong to these weights"));
         }
         Ok(n)
     }

@@ -32,7 +32,7 @@ impl Architecture for Gpt2 {
 
     fn parse(&self, config: &Value, has_tensor: &dyn Fn(&str) -> bool) -> Result<Dims> {
         let keys = Keys::new(config)?;
-        let (hidden, heads, blocks) = (keys.size("n_embd")?, keys.size("n_head")?, keys.size("n_layer")?);
+        let (hidden, heads, blocks) = (keys.size("n_embd")?, keys.size("n_head")?, keys.blocks("n_layer")?);
         divides(("n_head", heads), ("n_embd", hidden))?;
         keys.refuse("add_cross_attention", |v| v == false, "cross attention is not a decoder-only model")?;
         let head_dim = hidden / heads;
@@ -68,6 +68,10 @@ impl Architecture for Gpt2 {
 
     fn topology(&self, d: &Dims) -> Topology {
         layernorm::topology(&FAMILY, d)
+    }
+
+    fn body(&self) -> &'static str {
+        "transformer"
     }
 
     fn block(&self, d: &Dims, b: u32, weights: &dyn WeightSource) -> Result<Box<dyn Block>> {

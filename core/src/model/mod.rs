@@ -183,6 +183,12 @@ pub trait Architecture: Send + Sync {
         None
     }
 
+    /// What the model's class in transformers calls its body (`base_model_prefix`): the outermost module, which checkpoints may leave out of
+    /// the names of what is in it.
+    fn body(&self) -> &'static str {
+        "model"
+    }
+
     /// Block `b` with its weights.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ impl Architecture for Opt {
 
     fn parse(&self, config: &Value, has_tensor: &dyn Fn(&str) -> bool) -> Result<Dims> {
         let keys = Keys::new(config)?;
-        let (hidden, heads, blocks) = (keys.size("hidden_size")?, keys.size("num_attention_heads")?, keys.size("num_hidden_layers")?);
+        let (hidden, heads, blocks) = (keys.size("hidden_size")?, keys.size("num_attention_heads")?, keys.blocks("num_hidden_layers")?);
         divides(("num_attention_heads", heads), ("hidden_size", hidden))?;
         refuse_variants(&keys, hidden)?;
         let head_dim = hidden / heads;

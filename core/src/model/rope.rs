@@ -100,6 +100,10 @@ impl Rope {
         // These families turn whole heads: with the plain embedding transformers ignores the key.
         let partial = either("partial_rotary_factor", 1.0)?;
         let dim = head_dim;
+        if dim > WIDEST {
+            return Err(Error::input("model::config", format!("config.json asks for heads of {dim} channels, more than {WIDEST}"))
+                .hint("the file is damaged, or does not belong to these weights"));
+        }
         let mut rope =
             Self { dim, base, inverse_frequencies: plain(base, dim), attention_factor: 1.0, beyond: None, stretch: Stretch::Plain };
         if let Some(factors) = config.array("qfw_rope_factors")? {
@@ -344,6 +348,9 @@ impl Angles {
         Ok((cos, sin))
     }
 }
+
+/// Most channels of a head, each pair of which has a frequency.
+const WIDEST: usize = 1 << 16;
 
 fn plain(base: f64, dim: usize) -> Vec<f64> {
     (0..dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim as f64)).collect()

@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PlannedPass;
+use super::{Plan, PlannedPass};
 use crate::algorithm::BranchNeed;
+use crate::checkpoint::{BranchPlace, Container};
 use crate::error::{Error, Result};
 use crate::scheme::FloatKind;
-use crate::topology::Linear;
+use crate::topology::{Linear, OnlineRotation};
 
 /// A low-rank branch of a site: `B·(A·x)` on the input as it is before it is rounded, beside the product of the codes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,10 +37,36 @@ impl PlannedBranch {
     }
 }
 
-/// The error of a container that has no room for branches.
-pub(crate) fn refused(branch: &PlannedBranch) -> Error {
-    let message = format!("`{}`: it holds codes, and no branch of rank {} beside them", branch.site, branch.rank);
-    Error::plan("plan::container", message).hint("leave the pass out, or use `--format qfw`")
+/// That a container has a place for the branches of a plan. `turned` is one that reads what is rotated while the model runs, if there is any.
+///
+/// # Errors
+/// If it has none, or one where they would read something else.
+pub(crate) fn fit(plan: &Plan, turned: Option<&PlannedBranch>, container: &dyn Container) -> Result<()> {
+    let Some(first) = plan.branches.first() else { return Ok(()) };
+    let (branch, why, hint) = match (container.branches_lie(), turned) {
+        (BranchPlace::Inside, _) => return Ok(()),
+        (BranchPlace::Nowhere, _) => (
+            first,
+            format!("it holds codes, and no branch of rank {} beside them", first.rank),
+            "leave the pass out, or use `--format qfw`, or `compressed-tensors` with an adapter beside it",
+        ),
+        (BranchPlace::Beside, Some(branch)) => (
+            branch,
+            "its branch reads a rotated input, and an adapter beside the layer reads it before it is rotated".to_owned(),
+            "leave out the rotation, or the branch of that layer, or use `--format qfw`",
+        ),
+        (BranchPlace::Beside, None) if plan.tensorwise => {
+            (first, "what an adapter has to call it in an unknown architecture is not known".to_owned(), "use `--format qfw`")
+        }
+        (BranchPlace::Beside, None) => return Ok(()),
+    };
+    Err(Error::plan("plan::container", format!("`{}`: {why}", branch.site)).hint(hint))
+}
+
+/// A branch that reads what is rotated while the model runs, if there is any.
+pub(crate) fn turned<'a>(branches: &'a [PlannedBranch], online: &[OnlineRotation], linears: &[Linear]) -> Option<&'a PlannedBranch> {
+    let rotated = |l: &Linear| online.iter().any(|o| (o.place.block, o.place.port) == (l.site.block, l.input));
+    branches.iter().find(|b| linears.iter().any(|l| l.module == b.module && rotated(l)))
 }
 
 /// Adds the branches that a pass puts beside its sites.

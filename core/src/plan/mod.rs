@@ -32,7 +32,7 @@ pub mod spec;
 mod streams;
 
 pub use branches::PlannedBranch;
-pub(crate) use branches::refused as refused_branch;
+pub(crate) use branches::{fit as branches_fit, turned as turned_branch};
 pub use budget::Budget;
 pub use resolve::{ModelFacts, Resolved, needs_calibration, resolve};
 pub use resolved::{

@@ -9,7 +9,7 @@ use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, P
 use super::sites::{embedding, site_specs};
 use super::{branches, rewrites, streams};
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm, Stage};
-use crate::checkpoint::formats::Verdict;
+use crate::checkpoint::formats::{BranchPlace, Verdict};
 use crate::error::{Error, Result};
 use crate::numeric::Bf16Unit;
 use crate::registry::Registry;
@@ -199,10 +199,12 @@ pub fn resolve(
             keep_native: raw.output.keep_native,
         },
     };
+    let turned = branches::turned(&plan.branches, &plan.online(), &model.topology.linears).cloned();
     for format in &plan.output.formats {
         let container = registry.container(format)?.container;
-        if let Some(branch) = plan.branches.first().filter(|_| !container.holds_branches()) {
-            return Err(branches::refused(branch).within(format!("output format `{format}`")));
+        branches::fit(&plan, turned.as_ref(), container).map_err(|e| e.within(format!("output format `{format}`")))?;
+        if !plan.branches.is_empty() && container.branches_lie() == BranchPlace::Beside {
+            notes.push(format!("`{format}` has no room for branches: they lie beside it, in the directory `adapter`"));
         }
         match container.accepts(&plan) {
             Verdict::Exact => {}

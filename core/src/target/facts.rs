@@ -208,5 +208,8 @@ pub(super) fn in_words(facts: &Facts) -> String {
     if of("inputs") != "kept" {
         words.push(format!("with {} inputs in {}", of("inputs"), of("input-numbers")));
     }
+    if of("branches") == "true" {
+        words.push("and branches".to_owned());
+    }
     format!("{} in `{}` of a `{}` model", words.join(" "), of("container"), of("architecture"))
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::adapter;
 use crate::container::gguf::{Blocks, block_of, factor_name};
 use crate::container::{Contents, awq, compressed_tensors, gptq, native};
 use crate::error::{Error, Finding, Result};
@@ -65,6 +66,8 @@ pub(crate) struct Checkpoint {
     pub findings: Vec<Finding>,
     /// Tensors of the file that belong to no tensor of the model: what rotary embeddings are divided by.
     pub aside: Vec<String>,
+    /// Of a tensor that is there more than once, the others.
+    pub copies: BTreeMap<String, Vec<String>>,
     /// The architecture is known here, so that names and shapes were checked against it.
     pub known: bool,
 }
@@ -93,7 +96,7 @@ impl Checkpoint {
                 .hint("give the directory of a checkpoint, or a .gguf file")
         })?;
         let mut findings = Vec::new();
-        let store = Store::open_dir(dir, &mut findings)?;
+        let mut store = Store::open_dir(dir, &mut findings)?;
         let expected = family::of_config(&config);
         let names = Names::of(expected.as_deref().unwrap_or_default(), &store);
         let (container, contents) = contents(dir, &config, &store, &names.linears())?;
@@ -106,13 +109,16 @@ impl Checkpoint {
             entries.insert(name, Entry { shape: vec![rows, cols], form: Form::Coded(load) });
         }
         rest(&store, &parts, &names, &mut entries, &mut findings);
+        let branches = adapter::read(dir, &names.linears(), &mut store, &mut findings)?;
+        entries.extend(branches.entries);
+        let copies = branches.copies;
         let known = expected.is_some();
         if known {
             names.check(&entries, &store, &mut findings);
         }
         let activations = contents.activations.into_iter().map(|(name, numbers)| (name, numbers.into())).collect();
         let aside = Vec::new();
-        Ok(Self { dir: dir.to_owned(), container, store, entries, activations, findings, aside, known })
+        Ok(Self { dir: dir.to_owned(), container, store, entries, activations, findings, aside, copies, known })
     }
 
     fn of_gguf(file: &Path) -> Result<Self> {
@@ -154,7 +160,8 @@ impl Checkpoint {
         }
         let dir = beside(file).to_owned();
         let (known, container) = (expected.is_some(), "gguf".to_owned());
-        Ok(Self { dir, container, store, entries, activations: BTreeMap::new(), findings, aside, known })
+        let (activations, copies) = Default::default();
+        Ok(Self { dir, container, store, entries, activations, findings, aside, copies, known })
     }
 
     /// The name here of a tensor that another checkpoint calls `name`.

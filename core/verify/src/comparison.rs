@@ -36,6 +36,9 @@ impl Comparison {
             // What belongs to no tensor of the model is checked if anybody says what it should be.
             let said = self.record.as_ref().is_some_and(|r| r.tensors.contains_key(name));
             let there = self.there.as_ref().is_some_and(|t| t.entries.contains_key(name));
+            if !said && !there && self.told_elsewhere(name) {
+                continue;
+            }
             if !self.here.aside.contains(name) || said || there {
                 self.tensor(name, entry);
             } else {
@@ -62,6 +65,13 @@ impl Comparison {
             left_out: self.left_out,
             known_architecture: self.here.known,
         }
+    }
+
+    /// Whether somebody says what another copy of a tensor should be. Copies are equal.
+    fn told_elsewhere(&self, name: &str) -> bool {
+        let said = |n: &String| self.record.as_ref().is_some_and(|r| r.tensors.contains_key(n));
+        let there = |n: &String| self.there.as_ref().is_some_and(|t| t.entries.contains_key(n));
+        self.here.copies.get(name).is_some_and(|others| others.iter().any(|n| said(n) || there(n)))
     }
 
     /// One tensor.
@@ -111,7 +121,8 @@ impl Comparison {
     /// Tensors that are known of and not here.
     fn missing(&mut self) {
         let recorded = self.record.iter().flat_map(|r| r.tensors.keys());
-        let others = self.there.iter().flat_map(|t| t.entries.keys());
+        let there_again = |t: &Checkpoint, n: &String| t.copies.get(n).is_some_and(|c| c.iter().any(|o| self.here.find(o).is_some()));
+        let others = self.there.iter().flat_map(|t| t.entries.keys().filter(move |n| !there_again(t, n)));
         let mut absent: Vec<&String> = recorded.chain(others).filter(|n| self.here.find(n).is_none()).collect();
         absent.sort();
         absent.dedup();

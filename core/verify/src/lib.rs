@@ -10,6 +10,7 @@
 //!
 //! Nothing that a file says is believed before it is checked: damaged and hostile files are errors or findings, not panics.
 
+mod adapter;
 mod bits;
 mod check;
 mod checkpoint;

@@ -78,7 +78,7 @@ impl Checkpoint {
             names.with_aside(&aside).check(&entries, &store, &mut findings);
         }
         let container = "onnx".to_owned();
-        Ok(Self { dir: dir.to_owned(), container, store, entries, activations, findings, aside, known })
+        Ok(Self { dir: dir.to_owned(), container, store, entries, activations, findings, aside, copies: BTreeMap::new(), known })
     }
 }
 

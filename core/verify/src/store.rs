@@ -93,7 +93,10 @@ impl Store {
     }
 
     /// Adds a safetensors file, and says which tensors its header announces.
-    fn add(&mut self, path: &Path, findings: &mut Vec<Finding>) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// If it is none at all.
+    pub(crate) fn add(&mut self, path: &Path, findings: &mut Vec<Finding>) -> Result<Vec<String>> {
         let file = File::open(path).map_err(|e| Error::file(path, &e))?;
         let length = file.metadata().map_err(|e| Error::file(path, &e))?.len();
         let number = self.files.len();

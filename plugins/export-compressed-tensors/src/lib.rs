@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use qfw_core::Result;
 use qfw_core::checkpoint::native::NativeReader;
-use qfw_core::checkpoint::{Container, ContainerRecord, ContainerWriter, StoredActivation, TensorDecl, TensorSource, Verdict};
+use qfw_core::checkpoint::{BranchPlace, Container, ContainerRecord, ContainerWriter, StoredActivation, TensorDecl, TensorSource, Verdict};
 use qfw_core::plan::Plan;
 use qfw_core::topology::{OnlineRotation, Topology};
 use serde_json::Value;
@@ -49,6 +49,10 @@ impl Container for CompressedTensors {
             Ok(()) => Verdict::Exact,
             Err(e) => Verdict::Refused(e),
         }
+    }
+
+    fn branches_lie(&self) -> BranchPlace {
+        BranchPlace::Beside
     }
 
     fn declare(&self, native: &NativeReader) -> Result<Vec<TensorDecl>> {

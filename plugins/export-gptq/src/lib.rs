@@ -27,7 +27,7 @@ use std::sync::Arc;
 use qfw_core::Result;
 use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::{NativeReader, NativeSite};
-use qfw_core::checkpoint::{Container, ContainerRecord, ContainerWriter, Held, TensorDecl, TensorSource, Verdict};
+use qfw_core::checkpoint::{BranchPlace, Container, ContainerRecord, ContainerWriter, Held, TensorDecl, TensorSource, Verdict};
 use qfw_core::plan::Plan;
 use qfw_core::scheme::FloatKind;
 use serde_json::Value;
@@ -58,6 +58,10 @@ struct Gptq {
 impl Container for Gptq {
     fn accepts(&self, plan: &Plan) -> Verdict {
         accept::verdict(self.version, plan)
+    }
+
+    fn branches_lie(&self) -> BranchPlace {
+        BranchPlace::Beside
     }
 
     fn declare(&self, native: &NativeReader) -> Result<Vec<TensorDecl>> {

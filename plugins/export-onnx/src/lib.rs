@@ -19,7 +19,9 @@ use std::sync::Arc;
 
 use prost::Message;
 use qfw_core::checkpoint::native::NativeReader;
-use qfw_core::checkpoint::{Checkpoint, Container, ContainerRecord, ContainerWriter, FileForm, TensorDecl, TensorSource, Verdict};
+use qfw_core::checkpoint::{
+    BranchPlace, Checkpoint, Container, ContainerRecord, ContainerWriter, FileForm, TensorDecl, TensorSource, Verdict,
+};
 use qfw_core::plan::Plan;
 use qfw_core::{Error, Result};
 use serde_json::Value;
@@ -39,8 +41,8 @@ impl Container for Onnx {
         accept::verdict(self.0, plan)
     }
 
-    fn holds_branches(&self) -> bool {
-        true
+    fn branches_lie(&self) -> BranchPlace {
+        BranchPlace::Inside
     }
 
     fn file_form(&self, _: &Plan, checkpoint: &Checkpoint) -> Result<FileForm> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::{NativeReader, NativeSite};
 use qfw_core::checkpoint::{
-    Arithmetic, Container, ContainerRecord, ContainerWriter, Held, StoredDtype, TensorDecl, TensorInfo, TensorSource, Verdict,
+    Arithmetic, BranchPlace, Container, ContainerRecord, ContainerWriter, Held, StoredDtype, TensorDecl, TensorInfo, TensorSource, Verdict,
 };
 use qfw_core::numeric::transpose;
 use qfw_core::plan::Plan;
@@ -44,6 +44,10 @@ impl Container for Floats {
             Some(_) => Verdict::Larger("it holds the floats that codes stand for, and no codes".to_owned()),
             None => Verdict::Exact,
         }
+    }
+
+    fn branches_lie(&self) -> BranchPlace {
+        BranchPlace::Beside
     }
 
     fn declare(&self, native: &NativeReader) -> Result<Vec<TensorDecl>> {

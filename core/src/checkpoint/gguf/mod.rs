@@ -70,5 +70,5 @@ pub fn view(file: Arc<GgufFile>) -> Result<Checkpoint> {
         }
         _ => Vec::new(),
     };
-    Ok(Checkpoint { path, config, config_text, tensors: Arc::new(tensors), side_files: Vec::new(), made_files })
+    Ok(Checkpoint { path, config, config_text, tensors: Arc::new(tensors), side_files: Vec::new(), made_files, adapter: None })
 }

@@ -1,6 +1,7 @@
 //! Which files of a model repository are fetched.
 
 use super::HubId;
+use crate::checkpoint::adapter;
 use crate::error::{Error, Result};
 
 /// A file of a repository.
@@ -18,7 +19,7 @@ const SIDE_FILES: [&str; 9] = ["json", "txt", "jinja", "model", "tiktoken", "py"
 /// Folders with the same model for another program.
 const FOREIGN: [&str; 7] = ["onnx", "openvino", "coreml", "original", "gguf", "mlx", "metal"];
 
-/// `config.json`, the weights the reader would take, and the small files beside them.
+/// `config.json`, the weights the reader would take, with those of an adapter beside them, and the small files.
 pub(super) fn choose<'a>(listed: &'a [Listed], id: &HubId) -> Result<Vec<&'a Listed>> {
     let weights = weights(listed);
     if weights.is_empty() {
@@ -27,8 +28,9 @@ pub(super) fn choose<'a>(listed: &'a [Listed], id: &HubId) -> Result<Vec<&'a Lis
     if !listed.iter().any(|f| f.path == "config.json") {
         return Err(Error::input("hub::no-config", format!("`{id}` has no config.json")).hint("is it an adapter or a part of a model?"));
     }
+    let branches = listed.iter().filter(|f| f.path == adapter::WEIGHTS);
     let side = listed.iter().filter(|f| is_side_file(f));
-    Ok(weights.iter().copied().chain(side).filter(|f| is_plain_path(&f.path)).collect())
+    Ok(weights.iter().copied().chain(branches).chain(side).filter(|f| is_plain_path(&f.path)).collect())
 }
 
 const SINGLE: &str = "model.safetensors";
@@ -85,4 +87,20 @@ pub(super) fn glob_of(path: &str) -> String {
         }
     }
     glob
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its configuration alone would name weights that are not there.
+    #[test]
+    fn an_adapter_comes_with_the_weights() {
+        let listed =
+            ["config.json", "model.safetensors", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "other/x.safetensors"]
+                .map(|path| Listed { path: path.to_owned(), size: 1 });
+        let id = HubId::parse("a/b").unwrap();
+        let chosen: Vec<&str> = choose(&listed, &id).unwrap().iter().map(|f| f.path.as_str()).collect();
+        assert_eq!(chosen, ["model.safetensors", "adapter/adapter_model.safetensors", "config.json", "adapter/adapter_config.json"]);
+    }
 }

@@ -10,7 +10,7 @@ use super::{
     encode_branch, encode_site,
 };
 use crate::checkpoint::dequantized::{Dequantized, ReadRounded, VirtualWeight};
-use crate::checkpoint::formats::{Container, StoredActivation, Verdict};
+use crate::checkpoint::formats::{BranchPlace, Container, StoredActivation, Verdict};
 use crate::checkpoint::{ContainerWriter, TensorDecl, TensorSource};
 use crate::error::{Error, Result};
 use crate::model::StoredBranch;
@@ -25,8 +25,8 @@ impl Container for Native {
         Verdict::Exact
     }
 
-    fn holds_branches(&self) -> bool {
-        true
+    fn branches_lie(&self) -> BranchPlace {
+        BranchPlace::Inside
     }
 
     fn declare(&self, native: &NativeReader) -> Result<Vec<TensorDecl>> {

@@ -30,7 +30,7 @@ pub(in crate::model) fn parse(keys: &Keys<'_>, defaults: &Defaults, has_tensor: 
         }
     };
     divides(("num_key_value_heads", kv_heads), ("num_attention_heads", heads))?;
-    let blocks = keys.size("num_hidden_layers")?;
+    let blocks = keys.blocks("num_hidden_layers")?;
     let max_positions = keys.size_or("max_position_embeddings", defaults.max_positions)?;
     let prefix = if has_tensor("model.embed_tokens.weight") || !has_tensor("embed_tokens.weight") { "model." } else { "" };
     Ok(Dims {

@@ -156,6 +156,7 @@ impl Model {
             tensors,
             side_files: Vec::new(),
             made_files,
+            adapter: None,
         };
         Self { checkpoint, native, plan, dir: Arc::new(dir) }
     }

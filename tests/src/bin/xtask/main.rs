@@ -2,6 +2,7 @@
 
 mod compare;
 mod features;
+mod fuzz;
 mod interop;
 mod logits;
 mod matrix;
@@ -30,6 +31,8 @@ enum Task {
     Compare(compare::Args),
     /// Count the rows of `tests/features.toml`, and fail if a done one names no test
     Features(features::Args),
+    /// Feed hostile input to every reader, guided by coverage
+    Fuzz(fuzz::Args),
     /// Run every container in the engines that read it, and compare with ours and with `--target`
     Interop(interop::Args),
     /// Write our logits of the first windows of a text
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     let done = match &Line::parse().task {
         Task::Compare(args) => compare::run(args),
         Task::Features(args) => features::run(args),
+        Task::Fuzz(args) => fuzz::run(args),
         Task::Interop(args) => interop::run(args),
         Task::Logits(args) => logits::run(args),
         Task::Matrix(args) => matrix::run(args),
