@@ -100,6 +100,7 @@ fn run_of(example: &toml::Table) -> (String, String, Sets) {
     let algo = match () {
         () if flag("act-order") => "gptq",
         () if flag("online-rotations") => "spinquant,rtn",
+        () if flag("branches") => "svdquant,rtn",
         () => "rtn",
     };
     (text("container", "compressed-tensors"), algo.to_owned(), sets)
@@ -114,6 +115,7 @@ fn planned(target: &str, model: &Path, example: &toml::Table, recipe: &str) -> R
         let [flag, value] = pair else { panic!("`{recipe}` is no list of pairs") };
         match flag.as_str() {
             "--format" => format.clone_from(value),
+            "--algo" => algo.clone_from(value),
             "--preset" => {
                 preset = Some(value.clone());
                 algo.clear();
