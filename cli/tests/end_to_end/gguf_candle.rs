@@ -71,7 +71,8 @@ fn candle_decodes_what_is_written_as_we_do() {
         let blocks = if model == "tiny-gpt2" { "gpt2.block_count" } else { "llama.block_count" };
         assert_eq!(content.metadata[blocks].to_u32().unwrap(), 6, "{model}");
         let mut names = BTreeSet::new();
-        for name in content.tensor_infos.keys() {
+        let stored: BTreeSet<&String> = content.tensor_infos.keys().collect();
+        for name in stored {
             let tensor = content.tensor(&mut file, name, &Device::Cpu).unwrap();
             seen.insert(format!("{:?}", tensor.dtype()));
             let theirs = tensor.dequantize(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();

@@ -37,8 +37,7 @@ pub(super) fn python(engine: &Engine, root: &Path) -> Result<PathBuf, String> {
         let torch = root.join("torch");
         make(&torch)?;
         install(&torch, TORCH)?;
-        let seen =
-            said(&mut Command::new(torch.join("bin/python")).args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))?;
+        let seen = said(Command::new(torch.join("bin/python")).args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))?;
         let own = said(Command::new(&python).args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))?;
         std::fs::write(Path::new(&own).join("torch.pth"), format!("{seen}\n")).map_err(|e| e.to_string())?;
     }
