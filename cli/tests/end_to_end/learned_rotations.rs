@@ -8,7 +8,6 @@ use super::{apply, apply_args, perplexity, qfw, same_tree, tree};
 
 const SCHEME: &str = "--set scheme.weights.format=int4 --set scheme.weights.granularity=channel --set scheme.inputs.format=int4 \
                       --set scheme.inputs.granularity=token";
-const SGD: &str = "--algo quarot,rtn --set quarot.optimize.steps=12 --set quarot.optimize.batch-size=2";
 const LEARN: &str = "--algo quarot,rtn --set quarot.optimize.steps=6 --set quarot.optimize.batch-size=2";
 
 fn run(dir: &Path, model: &str, name: &str, words: &str) -> PathBuf {
@@ -29,7 +28,11 @@ fn rotations_get_better_at_what_they_are_for_and_leave_the_function_alone() {
         for (name, words, steps) in [
             ("network", LEARN.to_owned(), 6),
             // Fewer steps along the gradient itself gain less than what one rounding more or less moves.
-            ("sgd", format!("{SGD} --set quarot.optimize.optimizer=cayley-sgd --set quarot.optimize.lr=0.1"), 12),
+            (
+                "sgd",
+                format!("{LEARN} --set quarot.optimize.steps=12 --set quarot.optimize.optimizer=cayley-sgd --set quarot.optimize.lr=0.1"),
+                12,
+            ),
             ("weights", "--algo quarot,rtn --set quarot.variant=weight-recon --set quarot.optimize.steps=20".to_owned(), 20),
         ] {
             let out = run(dir.path(), model, name, &words);

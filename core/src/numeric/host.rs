@@ -109,14 +109,23 @@ pub(crate) fn on_host(tensors: &[&Tensor]) -> bool {
 
 /// Runs `f` on the contiguous slice of `t`.
 pub(crate) fn with_slice<T: Real, R>(t: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
-    let t = t.contiguous()?;
-    let (storage, layout) = t.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
-        return Err(Error::internal("a host kernel was given a tensor of another device"));
-    };
-    let slice = T::slice(storage).ok_or_else(|| Error::internal(format!("a host kernel was given {:?}", t.dtype())))?;
-    let (start, end) = layout.contiguous_offsets().ok_or_else(|| Error::internal("a contiguous tensor has no contiguous range"))?;
-    f(&slice[start..end])
+    with_slices([t], |[slice]| f(slice))
+}
+
+/// Runs `f` on the contiguous slices of `tensors`.
+pub(crate) fn with_slices<T: Real, const N: usize, R>(tensors: [&Tensor; N], f: impl FnOnce([&[T]; N]) -> Result<R>) -> Result<R> {
+    let tensors = tensors.iter().map(|t| Ok(t.contiguous()?)).collect::<Result<Vec<_>>>()?;
+    let held: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[T]; N] = [&[]; N];
+    for ((slice, (storage, layout)), tensor) in slices.iter_mut().zip(&held).zip(&tensors) {
+        let Storage::Cpu(storage) = &**storage else {
+            return Err(Error::internal("a host kernel was given a tensor of another device"));
+        };
+        let all = T::slice(storage).ok_or_else(|| Error::internal(format!("a host kernel was given {:?}", tensor.dtype())))?;
+        let (start, end) = layout.contiguous_offsets().ok_or_else(|| Error::internal("a contiguous tensor has no contiguous range"))?;
+        *slice = &all[start..end];
+    }
+    f(slices)
 }
 
 /// A CPU tensor that owns `data`.

@@ -7,6 +7,9 @@ use qfw_core::export::{Export, Request};
 use qfw_core::registry::Registry;
 use qfw_core::session::Opened;
 use qfw_core::{Error, ErrorKind, evaluate};
+use tempfile::TempDir;
+
+use crate::bases;
 
 /// The result, or nothing if it is an error with a name.
 ///
@@ -33,27 +36,41 @@ fn named(code: &str, message: &str) {
     assert!(!message.trim().is_empty(), "the error `{code}` says nothing");
 }
 
-/// Everything that reads a checkpoint: inspected, opened with its tokenizer, run on three tokens, read as an export does, and checked by the
-/// second reader against a sound one. Whether it can be run.
-pub(crate) fn every_reader(path: &Path, registry: &Registry, sound_one: &Path) -> bool {
-    let Some(checkpoint) = sound(Checkpoint::open(path)) else {
-        sound_second(qfw_verify::verify(path, Some(sound_one)));
-        return false;
-    };
-    let mut row = Vec::new();
-    for name in checkpoint.tensors.names() {
-        let rows = checkpoint.tensors.info(&name).and_then(|i| i.shape.first().copied()).unwrap_or(1);
-        sound(checkpoint.tensors.read_f32(&name, 0..rows.min(2), &mut row));
-        let _ = checkpoint.tensors.coded(&name);
+/// Everything that reads a checkpoint.
+pub(crate) struct Readers {
+    registry: Registry,
+    /// A sound checkpoint, which the second reader compares with.
+    sound_one: TempDir,
+}
+
+impl Readers {
+    pub(crate) fn new() -> Self {
+        Self { registry: bases::registry(), sound_one: bases::float() }
     }
-    let runs = sound(Opened::of(checkpoint, registry)).is_some_and(|opened| {
-        if let Some(tokenizer) = sound(opened.tokenizer()).flatten() {
-            sound(tokenizer.encode("a man", true));
+
+    /// The checkpoint at `path`: inspected, opened with its tokenizer, run on three tokens, read as an export does, and checked by the second
+    /// reader. Whether it can be run.
+    pub(crate) fn read(&self, path: &Path) -> bool {
+        let verify = || sound_second(qfw_verify::verify(path, Some(self.sound_one.path())));
+        let Some(checkpoint) = sound(Checkpoint::open(path)) else {
+            verify();
+            return false;
+        };
+        let mut row = Vec::new();
+        for name in checkpoint.tensors.names() {
+            let rows = checkpoint.tensors.info(&name).and_then(|i| i.shape.first().copied()).unwrap_or(1);
+            sound(checkpoint.tensors.read_f32(&name, 0..rows.min(2), &mut row));
+            let _ = checkpoint.tensors.coded(&name);
         }
-        sound(evaluate::logits(&opened.model, &[1, 2, 0])).is_some()
-    });
-    let request = Request { formats: vec!["qfw".to_owned()], target: None, dtype: None };
-    sound(Export::open(path, registry, &request));
-    sound_second(qfw_verify::verify(path, Some(sound_one)));
-    runs
+        let runs = sound(Opened::of(checkpoint, &self.registry)).is_some_and(|opened| {
+            if let Some(tokenizer) = sound(opened.tokenizer()).flatten() {
+                sound(tokenizer.encode("a man", true));
+            }
+            sound(evaluate::logits(&opened.model, &[1, 2, 0])).is_some()
+        });
+        let request = Request { formats: vec!["qfw".to_owned()], target: None, dtype: None };
+        sound(Export::open(path, &self.registry, &request));
+        verify();
+        runs
+    }
 }

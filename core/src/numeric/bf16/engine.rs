@@ -35,15 +35,17 @@ impl Engine {
         }
     }
 
-    /// How many of `pairs` are multiplied between two visits to C. Tiles read a strip of A and a panel of B faster than the second cache gives
-    /// them, so that the strip and what passes beside it have to fit in the first. It changes no bit: what is added to C is added in f32 either way.
-    pub(super) fn depths(&self, pairs: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    /// The parts of `pairs` that are multiplied between two visits to C, and what becomes of C at each. Tiles read a strip of A and a panel of B
+    /// faster than the second cache gives them, so that the strip and what passes beside it have to fit in the first. It changes no bit: what
+    /// is added to C is added in f32 either way.
+    pub(super) fn depths(&self, pairs: usize, onto: Onto) -> impl Iterator<Item = (Range<usize>, Onto)> + use<> {
         const MOST: usize = 9 * STEP;
         let depth = match self {
             Self::Pairs(_) => pairs,
             Self::Tiles(_) => pairs.div_ceil(pairs.div_ceil(MOST).max(1)).next_multiple_of(STEP),
         };
-        (0..pairs).step_by(depth.max(1)).map(move |first| first..pairs.min(first + depth))
+        let parts = (0..pairs).step_by(depth.max(1)).map(move |first| first..pairs.min(first + depth));
+        parts.map(move |part| if part.start == 0 { (part, onto) } else { (part, Onto::Add) })
     }
 
     /// The rows that these panels see at once.

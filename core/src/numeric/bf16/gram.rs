@@ -125,13 +125,12 @@ impl Left<'_> {
         }
     }
 
-    /// See [`Engine::depths`], and what becomes of C at each.
+    /// See [`Engine::depths`].
     fn depths(&self, pairs: usize, onto: Onto) -> impl Iterator<Item = (Range<usize>, Onto)> + use<> {
-        let depths = match self {
-            Self::Across { unit, .. } => Engine::Pairs(*unit).depths(pairs),
-            Self::Rows { engine, .. } => engine.depths(pairs),
-        };
-        depths.map(move |depth| if depth.start == 0 { (depth, onto) } else { (depth, Onto::Add) })
+        match self {
+            Self::Across { unit, .. } => Engine::Pairs(*unit).depths(pairs, onto),
+            Self::Rows { engine, .. } => engine.depths(pairs, onto),
+        }
     }
 
     /// `C ← A·B`, or added to C, for the first rows of a panel of A's transpose and the columns of a panel of B, and some of their pairs.

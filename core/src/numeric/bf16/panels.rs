@@ -117,8 +117,7 @@ impl Bf16Panels {
                 }
                 let (rows, all) = (a.len() / k, n.div_ceil(COLUMNS));
                 for (first, high) in (0..all).step_by(engine.together()).flat_map(|p| engine.strips(rows).map(move |r| (p, r))) {
-                    for depth in engine.depths(length / 2) {
-                        let onto = if depth.start == 0 { onto } else { Onto::Add };
+                    for (depth, onto) in engine.depths(length / 2, onto) {
                         for panel in first..all.min(first + engine.together()) {
                             let column = panel * COLUMNS;
                             let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };

@@ -10,7 +10,7 @@ use candle_core::{DType, Tensor};
 use super::super::attention::{AttentionShape, QUERY_BLOCK};
 use super::super::bf16::{Bf16Unit, WIDEST_HEAD, attention_backward_bf16};
 use super::super::gemm::{Onto, Transpose, gemm};
-use super::super::host::{Real, for_real, tensor, with_slice};
+use super::super::host::{Real, for_real, tensor, with_slices};
 use super::super::softmax::softmax_row;
 use super::super::vectorize::{Kernel, vectorize};
 use crate::error::Result;
@@ -84,29 +84,23 @@ pub(in super::super) fn attention_backward(
     g: &Tensor,
     bf16: Option<Bf16Unit>,
 ) -> Result<[Tensor; 3]> {
+    let all = [q, k, v, out, g];
+    let zeros = [q, k, v].map(Tensor::elem_count);
     if let Some(unit) = bf16.filter(|_| q.dtype() == DType::F32 && shape.head_dim <= WIDEST_HEAD) {
-        return with_slice(q, |q_| {
-            with_slice(k, |k_| {
-                with_slice(v, |v_| {
-                    with_slice(out, |out| {
-                        with_slice(g, |g| {
-                            let zeros = |n: usize| vec![0.0; n];
-                            let (mut dq, mut dk, mut dv) = (zeros(q_.len()), zeros(k_.len()), zeros(v_.len()));
-                            let into = (&mut *dq, &mut *dk, &mut *dv);
-                            attention_backward_bf16(unit, (q_, k_, v_), (out, g), (q.dim(0)?, k.dim(0)?), shape, into);
-                            Ok([tensor(dq, q.shape().clone())?, tensor(dk, k.shape().clone())?, tensor(dv, v.shape().clone())?])
-                        })
-                    })
-                })
-            })
-        });
+        let [mut dq, mut dk, mut dv] = zeros.map(|n| vec![0.0; n]);
+        let (t, s) = (q.dim(0)?, k.dim(0)?);
+        with_slices(all, |[q, k, v, out, g]| {
+            attention_backward_bf16(unit, (q, k, v), (out, g), (t, s), shape, (&mut dq, &mut dk, &mut dv));
+            Ok(())
+        })?;
+        return Ok([tensor(dq, q.shape().clone())?, tensor(dk, k.shape().clone())?, tensor(dv, v.shape().clone())?]);
     }
-    for_real!(q, R => with_slice::<R, _>(q, |q_| with_slice::<R, _>(k, |k_| with_slice::<R, _>(v, |v_| {
-        with_slice::<R, _>(out, |out| with_slice::<R, _>(g, |g| {
-            let zeros = |n: usize| vec![R::of(0.0); n];
-            let (mut dq, mut dk, mut dv) = (zeros(q_.len()), zeros(k_.len()), zeros(v_.len()));
-            vectorize(Back { q: q_, k: k_, v: v_, out, g, dq: &mut dq, dk: &mut dk, dv: &mut dv, shape });
-            Ok([tensor(dq, q.shape().clone())?, tensor(dk, k.shape().clone())?, tensor(dv, v.shape().clone())?])
-        }))
-    }))))
+    for_real!(q, R => {
+        let [mut dq, mut dk, mut dv] = zeros.map(|n| vec![R::of(0.0); n]);
+        with_slices::<R, _, _>(all, |[q, k, v, out, g]| {
+            vectorize(Back { q, k, v, out, g, dq: &mut dq, dk: &mut dk, dv: &mut dv, shape });
+            Ok(())
+        })?;
+        Ok([tensor(dq, q.shape().clone())?, tensor(dk, k.shape().clone())?, tensor(dv, v.shape().clone())?])
+    })
 }

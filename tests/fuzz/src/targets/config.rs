@@ -1,22 +1,17 @@
 //! `config.json` of a float checkpoint.
 
-use tempfile::TempDir;
-
 use crate::stage::Stage;
-use crate::{Target, bases, verdict};
+use crate::verdict::Readers;
+use crate::{Target, bases};
 
 pub(crate) const TARGET: Target = Target { name: "config", about: "config.json of a float checkpoint", run, seeds };
 
-thread_local!(static STATE: (qfw_core::registry::Registry, TempDir, Stage) = {
-    let base = bases::float();
-    let stage = Stage::copy(base.path());
-    (bases::registry(), base, stage)
-});
+thread_local!(static STATE: (Readers, Stage) = (Readers::new(), Stage::copy(bases::float().path())));
 
 fn run(data: &[u8]) {
-    STATE.with(|(registry, base, stage)| {
+    STATE.with(|(readers, stage)| {
         stage.put("config.json", data);
-        verdict::every_reader(stage.path(), registry, base.path());
+        readers.read(stage.path());
     });
 }
 

@@ -3,18 +3,17 @@
 //! The first byte says what the rest is: even, the whole file; odd, the head of one up to its tensors, after which sound data are put.
 
 use qfw_core::checkpoint::gguf::GgufFile;
-use tempfile::TempDir;
 
 use crate::stage::Stage;
-use crate::{Target, bases, verdict};
+use crate::verdict::Readers;
+use crate::{Target, bases};
 
 pub(crate) const TARGET: Target = Target { name: "gguf", about: "a GGUF file: keys, tokenizer, tensor infos, blocks", run, seeds };
 
 const FILE: &str = "model.gguf";
 
 struct State {
-    registry: qfw_core::registry::Registry,
-    base: TempDir,
+    readers: Readers,
     stage: Stage,
     data: Vec<u8>,
 }
@@ -22,7 +21,7 @@ struct State {
 thread_local!(static STATE: State = {
     let file = made("q4_0");
     let data = file[head(&file)..].to_vec();
-    State { registry: bases::registry(), base: bases::float(), stage: Stage::empty(), data }
+    State { readers: Readers::new(), stage: Stage::empty(), data }
 });
 
 /// The float model in blocks of ggml of one type.
@@ -56,7 +55,7 @@ fn run(data: &[u8]) {
             let padding = vec![0; rest.len().next_multiple_of(32) - rest.len()];
             s.stage.put(FILE, &[rest, &padding, &s.data].concat());
         }
-        verdict::every_reader(&s.stage.path().join(FILE), &s.registry, s.base.path());
+        s.readers.read(&s.stage.path().join(FILE));
     });
 }
 

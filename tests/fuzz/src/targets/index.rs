@@ -1,21 +1,20 @@
 //! `model.safetensors.index.json` over two sound shards.
 
-use tempfile::TempDir;
-
 use super::shards::sharded;
+use crate::Target;
 use crate::stage::Stage;
-use crate::{Target, bases, verdict};
+use crate::verdict::Readers;
 
 pub(crate) const TARGET: Target = Target { name: "index", about: "model.safetensors.index.json", run, seeds };
 
 pub(crate) const FILE: &str = "model.safetensors.index.json";
 
-thread_local!(static STATE: (qfw_core::registry::Registry, TempDir, Stage) = (bases::registry(), bases::float(), sharded()));
+thread_local!(static STATE: (Readers, Stage) = (Readers::new(), sharded()));
 
 fn run(data: &[u8]) {
-    STATE.with(|(registry, base, stage)| {
+    STATE.with(|(readers, stage)| {
         stage.put(FILE, data);
-        verdict::every_reader(stage.path(), registry, base.path());
+        readers.read(stage.path());
     });
 }
 

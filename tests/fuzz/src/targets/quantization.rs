@@ -4,10 +4,10 @@
 
 use qfw_core::checkpoint::{StoredDtype, TensorDecl, write_small};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::stage::Stage;
-use crate::{Target, bases, verdict};
+use crate::verdict::{Readers, sound_second};
+use crate::{Target, bases};
 
 pub(crate) const TARGET: Target = Target {
     name: "quantization",
@@ -24,7 +24,7 @@ struct Case {
     sound: Vec<u8>,
 }
 
-thread_local!(static STATE: (qfw_core::registry::Registry, TempDir, Vec<Case>) = (bases::registry(), bases::float(), cases()));
+thread_local!(static STATE: (Readers, Vec<Case>) = (Readers::new(), cases()));
 
 const CONFIG: &str = "config.json";
 const BESIDE: &str = "hf_quant_config.json";
@@ -108,12 +108,12 @@ fn fp8(quantization: Value) -> Stage {
 
 fn run(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else { return };
-    STATE.with(|(registry, base, cases)| {
+    STATE.with(|(readers, cases)| {
         let case = &cases[usize::from(first.wrapping_sub(b'a')) % cases.len()];
         case.stage.put(case.file, rest);
-        verdict::every_reader(case.stage.path(), registry, base.path());
+        readers.read(case.stage.path());
         if case.file == RECORD {
-            verdict::sound_second(qfw_verify::verify(case.stage.path(), None));
+            sound_second(qfw_verify::verify(case.stage.path(), None));
         }
     });
 }

@@ -5,16 +5,14 @@
 
 use std::path::PathBuf;
 
-use tempfile::TempDir;
-
 use crate::stage::Stage;
-use crate::{Target, bases, frame, verdict};
+use crate::verdict::Readers;
+use crate::{Target, bases, frame};
 
 pub(crate) const TARGET: Target = Target { name: "safetensors", about: "model.safetensors of a float checkpoint", run, seeds };
 
 struct State {
-    registry: qfw_core::registry::Registry,
-    base: TempDir,
+    readers: Readers,
     stage: Stage,
     data: Vec<u8>,
 }
@@ -22,7 +20,7 @@ struct State {
 thread_local!(static STATE: State = {
     let base = bases::float();
     let data = frame::split(&weights(base.path().join("model.safetensors"))).1.to_vec();
-    State { registry: bases::registry(), stage: Stage::copy(base.path()), base, data }
+    State { readers: Readers::new(), stage: Stage::copy(base.path()), data }
 });
 
 #[allow(clippy::expect_used, reason = "it was just written")]
@@ -35,7 +33,7 @@ fn run(data: &[u8]) {
     STATE.with(|s| {
         let file = if first % 2 == 0 { rest.to_vec() } else { frame::safetensors(rest, &s.data) };
         s.stage.put("model.safetensors", &file);
-        verdict::every_reader(s.stage.path(), &s.registry, s.base.path());
+        s.readers.read(s.stage.path());
     });
 }
 

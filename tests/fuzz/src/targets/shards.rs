@@ -1,9 +1,8 @@
 //! A checkpoint in two shards: the index and both headers, with a line of `=====` between them.
 
-use tempfile::TempDir;
-
 use crate::stage::Stage;
-use crate::{Target, bases, frame, verdict};
+use crate::verdict::Readers;
+use crate::{Target, bases, frame};
 
 pub(crate) const TARGET: Target = Target { name: "shards", about: "two safetensors headers and the index over them", run, seeds };
 
@@ -13,16 +12,15 @@ pub(crate) const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model
 const SECOND: &str = "mlp";
 
 struct State {
-    registry: qfw_core::registry::Registry,
-    base: TempDir,
+    readers: Readers,
     stage: Stage,
     data: [Vec<u8>; 2],
 }
 
 thread_local!(static STATE: State = {
-    let (base, stage) = (bases::float(), sharded());
+    let stage = sharded();
     let data = shard_bytes(&stage).map(|file| frame::split(&file).1.to_vec());
-    State { registry: bases::registry(), base, stage, data }
+    State { readers: Readers::new(), stage, data }
 });
 
 /// The float model in two shards with their index.
@@ -58,7 +56,7 @@ fn run(data: &[u8]) {
         for (i, name) in SHARDS.into_iter().enumerate() {
             s.stage.put(name, &frame::safetensors(part(i + 1), &s.data[i]));
         }
-        verdict::every_reader(s.stage.path(), &s.registry, s.base.path());
+        s.readers.read(s.stage.path());
     });
 }
 

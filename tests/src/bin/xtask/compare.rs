@@ -7,14 +7,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use qfw_core::{Error, Result};
 use qfw_tests::workspace;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::program::{Evaluation, build, children, paired};
+use crate::program::{Evaluation, Took, apply, build, children, paired};
 
 /// What to compare.
 #[derive(Clone, Debug, clap::Args)]
@@ -86,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     eprintln!("running qfw");
     let out = dir.path().join("qfw");
-    rows.push((ours(args, &recipe, &qfw, dir.path(), &out)?, perplexity(args, &qfw, &out)?));
+    rows.push((ours(args, &recipe, &qfw, &out)?, perplexity(args, &qfw, &out)?));
     print(args, &recipe, &rows);
     Ok(())
 }
@@ -165,22 +164,12 @@ fn eight_bits(format: &str, more: &str) -> String {
     )
 }
 
-fn ours(args: &Args, recipe: &str, qfw: &Path, dir: &Path, out: &Path) -> Result<Cost> {
-    let config = dir.join("run.toml");
-    std::fs::write(&config, recipe).map_err(|e| Error::io(&config, "write", e))?;
-    let mut command = Command::new(qfw);
-    command.arg("apply").arg(&args.model).arg("--config").arg(&config).arg("--data").arg(&args.ids).arg("-o").arg(out);
-    command.arg("--set").arg(format!("harness.products={}", args.products));
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let (before, start) = (children(), Instant::now());
-    let status = command.status().map_err(|e| Error::io(qfw, "run", e))?;
-    let (wall_seconds, after) = (start.elapsed().as_secs_f64(), children());
-    if !status.success() {
-        return Err(Error::input("compare::qfw", format!("`qfw apply` failed: {status}")).hint("run the same recipe by hand to see why"));
-    }
+fn ours(args: &Args, recipe: &str, qfw: &Path, out: &Path) -> Result<Cost> {
+    let took = apply(qfw, &args.model, &args.ids, recipe, &[format!("harness.products={}", args.products)], out)?;
     // The largest child so far is this one, unless the peer (or a compiler) was larger: the run's own report says it exactly.
     let peer = format!("qfw {}, {} products", env!("CARGO_PKG_VERSION"), args.products);
-    Ok(Cost { peer, wall_seconds, cpu_seconds: after.0 - before.0, peak_rss_bytes: logged_peak(out).unwrap_or(after.1) })
+    let Took { cpu_seconds, wall_seconds } = took;
+    Ok(Cost { peer, wall_seconds, cpu_seconds, peak_rss_bytes: logged_peak(out).unwrap_or_else(|| children().1) })
 }
 
 /// Peak memory as the run itself logged it.

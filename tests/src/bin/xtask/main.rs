@@ -4,6 +4,7 @@ mod compare;
 mod features;
 mod fuzz;
 mod interop;
+mod kept;
 mod logits;
 mod matrix;
 mod parity;

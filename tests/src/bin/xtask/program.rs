@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use qfw_core::{Error, Result};
 use qfw_tests::workspace;
@@ -32,6 +33,31 @@ pub(crate) fn children() -> (f64, u64) {
     };
     let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
     (seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss as u64 * 1024)
+}
+
+/// What a run took.
+pub(crate) struct Took {
+    /// Of all threads.
+    pub(crate) cpu_seconds: f64,
+    pub(crate) wall_seconds: f64,
+}
+
+/// The whole command `qfw apply` of `model` into `out`, by a `run.toml` beside it and `settings` over that, on `data`.
+pub(crate) fn apply(qfw: &Path, model: &Path, data: &Path, recipe: &str, settings: &[String], out: &Path) -> Result<Took> {
+    let config = out.with_extension("toml");
+    std::fs::write(&config, recipe).map_err(|e| Error::io(&config, "write", e))?;
+    let mut command = Command::new(qfw);
+    command.arg("apply").arg(model).arg("--config").arg(&config).arg("--data").arg(data).arg("-o").arg(out);
+    for setting in settings {
+        command.arg("--set").arg(setting);
+    }
+    let (before, start) = (children().0, Instant::now());
+    let output = command.output().map_err(|e| Error::io(qfw, "run", e))?;
+    if output.status.success() {
+        return Ok(Took { cpu_seconds: children().0 - before, wall_seconds: start.elapsed().as_secs_f64() });
+    }
+    Err(Error::input("xtask::apply", format!("`qfw apply` failed: {}", output.status))
+        .hint(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 /// What perplexity is measured on.

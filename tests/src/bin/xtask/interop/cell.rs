@@ -1,7 +1,5 @@
-//! What is known of one model, recipe and container in one engine, and keeping it.
+//! What is known of one model, recipe and container in one engine.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use qfw_core::target::Outcome;
@@ -93,44 +91,6 @@ impl Cell {
     }
 }
 
-/// A line of the file of finished runs.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    key: String,
-    place: String,
-    ran: Ran,
-}
-
-/// The runs that are finished.
-pub(super) struct Kept {
-    path: PathBuf,
-    by_key: BTreeMap<String, Ran>,
-}
-
-impl Kept {
-    /// Those in the file at `path`, if there is one. A line that was cut short by a kill does not count.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let text = if path.exists() { std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))? } else { String::new() };
-        let lines = text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok());
-        Ok(Self { path: path.to_owned(), by_key: lines.map(|l| (l.key, l.ran)).collect() })
-    }
-
-    pub(super) fn find(&self, key: &str) -> Option<Ran> {
-        self.by_key.get(key).cloned()
-    }
-
-    /// Keeps what came out at a place.
-    pub(super) fn add(&mut self, key: String, place: String, ran: Ran) -> Result<()> {
-        let line = Line { key: key.clone(), place, ran: ran.clone() };
-        let text = serde_json::to_string(&line).map_err(|e| Error::internal(e.to_string()))?;
-        let mut file = std::fs::File::options().create(true).append(true).open(&self.path).map_err(|e| Error::io(&self.path, "open", e))?;
-        // A new line first ends one that was cut short.
-        write!(file, "\n{text}\n").map_err(|e| Error::io(&self.path, "write", e))?;
-        self.by_key.insert(key, ran);
-        Ok(())
-    }
-}
-
 /// Hash of what a run depends on: the files, the engine with its script, and how it is run.
 pub(super) fn key(checkpoint: &Path, engine: &Engine, script: &str, way: &Way, windows: &[Vec<u32>]) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
@@ -183,19 +143,5 @@ mod tests {
             cell(Some("exact"), Outcome::Wrong, far).wrong().is_some()
                 && cell(Some("exact"), Outcome::Refused, refused()).wrong().is_some()
         );
-    }
-
-    #[test]
-    fn finished_runs_are_found_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("cells.jsonl");
-        let ran = Ran { engine: "e 1".to_owned(), date: "d".to_owned(), found: Found::Refused("no".to_owned()) };
-        Kept::open(&path).unwrap().add("k".to_owned(), "here".to_owned(), ran.clone()).unwrap();
-        // A process that was killed while it wrote.
-        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"key\":\"cut").unwrap();
-        let mut kept = Kept::open(&path).unwrap();
-        kept.add("l".to_owned(), "there".to_owned(), ran.clone()).unwrap();
-        let kept = Kept::open(&path).unwrap();
-        assert_eq!((kept.find("k"), kept.find("l"), kept.find("cut")), (Some(ran.clone()), Some(ran), None));
     }
 }

@@ -29,12 +29,13 @@ use qfw_core::{Error, Result};
 use qfw_tests::workspace;
 use serde_json::{Value, json};
 
-use self::cell::{Cell, Found, Kept, Ran, State};
+use self::cell::{Cell, Found, Ran, State};
 use self::driver::{Answer, Driver};
 use self::engine::{ENGINES, Engine, Way};
 use self::family::{Family, families};
 use self::measure::{Ours, Tokens};
 use self::recipe::{RECIPES, Recipe};
+use crate::kept::Kept;
 use crate::program::build;
 
 /// What to run.
@@ -94,7 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     matrix.verdict()
 }
 
-/// What the task was called with, but for where things are.
+/// What the task was called with, but for where things are and for what was finished already.
 fn command(args: &Args) -> String {
     let list = |flag: &str, items: &[String], between: &str| {
         if items.is_empty() { String::new() } else { format!(" --{flag} '{}'", items.join(between)) }
@@ -103,8 +104,7 @@ fn command(args: &Args) -> String {
         args.model.as_ref().map_or_else(String::new, |m| format!(" --model {}", m.file_name().unwrap_or_default().to_string_lossy()));
     let out = args.out.as_ref().map_or_else(String::new, |o| format!(" --out {}", o.display()));
     let filters = [list("engines", &args.engines, ","), list("formats", &args.formats, ","), list("models", &args.models, ";")].concat();
-    let finished = if args.finished { " --finished" } else { "" };
-    format!("cargo xtask interop{finished}{filters}{}{model}{out}", list("recipes", &args.recipes, ";"))
+    format!("cargo xtask interop{filters}{}{model}{out}", list("recipes", &args.recipes, ";"))
 }
 
 fn chosen(list: &[String], name: &str) -> bool {
@@ -131,7 +131,7 @@ struct Matrix<'a> {
     /// Environments and finished cells.
     home: PathBuf,
     work: tempfile::TempDir,
-    kept: Kept,
+    kept: Kept<Ran>,
     /// Engines that run, or why they do not.
     pythons: BTreeMap<&'static str, std::result::Result<PathBuf, String>>,
     drivers: BTreeMap<&'static str, Driver>,
@@ -301,8 +301,8 @@ impl<'a> Matrix<'a> {
             Answer::Done => Found::Logits(q.ours.distance(&q.tokens, &out)?),
         };
         let ran = Ran { engine: what, date, found };
-        self.kept.add(key, format!("{}: {}, {}, {format}", engine.name, q.family.name, q.recipe.name), ran.clone())?;
-        Ok(Some(State::Ran(ran)))
+        let name = format!("{}: {}, {}, {format}", engine.name, q.family.name, q.recipe.name);
+        Ok(Some(State::Ran(self.kept.add(key, name, ran)?)))
     }
 
     /// A running driver, taken out of those that run.

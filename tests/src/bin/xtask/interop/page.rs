@@ -20,7 +20,8 @@ activations are rounded to 8 bits, by the recipe or by the engine, a difference 
 difference of 0.1 are asked for; of a real model, the mean of the cosines, and 1 % of perplexity. What is further off is called wrong. For each cell, `--target` has to say what was found; the task fails
 otherwise. Models are the tiny ones of the program, and the same as other families with numbers drawn at random for what those add.
 
-`refused` is the engine's answer, `not written` that of `qfw plan`; the numbers lead to their words below the table.
+`refused` is the engine's answer, `not written` that of `qfw plan`; the numbers lead to their words below the table. A place that is empty was
+not run.
 ";
 
 /// The whole page. `command` is what it is made by.

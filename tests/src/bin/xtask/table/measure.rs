@@ -1,9 +1,6 @@
-//! Running one row, and keeping what it gave.
+//! Running one row.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use qfw_core::plan::Plan;
 use qfw_core::{Error, Result};
@@ -11,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Row;
-use crate::program::{Evaluation, children};
+use crate::program::{Evaluation, apply};
 
 /// What a row is run with.
 pub(super) struct Job<'a> {
@@ -64,24 +61,9 @@ impl Mean {
     }
 }
 
-/// A line of the file of finished rows.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    id: String,
-    /// Hash of everything the result depends on.
-    key: String,
-    measured: Measured,
-}
-
-/// The rows that are finished.
-pub(super) struct Kept {
-    path: PathBuf,
-    by_key: BTreeMap<String, Measured>,
-}
-
 impl Job<'_> {
     /// Hash of what the result depends on. The files stand for what is in them, and the version for the program.
-    fn key(&self, row: &Row, seed: u64) -> String {
+    pub(super) fn key(&self, row: &Row, seed: u64) -> String {
         let Evaluation { data, seq_len, max_windows, products } = self.evaluation;
         let seed = row.seeded.then_some(seed);
         let calibration = (self.data, self.samples, seed);
@@ -95,26 +77,20 @@ impl Job<'_> {
             return measured(None, &self.evaluation.of(self.qfw, self.model)?, None);
         };
         let dir = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), "write in", e))?;
-        let (config, out) = (dir.path().join("run.toml"), dir.path().join("out"));
-        std::fs::write(&config, recipe).map_err(|e| Error::io(&config, "write", e))?;
-        let mut command = Command::new(self.qfw);
-        command.arg("apply").arg(self.model).arg("--config").arg(&config).arg("--data").arg(self.data).arg("-o").arg(&out);
-        command.arg("--format").arg("qfw").arg("--set").arg(format!("calibration.samples={}", self.samples));
-        command.arg("--set").arg(format!("calibration.seq-len={}", self.evaluation.seq_len));
-        command.arg("--set").arg(format!("calibration.seed={seed}"));
-        command.arg("--set").arg(format!("harness.products={}", self.evaluation.products));
-        let before = children().0;
-        let output = command.output().map_err(|e| Error::io(self.qfw, "run", e))?;
-        let seconds = children().0 - before;
-        if !output.status.success() {
-            return Err(Error::input("table::apply", format!("row `{}`: `qfw apply` failed: {}", row.id, output.status))
-                .hint(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
-        }
+        let settings = [
+            format!("calibration.samples={}", self.samples),
+            format!("calibration.seq-len={}", self.evaluation.seq_len),
+            format!("calibration.seed={seed}"),
+            format!("harness.products={}", self.evaluation.products),
+            "output.format=[\"qfw\"]".to_owned(),
+        ];
+        let out = dir.path().join("out");
+        let took = apply(self.qfw, self.model, self.data, recipe, &settings, &out).map_err(|e| e.within(format!("row `{}`", row.id)))?;
         let record = out.join("qfw.json");
         let text = std::fs::read_to_string(&record).map_err(|e| Error::io(&record, "read", e))?;
         let plan = serde_json::from_str::<Value>(&text).and_then(|v| serde_json::from_value::<Plan>(v["plan"].clone()));
         let plan = plan.map_err(|e| Error::internal(format!("the record of row `{}` holds no plan: {e}", row.id)))?;
-        measured(Some(&plan), &self.evaluation.of(self.qfw, &out)?, Some(seconds))
+        measured(Some(&plan), &self.evaluation.of(self.qfw, &out)?, Some(took.cpu_seconds))
     }
 }
 
@@ -131,30 +107,6 @@ fn measured(plan: Option<&Plan>, eval: &Value, cpu_seconds: Option<f64>) -> Resu
         windows_nll: windows_nll.ok_or_else(|| Error::internal("`qfw eval --json` has no `windows_nll`"))?,
         cpu_seconds,
     })
-}
-
-impl Kept {
-    /// The rows in the file at `path`, if there is one. A line that was cut short by a kill does not count.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let text = if path.exists() { std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))? } else { String::new() };
-        let lines = text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok());
-        Ok(Self { path: path.to_owned(), by_key: lines.map(|l| (l.key, l.measured)).collect() })
-    }
-
-    /// What `row` gave, if it is finished.
-    pub(super) fn find(&self, job: &Job<'_>, row: &Row, seed: u64) -> Result<Option<Measured>> {
-        Ok(self.by_key.get(&job.key(row, seed)).cloned())
-    }
-
-    /// Keeps what `row` gave.
-    pub(super) fn add(&mut self, job: &Job<'_>, row: &Row, seed: u64, measured: Measured) -> Result<Measured> {
-        let line = Line { id: row.id.clone(), key: job.key(row, seed), measured: measured.clone() };
-        let text = serde_json::to_string(&line).map_err(|e| Error::internal(e.to_string()))?;
-        let mut file = std::fs::File::options().create(true).append(true).open(&self.path).map_err(|e| Error::io(&self.path, "open", e))?;
-        // A new line first ends one that was cut short.
-        write!(file, "\n{text}\n").map_err(|e| Error::io(&self.path, "write", e))?;
-        Ok(measured)
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use qfw_core::{Error, Result};
 
 use self::measure::{Mean, Measured};
+use crate::kept::Kept;
 use crate::program::{Evaluation, build};
 
 /// What to measure.
@@ -134,16 +135,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let products = args.products.clone();
     let evaluation = Evaluation { data: args.eval.clone(), seq_len: args.seq_len, max_windows: args.max_windows, products };
     let job = measure::Job { qfw: &build()?, model: &args.model, data: &args.data, samples: args.samples, evaluation: &evaluation };
-    let mut kept = measure::Kept::open(&args.out.with_extension("jsonl"))?;
+    let mut kept = Kept::open(&args.out.with_extension("jsonl"))?;
     // What everything is compared with comes first, and is always needed.
     let wanted = |row: &Row| row.recipe.is_none() || args.only.as_ref().is_none_or(|part| row.id.contains(part.as_str()));
     let rows: Vec<&Row> = table.rows.iter().filter(|r| wanted(r)).collect();
     let mut done: Vec<(&Row, Vec<Measured>)> = rows.iter().map(|r| (*r, Vec::new())).collect();
     for (nth, seed) in args.seeds.iter().enumerate() {
         for (row, of_seeds) in done.iter_mut().filter(|(r, _)| r.seeded || nth == 0) {
-            let measured = match kept.find(&job, row, *seed)? {
+            let key = job.key(row, *seed);
+            let measured = match kept.find(&key) {
                 Some(measured) => measured,
-                None => kept.add(&job, row, *seed, job.run(row, *seed)?)?,
+                None => kept.add(key, row.id.clone(), job.run(row, *seed)?)?,
             };
             eprintln!("{}, seed {seed}: {:.3}", row.id, measured.perplexity);
             of_seeds.push(measured);
