@@ -12,7 +12,7 @@ use crate::calibration::{Bos, Corpus, DataFile, SampleSpec, Source, Tokenizer, W
 use crate::checkpoint::{Adapted, Checkpoint, Rewritten, StoredDtype, TensorSource};
 use crate::error::{Error, Result};
 use crate::harness::{Control, Measured, Mode, Run, Summary};
-use crate::model::{Activations, Architecture, Model, model_type};
+use crate::model::{Activations, Architecture, Model, device, model_type};
 use crate::plan::raw::{RawBos, RawCalibration, RawDtype, RawModel, RawRun, RawTiePolicy};
 use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibration, needs_untied_head, resolve};
 use crate::registry::Registry;
@@ -148,10 +148,7 @@ impl Session {
         if let Some(target) = &raw.output.target {
             target::check(target)?;
         }
-        if raw.harness.device != "cpu" {
-            return Err(Error::config("device::unsupported", format!("device `{}` is not available in this build", raw.harness.device))
-                .hint("use `--device cpu`: the block loop runs on the CPU, also in a build with `cargo build --release --features cuda`"));
-        }
+        let device = device(&raw.harness.device)?;
         let calibrated = needs_calibration(&raw, registry)?;
         let (mut opened, notes) = source(&raw, registry, model, calibrated)?;
         let windows = if calibrated { calibrate(&raw.calibration, &data(&raw.calibration)?, &opened)? } else { Windows::new(Vec::new()) };
@@ -199,6 +196,7 @@ impl Session {
             return Err(Error::plan("plan::budget", format!("the run needs {budget}, more than the budget of {}", raw.harness.budget))
                 .hint("raise `--budget`, use fewer threads, shorter windows, or `harness.sequence = \"layer\"`"));
         }
+        opened.model = opened.model.on(&device);
         Ok(Self { raw, opened, windows, resolved, budget, prelude: learning })
     }
 
@@ -240,7 +238,7 @@ impl Session {
 
     fn run<'a>(&'a self, registry: &'a Registry, opened: &'a Opened) -> Result<Run<'a>> {
         let Opened { checkpoint, model } = opened;
-        Run::new(registry, checkpoint, model, &self.resolved, &self.windows.ids, Device::Cpu, self.budget.spill)
+        Run::new(registry, checkpoint, model, &self.resolved, &self.windows.ids, self.budget.spill)
     }
 }
 

@@ -231,8 +231,14 @@ fn what_this_version_cannot_quantize_is_refused() {
     );
     refused(
         "--algo rtn --device cuda:0",
-        "device::unsupported",
-        &["device `cuda:0` is not available in this build", "hint: use `--device cpu`"],
+        "device::unavailable",
+        &["device `cuda:0` is not available in this build", "hint: use `--device cpu`, or a program built with"],
+    );
+    refused("--algo rtn --device gpu", "device::unknown", &["there is no device `gpu`", "hint: `cpu`, or `cuda:N`"]);
+    refused(
+        "--algo rtn --set harness.device=cuda0",
+        "device::unknown",
+        &["there is no device `cuda0`", "the CUDA device of that number, such as `cuda:0`"],
     );
 }
 

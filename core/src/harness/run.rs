@@ -72,7 +72,6 @@ pub struct Run<'a> {
     model: &'a Model,
     resolved: &'a Resolved,
     windows: &'a [Vec<u32>],
-    device: Device,
     spill: bool,
     observers: BTreeMap<String, Box<dyn Observer>>,
     /// One for each rounded activation of the plan.
@@ -94,7 +93,6 @@ impl<'a> Run<'a> {
         model: &'a Model,
         resolved: &'a Resolved,
         windows: &'a [Vec<u32>],
-        device: Device,
         spill: bool,
     ) -> Result<Self> {
         let natives = resolved.plan.native_sites();
@@ -113,7 +111,6 @@ impl<'a> Run<'a> {
             model,
             resolved,
             windows,
-            device,
             spill,
             observers,
             activation_observers,
@@ -151,8 +148,8 @@ impl<'a> Run<'a> {
             Begun::Done(summary) => Ok(summary),
             Begun::Work(mut journal) => {
                 let (checkpoint, model) = rotated(&prelude::rotations(self, &mut journal, control)?)?;
-                let Self { registry, resolved, windows, ref device, spill, .. } = *self;
-                let run = Run::new(registry, &checkpoint, &model, resolved, windows, device.clone(), spill)?;
+                let Self { registry, resolved, windows, spill, .. } = *self;
+                let run = Run::new(registry, &checkpoint, &model, resolved, windows, spill)?;
                 run.finish(out, &mut journal, start, control)
             }
         }
@@ -245,11 +242,11 @@ impl<'a> Run<'a> {
         }
         control.report(Progress::Step { name: "propagate" });
         if let Some(stream) = streams.get(StreamKind::Reference) {
-            propagate(&*self.model.block(b, original)?, stream, &self.device, control)?;
+            propagate(&*self.model.block(b, original)?, stream, self.device(), control)?;
         }
         if let Some(stream) = streams.get(StreamKind::Quantized) {
             let block = result.activations.in_block(b, self.model.block(b, &result.weights)?);
-            propagate(&*block, stream, &self.device, control)?;
+            propagate(&*block, stream, self.device(), control)?;
         }
         Ok(())
     }
@@ -497,7 +494,7 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn device(&self) -> &Device {
-        &self.device
+        self.model.weights.device()
     }
 
     pub(super) fn registry(&self) -> &Registry {

@@ -47,6 +47,13 @@ impl Model {
         Self::rotating(architecture, config, tensors, dtype, device, &[])
     }
 
+    /// The same model, whose blocks run on `device`.
+    #[must_use]
+    pub fn on(self, device: &Device) -> Self {
+        let weights = StoredWeights { device: device.clone(), ..StoredWeights::clone(&self.weights) };
+        Self { weights: Arc::new(weights), ..self }
+    }
+
     /// As [`Self::new`], of a model that rotates some of its activations.
     ///
     /// # Errors
@@ -176,6 +183,11 @@ pub struct StoredWeights {
 }
 
 impl StoredWeights {
+    /// Where its tensors are put.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     pub(super) fn new(tensors: Arc<dyn TensorSource>, topology: &Topology, dtype: DType, device: Device) -> Result<Self> {
         let mut params = BTreeMap::new();
         for p in &topology.params {

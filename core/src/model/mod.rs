@@ -6,6 +6,7 @@
 mod branch;
 mod config;
 mod decoder;
+mod device;
 mod gpt2;
 mod layernorm;
 mod llama;
@@ -25,6 +26,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 pub use branch::{Branch, StoredBranch};
+pub use device::{CPU, device};
 pub use loaded::{Model, StoredWeights};
 pub use online::Online;
 pub use quantized::{ActivationQuant, Activations};

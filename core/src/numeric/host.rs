@@ -99,12 +99,28 @@ impl Real for f64 {
 
 /// Whether our kernels may run on `tensors`: all on the CPU, of one float type, and none part of a gradient computation.
 pub(crate) fn on_host(tensors: &[&Tensor]) -> bool {
+    #[cfg(test)]
+    if KERNELS_OFF.get() {
+        return false;
+    }
     tensors.iter().all(|t| {
         matches!(t.device(), Device::Cpu)
             && matches!(t.dtype(), DType::F32 | DType::F64)
             && t.dtype() == tensors[0].dtype()
             && !t.track_op()
     })
+}
+
+#[cfg(test)]
+thread_local!(static KERNELS_OFF: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+
+/// What `f` gives on a thread whose tensors count as those of another device.
+#[cfg(test)]
+pub(super) fn without_kernels<R>(f: impl FnOnce() -> R) -> R {
+    KERNELS_OFF.set(true);
+    let result = f();
+    KERNELS_OFF.set(false);
+    result
 }
 
 /// Runs `f` on the contiguous slice of `t`.

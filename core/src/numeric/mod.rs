@@ -16,6 +16,8 @@ mod cholesky;
 mod codes;
 mod eigenvalue;
 mod elementwise;
+#[cfg(test)]
+mod elsewhere;
 mod fake_quantize;
 mod gemm;
 mod gradient;

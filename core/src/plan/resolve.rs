@@ -11,6 +11,7 @@ use super::{branches, rewrites, streams};
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm, Stage};
 use crate::checkpoint::formats::{BranchPlace, Verdict};
 use crate::error::{Error, Result};
+use crate::model::CPU;
 use crate::numeric::Bf16Unit;
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, QuantSpec};
@@ -77,8 +78,13 @@ pub fn resolve(
     let mut notes = Vec::new();
     let order = pass_order(raw, registry, sorted, &mut notes)?;
     // Without calibration there are no sweeps, and one plan for every machine.
+    let elsewhere = raw.harness.device != CPU;
     let products = match raw.harness.products {
-        RawProducts::Auto if calibration.is_none() => Products::F32,
+        RawProducts::Auto if calibration.is_none() || elsewhere => Products::F32,
+        RawProducts::Bf16 if elsewhere => {
+            let message = format!("`harness.products = \"bf16\"` is about the instructions of CPUs, and the blocks run on `{}`", raw.harness.device);
+            return Err(Error::plan("plan::no-bf16", message).hint("leave it out"));
+        }
         choice => choice.here(),
     };
     let bf16 = products.unit(Bf16Unit::detect()).map_err(|e| e.within("`harness`"))?;
@@ -126,6 +132,10 @@ pub fn resolve(
         let inputs: Vec<Option<&QuantSpec>> = chosen.iter().map(|l| input_of(&activations, l)).collect();
         let cx = PlanContext { topology: model.topology, sites: &chosen, weights: &weights, inputs: &inputs, stream };
         let need = algorithm.needs(&cx)?;
+        if elsewhere && (need.training.is_some() || need.network > 0) {
+            let message = format!("`{}` learns, and gradients are computed on the CPU alone, not on `{}`", record.id, raw.harness.device);
+            return Err(Error::plan("device::gradients", message).hint("use `--device cpu`"));
+        }
         if record.phase == Phase::Split {
             let branch = need.branch.as_ref().ok_or_else(|| Error::internal(format!("`{}` splits, and asks for no branch", record.id)))?;
             branches::add(&mut planned_branches, record.id, branch, &chosen, model.stored)?;

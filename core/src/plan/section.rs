@@ -115,7 +115,7 @@ pub struct RawHarness {
     pub resume: bool,
     /// What happens to a site that cannot be solved.
     pub on_failure: RawOnFailure,
-    /// `cpu` or `cuda:N`.
+    /// Where blocks run: `cpu`, or `cuda:N` in a build with that feature. Statistics and solvers are on the CPU; so is what learns.
     pub device: String,
     /// Stored name of the list of decoder blocks, such as `model.layers`. The architecture knows it; if given, it has to be that.
     #[serde(skip_serializing_if = "Option::is_none")]
