@@ -1,9 +1,12 @@
 """transformers, by itself and with what it loads quantized checkpoints with, as a driver of `cargo xtask interop`.
 
 Computes in f32, and in bf16 where it is told to: compressed-tensors decompresses floats of four bits to that type whatever the model is.
+Where an adapter lies beside a checkpoint, PEFT puts it over the model.
 """
 
 from protocol import serve  # isort: skip
+
+from pathlib import Path
 
 import torch
 import transformers
@@ -13,7 +16,7 @@ from transformers import AutoModelForCausalLM
 def versions():
     from importlib.metadata import PackageNotFoundError, version
 
-    for package in ("transformers", "compressed-tensors", "gptqmodel", "torch"):
+    for package in ("transformers", "compressed-tensors", "gptqmodel", "peft", "torch"):
         try:
             yield f"{package} {version(package).split('+')[0]}"
         except PackageNotFoundError:
@@ -23,7 +26,13 @@ def versions():
 def run(job, windows):
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[job["numbers"]]
     # What is missing it fills with random numbers, and goes on: the logits show it.
-    model = AutoModelForCausalLM.from_pretrained(job["checkpoint"], device_map="cpu", dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(job["checkpoint"], device_map="cpu", dtype=dtype)
+    adapter = Path(job["checkpoint"]) / "adapter"
+    if adapter.is_dir():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    model.eval()
     with torch.no_grad():
         return [(model(torch.tensor(ids)[None]).logits[0].float().numpy(), None) for ids in windows]
 

@@ -94,17 +94,25 @@ impl Cell {
 /// Hash of what a run depends on: the files, the engine with its script, and how it is run.
 pub(super) fn key(checkpoint: &Path, engine: &Engine, script: &str, way: &Way, windows: &[Vec<u32>]) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    let listed = std::fs::read_dir(checkpoint).map_err(|e| Error::io(checkpoint, "list", e))?;
-    let mut files: Vec<PathBuf> = listed.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_file()).collect();
-    files.sort();
     // The log of the run has times in it.
-    for path in files.iter().filter(|p| p.file_name().is_some_and(|n| n != "qfw-run.jsonl")) {
+    for path in files(checkpoint)?.iter().filter(|p| p.file_name().is_some_and(|n| n != "qfw-run.jsonl")) {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
         hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
     }
     let rest = (engine.name, engine.packages, engine.on_its_own, engine.variables, script, way.option, windows);
     hasher.update(format!("{rest:?}").as_bytes());
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// The files in `dir` and in the directories in it, sorted.
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {
+        let path = entry.map_err(|e| Error::io(dir, "list", e))?.path();
+        if path.is_dir() { found.extend(files(&path)?) } else { found.push(path) }
+    }
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]

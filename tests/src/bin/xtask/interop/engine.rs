@@ -78,9 +78,12 @@ const ROUNDING: Way = Way { limits: Limits::ROUNDED, ..AS_IT_COMES };
 /// What torch's environment holds.
 pub(super) const TORCH: &[&str] = &["torch==2.15.0", "numpy", "safetensors"];
 
+/// What puts branches over a model.
+const PEFT: &str = "peft==0.21.2";
+
 /// What loads checkpoints for transformers, and GPTQModel by itself.
 const WITH_TRANSFORMERS: &[&str] =
-    &["transformers==5.23.0", "compressed-tensors==0.20.0", "gptqmodel==7.7.0", "optimum==2.3.0", "accelerate==1.15.0"];
+    &["transformers==5.23.0", "compressed-tensors==0.20.0", "gptqmodel==7.7.0", "optimum==2.3.0", "accelerate==1.15.0", PEFT];
 
 const OFFLINE: (&str, &str) = ("HF_HUB_OFFLINE", "1");
 /// torch compiles nothing, which takes longer than a tiny model runs.
@@ -108,7 +111,7 @@ pub(super) const ENGINES: &[Engine] = &[
         environment: "transformers-5.19",
         target: "transformers@5.19",
         driver: "run_transformers.py",
-        packages: &["transformers==5.19.0", "compressed-tensors==0.17.0", "optimum==2.3.0", "accelerate==1.15.0"],
+        packages: &["transformers==5.19.0", "compressed-tensors==0.17.0", "optimum==2.3.0", "accelerate==1.15.0", PEFT],
         on_its_own: Some("gptqmodel==7.7.0"),
         torch: true,
         variables: &[OFFLINE, EAGER],

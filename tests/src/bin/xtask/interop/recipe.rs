@@ -151,6 +151,26 @@ pub(super) const RECIPES: &[Recipe] = &[
         ..PLAIN
     },
     Recipe {
+        name: "4 bits with branches",
+        words: "--algo svdquant,rtn svdquant.rank=16 scheme.weights.format=int4 scheme.weights.granularity.group=64",
+        formats: &["compressed-tensors", "gptq", "awq", "safetensors-f32"],
+        ..PLAIN
+    },
+    Recipe {
+        name: "4 bits with shared branches, rotated",
+        words: "--algo quarot,svdquant,gptq svdquant.rank=16 svdquant.shared=true scheme.weights.format=int4 scheme.weights.granularity.group=64",
+        formats: &["compressed-tensors", "safetensors-f32"],
+        model: Some("llama"),
+        ..PLAIN
+    },
+    Recipe {
+        name: "2 bits with wide branches of f32",
+        words: "--algo svdquant,rtn svdquant.rank=100 svdquant.dtype=float32 scheme.weights.format=int2 scheme.weights.granularity.group=32",
+        formats: &["safetensors-f32"],
+        model: Some("llama"),
+        ..PLAIN
+    },
+    Recipe {
         name: "4 bits, rotated while it runs",
         words: "--algo quarot,rtn quarot.rotations=[\"r1\",\"r2\",\"r4\"] scheme.weights.format=int4 scheme.weights.granularity.group=32",
         formats: &["compressed-tensors-online"],
