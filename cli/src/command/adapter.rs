@@ -24,4 +24,8 @@ pub(crate) fn say_how(dirs: &[String], plan: &Plan) {
         None => say(&format!("  vLLM          has no room for branches of rank {most}")),
     }
     say(&format!("  transformers  PeftModel.from_pretrained(model, \"{dir}/adapter\")"));
+    // PEFT looks for the weights that it adds to.
+    if plan.output.formats.iter().any(|f| f.starts_with("compressed-tensors")) {
+        say("                and load compressed-tensors with quantization_config=CompressedTensorsConfig(dequantize=True) for it");
+    }
 }

@@ -29,7 +29,8 @@ use crate::topology::Topology;
 pub(crate) const DIR: &str = "adapter";
 
 /// What model cards say of it.
-pub(crate) const CARD: &str = "Low-rank branches lie in the directory `adapter`, as a LoRA: loaded without it, this is another model.\n\n";
+pub(crate) const CARD: &str = "Low-rank branches lie in the directory `adapter`, as a LoRA: loaded without it, this is another model. PEFT puts them over \
+                               layers whose weights are there: what transformers keeps packed has to be dequantized on loading.\n\n";
 
 /// What says what it is.
 const CONFIG: &str = "adapter_config.json";

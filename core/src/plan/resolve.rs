@@ -82,7 +82,8 @@ pub fn resolve(
     let products = match raw.harness.products {
         RawProducts::Auto if calibration.is_none() || elsewhere => Products::F32,
         RawProducts::Bf16 if elsewhere => {
-            let message = format!("`harness.products = \"bf16\"` is about the instructions of CPUs, and the blocks run on `{}`", raw.harness.device);
+            let message =
+                format!("`harness.products = \"bf16\"` is about the instructions of CPUs, and the blocks run on `{}`", raw.harness.device);
             return Err(Error::plan("plan::no-bf16", message).hint("leave it out"));
         }
         choice => choice.here(),

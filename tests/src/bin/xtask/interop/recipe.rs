@@ -107,7 +107,7 @@ pub(super) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "nvfp4",
         words: "--preset nvfp4",
-        formats: &["compressed-tensors", "gguf"],
+        formats: &["compressed-tensors", "gguf", "safetensors-f32"],
         limits: Some(Limits::BF16),
         numbers: "bf16",
         ..PLAIN
@@ -115,7 +115,7 @@ pub(super) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "mxfp4",
         words: "--preset mxfp4",
-        formats: &["compressed-tensors", "gguf"],
+        formats: &["compressed-tensors", "gguf", "safetensors-f32"],
         limits: Some(Limits::BF16),
         numbers: "bf16",
         ..PLAIN
