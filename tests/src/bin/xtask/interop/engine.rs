@@ -15,8 +15,8 @@ pub(super) struct Limits {
 impl Limits {
     /// The same weights in another program's f32, or in f16.
     pub(super) const F32: Self = Self { cosine: 0.9999, of_mean: false, largest: 5e-3, perplexity: Some(3e-3) };
-    /// The same weights in bf16.
-    pub(super) const BF16: Self = Self { cosine: 0.9999, of_mean: false, largest: 3e-2, perplexity: Some(3e-3) };
+    /// The same weights in bf16, which is that far off by itself: a recipe that is run so has a container of floats too, to compare with.
+    pub(super) const BF16: Self = Self { cosine: 0.9995, of_mean: false, largest: 3e-2, perplexity: Some(1e-2) };
     /// Activations are rounded to 8 bits, so that a difference in the last bit of one may be a step.
     pub(super) const ROUNDED: Self = Self { cosine: 0.99, of_mean: false, largest: 0.1, perplexity: None };
     /// The same in a real model, some of whose activations are so far out that 8 bits leave nothing of the others: at single positions
