@@ -20,7 +20,7 @@ fn output_error(dir: &Path, name: &str, words: &str) -> f64 {
 fn ranges_that_clipping_chose_help_error_feedback() {
     let dir = tempfile::tempdir().unwrap();
     for format in ["int3", "int2"] {
-        for (order, options) in [("static", ""), ("off", "--set gptq.static-groups=false")] {
+        for (order, options) in [("static", ""), ("off", "")] {
             let of = |algo: &str| {
                 let words = format!("--set scheme.weights.format={format} --algo {algo} --set gptq.act-order={order} {options}");
                 output_error(dir.path(), &format!("{format}-{algo}-{order}"), &words)

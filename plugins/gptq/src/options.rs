@@ -50,9 +50,11 @@ pub struct Options {
     )]
     pub act_order: ActOrder,
     /// Fix the scales of all groups before the first column is rounded. `false` fits each group when the sweep reaches it, on the
-    /// weights as updated so far; not possible with `act-order = "static"`, implied by `"group"`.
-    #[serde(alias = "static_groups")]
-    pub static_groups: bool,
+    /// weights as updated so far; not possible with `act-order = "static"` or `accumulator-bits`, implied by `act-order = "group"`, and
+    /// what `"off"` does unless told otherwise, as in the paper: weights outgrow scales that were fixed before.
+    #[serde(alias = "static_groups", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = null))]
+    pub static_groups: Option<bool>,
     /// Take the inputs as they will be: rounded, where the scheme rounds them. The statistics are then those of the rounded activations.
     #[serde(alias = "use_quant_activations", alias = "gpxq-use-quant-activations", alias = "gpxq_use_quant_activations")]
     pub use_quant_activations: bool,
@@ -89,7 +91,7 @@ impl Default for Options {
             num_blocks: None,
             damp: 0.01,
             act_order: ActOrder::Static,
-            static_groups: true,
+            static_groups: None,
             use_quant_activations: false,
             accumulator_bits: None,
             accumulator_tile: None,
@@ -119,7 +121,7 @@ impl Options {
         if !(0.0..=1.0).contains(&o.damp) {
             return Err(invalid_option("gptq", "damp", o.damp, "it must be from 0 to 1; 0.01 is usual"));
         }
-        if o.act_order == ActOrder::Static && !o.static_groups {
+        if o.act_order == ActOrder::Static && o.static_groups == Some(false) {
             return Err(Error::config("config::invalid", "`static-groups = false` of `gptq` cannot go with `act-order = \"static\"`")
                 .hint("use `act-order = \"group\"` for groups that follow the order, or `act-order = \"off\"`"));
         }
@@ -135,7 +137,7 @@ impl Options {
         if accumulator.is_some() && !self.use_quant_activations {
             return invalid("is about rounded inputs, and it takes them unrounded", "set `use-quant-activations = true` too");
         }
-        if accumulator.is_some() && (self.act_order == ActOrder::Group || !self.static_groups) {
+        if accumulator.is_some() && (self.act_order == ActOrder::Group || self.static_groups == Some(false)) {
             return invalid("wants scales that are fixed before", "leave `static-groups` and `act-order = \"group\"` out");
         }
         Ok(accumulator)
@@ -151,7 +153,15 @@ impl Options {
     pub(crate) fn refits(&self, cx: &SiteContext<'_>) -> bool {
         let layout = cx.layout();
         let groups = layout.tile_rows == 1 && layout.grid().1 > 1;
-        groups && (self.act_order == ActOrder::Group || (!self.static_groups && cx.ranged.is_none()))
+        groups && (self.act_order == ActOrder::Group || (!self.fixes_groups() && cx.ranged.is_none()))
+    }
+
+    fn fixes_groups(&self) -> bool {
+        match self.act_order {
+            ActOrder::Static => true,
+            ActOrder::Group => false,
+            ActOrder::Off => self.static_groups.unwrap_or(self.accumulator_bits.is_some()),
+        }
     }
 }
 
@@ -176,6 +186,15 @@ mod tests {
         assert_eq!((o.block(576), o.block(90), o.block_size), (6, 1, 128));
         let accumulator = Options { accumulator_bits: Some(16), accumulator_tile: Some(64), ..Options::default() };
         assert_eq!(o, Options { num_blocks: Some(100), use_quant_activations: true, ..accumulator });
+    }
+
+    /// Weights of a group have moved by the time that it is reached, and a scale that was fixed before clips them.
+    #[test]
+    fn groups_are_fixed_before_where_columns_come_in_another_order() {
+        let fixed = |v| Options::read(&v).unwrap().fixes_groups();
+        assert!(fixed(json!({})) && fixed(json!({ "act-order": "off", "static-groups": true })));
+        assert!(!fixed(json!({ "act-order": "off" })) && !fixed(json!({ "act-order": "group" })));
+        assert!(fixed(json!({ "act-order": "off", "accumulator-bits": 16, "use-quant-activations": true })));
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn every_grid_does_better_than_to_nearest() {
 
 #[test]
 fn ranges_are_searched_inside_groups_as_they_are_reached() {
-    for options in [json!({ "act-order": "group" }), json!({ "act-order": "off", "static-groups": false })] {
+    for options in [json!({ "act-order": "group" }), json!({ "act-order": "off" })] {
         for (observer, settings) in [("minmax", json!({})), ("mse", json!({}))] {
             let spec = observed("int3", Granularity::group(16), true, observer, settings);
             let (nearest, gptq) = errors(&spec, &options);
@@ -109,7 +109,7 @@ fn codes_fit_the_accumulator_that_was_asked_for() {
         let spec = spec("int4", Granularity::group(16), true);
         for act_order in ["off", "static"] {
             let options = |more: Value| {
-                let mut options = json!({ "act-order": act_order, "use-quant-activations": true });
+                let mut options = json!({ "act-order": act_order, "static-groups": true, "use-quant-activations": true });
                 options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
                 options
             };

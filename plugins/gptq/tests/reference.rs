@@ -170,17 +170,18 @@ fn codes_are_those_of_the_textbook_in_f64() {
             let spec = spec(&registry, granularity.clone(), symmetric);
             let mut by_diagonal: Vec<usize> = (0..COLS).collect();
             by_diagonal.sort_by(|a, b| p.h[b * COLS + b].total_cmp(&p.h[a * COLS + a]));
-            for (act_order, order) in [("off", (0..COLS).collect::<Vec<_>>()), ("static", by_diagonal)] {
+            let natural: Vec<usize> = (0..COLS).collect();
+            for (act_order, fixed, order) in [("off", false, &natural), ("off", true, &natural), ("static", true, &by_diagonal)] {
                 for block in [1, 5, 128] {
-                    let options = json!({ "act-order": act_order, "block-size": block, "damp": 0.01 });
+                    let options = json!({ "act-order": act_order, "static-groups": fixed, "block-size": block, "damp": 0.01 });
                     let rounded = run("gptq", &p, &spec, options);
-                    let (expected, nearest_tie) = textbook(&p, &spec, &rounded, 0.01, &order);
+                    let (expected, nearest_tie) = textbook(&p, &spec, &rounded, 0.01, order);
                     for (r, (got, want)) in rounded.codes.bytes().unwrap().chunks(COLS).zip(expected.chunks(COLS)).enumerate() {
                         rows += 1;
                         // f32 carries these values to about 1e-6 of a step times the conditioning of the problem.
                         if nearest_tie[r] > 1e-5 {
                             compared += 1;
-                            assert_eq!(got, want, "seed {seed}, {granularity}, act-order {act_order}, block {block}, row {r}");
+                            assert_eq!(got, want, "seed {seed}, {granularity}, act-order {act_order}, fixed {fixed}, block {block}, row {r}");
                         }
                     }
                 }

@@ -14,7 +14,7 @@ use qfw_core::scheme::FloatKind;
 pub(super) const MODELS: [&str; 6] = ["llama-base", "gpt2-untied", "mistral-base", "opt-untied", "qwen2-base", "qwen3-base"];
 /// Algorithm and its options.
 pub(super) const ALGORITHMS: [(&str, &str); 4] =
-    [("rtn", ""), ("gptq", "act-order = 'off'\nstatic-groups = false"), ("gptq", "act-order = 'static'"), ("gptq", "act-order = 'group'")];
+    [("rtn", ""), ("gptq", "act-order = 'off'"), ("gptq", "act-order = 'static'"), ("gptq", "act-order = 'group'")];
 /// `harness.propagate`.
 pub(super) const PROPAGATE: [&str; 3] = ["quantized", "reference", "both"];
 /// `harness.sequence`.
