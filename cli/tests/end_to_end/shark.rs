@@ -87,6 +87,8 @@ fn the_archive_is_all_there_is() {
     let config: Value = serde_json::from_slice(&read(&alone, "config.json")).unwrap();
     assert!(config.get("quantization_config").is_none() && config["model_type"] == "llama");
     assert_eq!(eval(&alone), eval(&alone.join("dataset.irpa")), "a file is named as its directory is");
+    let inspected = qfw(&["inspect", &alone.display().to_string()]).ok().stdout;
+    assert!(inspected.contains("quantized     shark") && inspected.contains("42 layers as int4 group 32 symmetric"), "{inspected}");
     let resumed = qfw(&apply_args("tiny-llama", &alone, &format!("{words} --resume"))).ok();
     assert!(resumed.stdout.contains("finished"), "{}{}", resumed.stdout, resumed.stderr);
     // What stands under the names of both versions of the package is the same, and what is tied is there once.
@@ -160,7 +162,7 @@ fn what_grows_or_changes_is_said() {
         assert!(!text.contains("`shark` changes"), "{words}: {text}");
     }
     let changes = "`shark` changes the result: codes of 4 bits are read as `s·u + m` in f32, with an `m` for each group: in `blocks.0.attn.q` \
-                   that moves a weight by up to 2^-23 of the largest of its group";
+                   that moves a weight by up to 2^-22 of the largest of its group";
     for words in [
         "granularity.group=32 --set model.dtype=float32",
         "granularity.group=32 --set scheme.weights.symmetric=false --set scheme.weights.zero-point=float",

@@ -26,7 +26,7 @@ fn check(plan: &Plan) -> Result<(Option<String>, Option<String>)> {
         let layout = Layout::of(&s.site, spec, s.shape, activation::rounded(&plan.activations, &s.module))?;
         if changes.is_none() && !layout.exact(spec) {
             changes = Some(format!(
-                "codes of 4 bits are read as `s·u + m` in f32, with an `m` for each group: in `{}` that moves a weight by up to 2^-23 of the largest of its group",
+                "codes of 4 bits are read as `s·u + m` in f32, with an `m` for each group: in `{}` that moves a weight by up to 2^-22 of the largest of its group",
                 s.site
             ));
         }

@@ -19,7 +19,8 @@ PAGE = 32
 
 
 def run(job, windows):
-    dataset = Dataset.load(Path(job["checkpoint"]) / "dataset.irpa", mmap=False)
+    name = "model.gguf" if job["container"] == "gguf" else "dataset.irpa"
+    dataset = Dataset.load(Path(job["checkpoint"]) / name, mmap=False)
     parameters = LlamaHParams.from_gguf_props(dataset.properties)
     config = LlamaModelConfig(
         hp=parameters,
