@@ -33,7 +33,8 @@ fn no_damage_is_a_panic() {
     }
     // Most of so small a file is descriptions and padding.
     assert!(told > all / 4, "{told} of {all}");
-    for length in [0, 4, 87, 88, 1000, sound.len() - 1] {
+    // Behind its last numbers the file is padded.
+    for length in [0, 4, 87, 88, 1000, sound.len() / 2] {
         std::fs::write(&file, &sound[..length]).unwrap();
         assert!(verify(dir.path(), Some(&fixture())).is_err(), "{length}");
     }
