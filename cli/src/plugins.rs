@@ -20,6 +20,8 @@ use qfw_export_gptq as _;
 use qfw_export_onnx as _;
 #[cfg(feature = "export-safetensors-float")]
 use qfw_export_safetensors_float as _;
+#[cfg(feature = "export-shark")]
+use qfw_export_shark as _;
 #[cfg(feature = "gpfq")]
 use qfw_gpfq as _;
 #[cfg(feature = "gptq")]

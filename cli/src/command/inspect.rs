@@ -54,6 +54,11 @@ pub(crate) fn run(a: &Inspect) -> Result<()> {
         Some(method) => say(&format!("quantized     {method} {}", quantization["format"].as_str().unwrap_or(""))),
         // The types of a GGUF file are listed above.
         None if blocks => say("quantized     gguf"),
+        // What an archive says of itself is no configuration.
+        None if !quantization.is_null() && !schemes.is_empty() => {
+            let registry = Registry::linked()?;
+            say(&format!("quantized     {}", checkpoint.container(&registry).map_or("(unknown)", |r| r.id)));
+        }
         None => say("quantized     no"),
     }
     for (scheme, n) in &schemes {

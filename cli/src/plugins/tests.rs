@@ -61,6 +61,7 @@ fn every_plugin_of_the_workspace_is_linked() {
         "safetensors-f32",
         "safetensors-f16",
         "safetensors-bf16",
+        "shark",
         "fp8",
         "modelopt",
     ] {

@@ -166,7 +166,12 @@ fn branches_lie_beside_containers_that_have_no_room_for_them() {
         for how in ["--enable-lora --max-lora-rank 8 --lora-modules branches=", "PeftModel.from_pretrained(model, "] {
             assert!(ran.stdout.contains(how), "{model}: `{how}` is not in\n{}", ran.stdout);
         }
-        assert_eq!(ran.stdout.contains("CompressedTensorsConfig(dequantize=True)"), formats.contains("compressed-tensors"), "{}", ran.stdout);
+        assert_eq!(
+            ran.stdout.contains("CompressedTensorsConfig(dequantize=True)"),
+            formats.contains("compressed-tensors"),
+            "{}",
+            ran.stdout
+        );
         let native = eval(&out.join("qfw"));
         assert!(!out.join("qfw/adapter").exists());
         for format in formats.split(',') {

@@ -28,6 +28,7 @@ mod recipes;
 mod resume;
 mod rotations;
 mod scheme;
+mod shark;
 mod targets;
 mod transforms;
 mod unknown_model;

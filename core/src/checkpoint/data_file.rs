@@ -1,4 +1,4 @@
-//! Tensors' bytes one behind the other, without a header: what lies where is said by another file.
+//! Tensors' bytes one behind the other: what lies where is said by another file, or by what stands before them.
 //!
 //! Tensors lie in declared order. Those of a page or more begin at a page, so that a reader can map each of them alone; smaller ones
 //! begin at a multiple of 64 bytes, the widest register.
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::{ContainerWriter, TensorDecl};
 use crate::error::{Error, Result};
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 const LINE: u64 = 64;
 
 /// Writes such a file. Tensors may be written in any order; equal declarations and bytes give equal files.
@@ -30,17 +30,20 @@ impl DataWriter {
     /// # Errors
     /// If a name is declared twice or the file cannot be created.
     pub fn create(path: &Path, tensors: &[TensorDecl]) -> Result<Self> {
-        let (mut places, mut end) = (BTreeMap::new(), 0_u64);
-        for t in tensors {
-            let bytes = t.byte_len()?;
-            let start = end.next_multiple_of(if bytes < PAGE { LINE } else { PAGE });
-            end = start + bytes;
-            if places.insert(t.name.clone(), start..end).is_some() {
-                return Err(Error::internal(format!("tensor `{}` was declared twice", t.name)));
-            }
-        }
+        Self::behind(path, &[], places(tensors)?)
+    }
+
+    /// Lays out tensors behind `head`, which is whole pages; `places` are counted from its end.
+    ///
+    /// # Errors
+    /// If the file cannot be created.
+    pub(crate) fn behind(path: &Path, head: &[u8], places: BTreeMap<String, Range<u64>>) -> Result<Self> {
+        let first = head.len() as u64;
+        let places: BTreeMap<String, Range<u64>> =
+            places.into_iter().map(|(name, place)| (name, first + place.start..first + place.end)).collect();
+        let end = places.values().map(|p| p.end).max().unwrap_or(first);
         let file = File::create(path).map_err(|e| Error::io(path, "create", e))?;
-        file.set_len(end).map_err(|e| Error::io(path, "write", e))?;
+        file.set_len(end).and_then(|()| file.write_all_at(head, 0)).map_err(|e| Error::io(path, "write", e))?;
         let next = places.iter().map(|(name, place)| (name.clone(), place.start)).collect();
         Ok(Self { path: path.to_owned(), file, places, next })
     }
@@ -57,6 +60,23 @@ impl DataWriter {
         self.file.sync_all().map_err(|e| Error::io(&self.path, "sync", e))?;
         Ok(self.places)
     }
+}
+
+/// The bytes of each tensor, from where the first begins.
+///
+/// # Errors
+/// If a name is declared twice, or a type has no fixed size.
+pub(crate) fn places(tensors: &[TensorDecl]) -> Result<BTreeMap<String, Range<u64>>> {
+    let (mut places, mut end) = (BTreeMap::new(), 0_u64);
+    for t in tensors {
+        let bytes = t.byte_len()?;
+        let start = end.next_multiple_of(if bytes < PAGE { LINE } else { PAGE });
+        end = start + bytes;
+        if places.insert(t.name.clone(), start..end).is_some() {
+            return Err(Error::internal(format!("tensor `{}` was declared twice", t.name)));
+        }
+    }
+    Ok(places)
 }
 
 impl ContainerWriter for DataWriter {

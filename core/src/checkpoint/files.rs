@@ -98,7 +98,8 @@ pub(super) fn json_object(path: &Path, text: &str) -> Result<Value> {
 
 /// Files of a checkpoint directory that are neither weights nor written anew: tokenizer, templates, code.
 pub(super) fn side_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    const WEIGHTS: [&str; 12] = ["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "onnx_data", "gguf", "tmp~", "ot"];
+    const WEIGHTS: [&str; 13] =
+        ["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx", "onnx_data", "gguf", "irpa", "tmp~", "ot"];
     const OWN: [&str; 5] = ["config.json", "qfw.json", "qfw-run.jsonl", "README.md", "model.safetensors.index.json"];
     let mut out = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {
@@ -127,16 +128,35 @@ pub(super) fn single_gguf(dir: &Path) -> Result<Option<PathBuf>> {
     if !dir.is_dir() || dir.join("config.json").exists() {
         return Ok(None);
     }
+    the_one(dir, "gguf", with_extension(dir, "gguf")?)
+}
+
+/// The `.irpa` file of a directory without safetensors, if it holds exactly one.
+pub(super) fn single_archive(dir: &Path) -> Result<Option<PathBuf>> {
+    let found = with_extension(dir, "irpa")?;
+    if found.is_empty() || !with_extension(dir, "safetensors")?.is_empty() {
+        return Ok(None);
+    }
+    the_one(dir, "irpa", found)
+}
+
+fn with_extension(dir: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {
         let path = entry.map_err(|e| Error::io(dir, "list", e))?.path();
-        if path.extension().is_some_and(|e| e == "gguf") {
+        if path.extension().is_some_and(|e| e == extension) {
             found.push(path);
         }
     }
     found.sort();
+    Ok(found)
+}
+
+fn the_one(dir: &Path, extension: &str, mut found: Vec<PathBuf>) -> Result<Option<PathBuf>> {
     match found.len() {
         0 | 1 => Ok(found.pop()),
-        n => Err(Error::input("checkpoint::ambiguous", format!("`{}` holds {n} .gguf files", dir.display())).hint("name one of them")),
+        n => {
+            Err(Error::input("checkpoint::ambiguous", format!("`{}` holds {n} .{extension} files", dir.display())).hint("name one of them"))
+        }
     }
 }

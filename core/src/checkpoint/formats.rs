@@ -64,6 +64,11 @@ pub enum FileForm {
         /// What it refers to.
         data: &'static str,
     },
+    /// One parameter archive of IREE, which says itself what its tensors are. `config.json` beside it is the source's.
+    Archive {
+        /// Its name.
+        file: &'static str,
+    },
 }
 
 /// A container format. It declares and fills tensors; files, shards, side files and `config.json` are core's.

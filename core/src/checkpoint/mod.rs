@@ -4,7 +4,7 @@
 
 mod adapted;
 pub(crate) mod adapter;
-mod data_file;
+pub(crate) mod data_file;
 mod dequantized;
 mod dtype;
 mod files;
@@ -15,6 +15,9 @@ mod header;
 mod held;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub(crate) mod irpa;
+#[cfg(test)]
+mod irpa_tests;
 pub mod native;
 mod packed;
 #[cfg(test)]
@@ -30,7 +33,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use adapted::Adapted;
 pub use adapter::Adapter;
@@ -184,7 +187,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint directory, a `.gguf` file, or a directory whose only weights are one.
+    /// Opens a checkpoint directory, a `.gguf` file, a directory whose only weights are one, or an `.irpa` file beside a configuration.
     ///
     /// # Errors
     /// If it does not exist, has no configuration or no weights, or any file contradicts another.
@@ -199,10 +202,20 @@ impl Checkpoint {
         if let Some(file) = files::single_gguf(path)? {
             return gguf::open(&file);
         }
+        if path.extension().is_some_and(|e| e == "irpa") {
+            return Self::open_dir(path.parent().unwrap_or(Path::new(".")), Some(path));
+        }
         if !path.is_dir() {
             return Err(Error::input("checkpoint::not-found", format!("`{}` is not a checkpoint directory", path.display()))
                 .hint("give a directory with config.json and *.safetensors, or a .gguf file"));
         }
+        Self::open_dir(path, files::single_archive(path)?.as_deref())
+    }
+
+    /// Opens a directory, with the tensors of `archive` where there is one. An archive has to say itself how its tensors are quantized, since it
+    /// has names of its own for all of them.
+    fn open_dir(path: &Path, archive: Option<&Path>) -> Result<Self> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let config_path = path.join("config.json");
         let config_text = match std::fs::read_to_string(&config_path) {
             Ok(text) => text,
@@ -218,7 +231,13 @@ impl Checkpoint {
         {
             config["quantization_config"] = beside;
         }
-        let tensors = Arc::new(SafetensorsSource::open_dir(path)?);
+        if archive.is_some() {
+            config["quantization_config"] = json!({ "archive": "irpa" });
+        }
+        let tensors = Arc::new(match archive {
+            Some(file) => SafetensorsSource::open_archive(file)?,
+            None => SafetensorsSource::open_dir(path)?,
+        });
         let side_files = files::side_files(path)?;
         let adapter = Adapter::beside(path)?.map(Arc::new);
         Ok(Self { path: path.to_owned(), config, config_text, tensors, side_files, made_files: Vec::new(), adapter })

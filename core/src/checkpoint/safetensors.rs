@@ -1,4 +1,4 @@
-//! Tensors of one or many safetensors shards.
+//! Tensors of one or many safetensors shards, or of another file that has them one behind the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::header::read_header;
-use super::{TensorInfo, TensorSource, missing_tensor};
+use super::{TensorInfo, TensorSource, irpa, missing_tensor};
 use crate::error::{Error, Result};
 
 /// The tensors of a set of shards, by name. Files stay open, nothing stays in memory.
@@ -85,6 +85,16 @@ impl SafetensorsSource {
             source.files.insert(path.clone(), File::open(path).map_err(|e| Error::io(path, "open", e))?);
         }
         Ok(source)
+    }
+
+    /// The entries of a parameter archive.
+    ///
+    /// # Errors
+    /// If it is not sound.
+    pub(super) fn open_archive(path: &Path) -> Result<Self> {
+        let tensors = irpa::read_header(path)?.into_iter().map(|info| (info.name.clone(), info)).collect();
+        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        Ok(Self { tensors, files: BTreeMap::from([(path.to_owned(), file)]) })
     }
 
     fn open_indexed(dir: &Path, index: &Path) -> Result<Self> {

@@ -11,10 +11,14 @@ use serde_json::{Value, json};
 use super::export::remove_file;
 use super::report::peak_rss;
 use crate::checkpoint::adapter;
+use crate::checkpoint::data_file::places;
 use crate::checkpoint::fingerprint::Fingerprints;
 use crate::checkpoint::gguf::{self, GgufWriter};
 use crate::checkpoint::native::NativeReader;
-use crate::checkpoint::{BranchPlace, Checkpoint, Container, DataWriter, FileForm, SafetensorsWriter, rename_file, replace_file};
+use crate::checkpoint::{
+    BranchPlace, Checkpoint, Container, ContainerWriter, DataWriter, FileForm, SafetensorsWriter, StoredDtype, TensorDecl, irpa,
+    rename_file, replace_file,
+};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::scheme::FloatKind;
@@ -123,9 +127,12 @@ impl Output<'_> {
                 let described = container.describe(native, &writer.finish()?, &provenance)?;
                 fingerprint.file(file.to_owned(), &described);
                 late.push(Late { path: main, content: Content::Made(described) });
-                let text = configuration(&checkpoint.config, None, None)?;
-                fingerprint.file("config.json".to_owned(), text.as_bytes());
-                late.push(Late { path: dir.join("config.json"), content: Content::Config { index: None, text } });
+                late.push(self.as_it_was(dir, &mut fingerprint)?);
+            }
+            FileForm::Archive { file } => {
+                let written = self.archive(dir, file, &provenance)?;
+                late.push(Late { path: dir.join(file), content: Content::Written(written) });
+                late.push(self.as_it_was(dir, &mut fingerprint)?);
             }
         }
         self.side_files(dir, &mut fingerprint)?;
@@ -141,6 +148,29 @@ impl Output<'_> {
         self.container.write(self.native, &mut writer)?;
         writer.finish()?;
         Ok(path)
+    }
+
+    /// Writes the archive under a temporary name. What is to be known of the run are entries of their own, which nobody reads.
+    fn archive(&self, dir: &Path, file: &str, provenance: &BTreeMap<String, String>) -> Result<PathBuf> {
+        let path = dir.join(file).with_extension("tmp~");
+        remove_file(&dir.join(file))?;
+        remove_file(&dir.join("config.json"))?;
+        let mut decls = self.container.declare(self.native)?;
+        let known = |(name, text): (&String, &String)| TensorDecl { name: name.clone(), dtype: StoredDtype::U8, shape: vec![text.len()] };
+        decls.extend(provenance.iter().map(known));
+        let places = places(&decls)?;
+        let mut writer = DataWriter::behind(&path, &irpa::head(&decls, &places)?, places)?;
+        self.container.write(self.native, &mut writer)?;
+        provenance.iter().try_for_each(|(name, text)| writer.write(name, text.as_bytes()))?;
+        writer.finish()?;
+        Ok(path)
+    }
+
+    /// The configuration of the source, for files that say themselves what is in them.
+    fn as_it_was(&self, dir: &Path, fingerprint: &mut Fingerprints) -> Result<Late> {
+        let text = configuration(&self.checkpoint.config, None, None)?;
+        fingerprint.file("config.json".to_owned(), text.as_bytes());
+        Ok(Late { path: dir.join("config.json"), content: Content::Config { index: None, text } })
     }
 
     fn side_files(&self, dir: &Path, fingerprint: &mut Fingerprints) -> Result<()> {
@@ -196,7 +226,7 @@ fn bytes_in(dir: &Path) -> Result<u64> {
     let mut total = 0;
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {
         let path = entry.map_err(|e| Error::io(dir, "list", e))?.path();
-        if path.extension().is_some_and(|e| ["safetensors", "gguf", "onnx", "data"].iter().any(|known| e == *known)) {
+        if path.extension().is_some_and(|e| ["safetensors", "gguf", "onnx", "data", "irpa"].iter().any(|known| e == *known)) {
             total += std::fs::metadata(&path).map_err(|e| Error::io(&path, "read", e))?.len();
         }
     }

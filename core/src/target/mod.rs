@@ -25,7 +25,7 @@ use crate::plan::Plan;
 use facts::Case;
 
 /// The rules, by engine.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     ("vllm", include_str!("rules/vllm.toml")),
     ("vllm-cpu", include_str!("rules/vllm-cpu.toml")),
     ("transformers", include_str!("rules/transformers.toml")),
@@ -33,6 +33,7 @@ const FILES: [(&str, &str); 7] = [
     ("llama.cpp", include_str!("rules/llama.cpp.toml")),
     ("onnxruntime", include_str!("rules/onnxruntime.toml")),
     ("mistral.rs", include_str!("rules/mistral.rs.toml")),
+    ("sharktank", include_str!("rules/sharktank.toml")),
 ];
 
 /// What becomes of a model in an engine, from good to bad.

@@ -14,7 +14,7 @@ use crate::matrix::Load;
 use crate::store::{Store, Tensor};
 
 /// Files that are a checkpoint by themselves.
-const ALONE: [&str; 2] = ["gguf", "onnx"];
+const ALONE: [&str; 3] = ["gguf", "onnx", "irpa"];
 
 /// What says that a directory is a checkpoint.
 pub(crate) const CONFIG: &str = "config.json";
@@ -86,6 +86,7 @@ impl Checkpoint {
         match one.extension().and_then(|e| e.to_str()) {
             Some("gguf") => Self::of_gguf(&one),
             Some("onnx") => Self::of_onnx(&one),
+            Some("irpa") => Self::of_irpa(&one),
             _ => Self::of_dir(beside(&one)),
         }
     }

@@ -127,7 +127,7 @@ impl Comparison {
         absent.sort();
         absent.dedup();
         for name in absent {
-            if ["gguf", "onnx"].contains(&self.here.container.as_str()) && BUFFERS.iter().any(|b| name.ends_with(b)) {
+            if ["gguf", "onnx", "shark"].contains(&self.here.container.as_str()) && BUFFERS.iter().any(|b| name.ends_with(b)) {
                 self.left_out.push(name.clone());
             } else if !self.here.broken(name) && !self.findings.iter().any(|f| f.tensor.as_ref() == Some(name)) {
                 self.findings.push(Finding::of("missing", name, format!("`{name}` is missing")));

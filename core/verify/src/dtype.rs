@@ -187,6 +187,26 @@ pub(crate) fn e4m3(byte: u8) -> f32 {
     if byte & 0x7f == 0x7f { f32::NAN } else { small_float(u32::from(byte), 4, 3, 7) }
 }
 
+/// OCP e5m2.
+pub(crate) fn e5m2(byte: u8) -> f32 {
+    match (byte & 0x7f, byte >> 7) {
+        (0x7c, 0) => f32::INFINITY,
+        (0x7c, _) => f32::NEG_INFINITY,
+        (0x7d.., _) => f32::NAN,
+        _ => small_float(u32::from(byte), 5, 2, 15),
+    }
+}
+
+/// e4m3 without infinities, in which magnitude 0 with a sign is no number.
+pub(crate) fn e4m3_fnuz(byte: u8) -> f32 {
+    if byte == 0x80 { f32::NAN } else { small_float(u32::from(byte), 4, 3, 8) }
+}
+
+/// e5m2 of that kind.
+pub(crate) fn e5m2_fnuz(byte: u8) -> f32 {
+    if byte == 0x80 { f32::NAN } else { small_float(u32::from(byte), 5, 2, 16) }
+}
+
 /// e2m1.
 pub(crate) fn e2m1(nibble: u8) -> f32 {
     const MAGNITUDES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];

@@ -6,7 +6,7 @@
 //! tensor by tensor, and checks what lies around them: shards, index and configuration agree, no tensor is missing, left over, of the
 //! wrong shape or not finite, the quantization configuration says what is there, side files are there byte for byte.
 //!
-//! Containers: `compressed-tensors`, `gptq`, `awq`, `gguf`, `onnx` in its forms, the native `qfw`, and plain floats. One tensor is in memory at a time.
+//! Containers: `compressed-tensors`, `gptq`, `awq`, `gguf`, `onnx` in its forms, `shark`, the native `qfw`, and plain floats. One tensor is in memory at a time.
 //!
 //! Nothing that a file says is believed before it is checked: damaged and hostile files are errors or findings, not panics.
 
@@ -20,6 +20,7 @@ mod dtype;
 mod error;
 mod family;
 mod gguf_file;
+mod irpa_file;
 mod matrix;
 mod onnx;
 mod onnx_file;
@@ -27,6 +28,7 @@ mod record;
 mod report;
 mod rows;
 mod safetensors_file;
+mod shark;
 mod store;
 
 use std::path::{Path, PathBuf};

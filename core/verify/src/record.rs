@@ -74,7 +74,7 @@ pub(crate) fn find(dir: &Path, container: &str) -> Result<Option<(Record, PathBu
 
 /// Whether a format of a run is held in files as those of `container` are.
 fn suits(format: &str, container: &str) -> bool {
-    let kind = |name: &str| ["gguf", "onnx"].into_iter().find(|k| name == *k || name.starts_with(&format!("{k}-")));
+    let kind = |name: &str| ["gguf", "onnx", "shark"].into_iter().find(|k| name == *k || name.starts_with(&format!("{k}-")));
     kind(format) == kind(container)
 }
 

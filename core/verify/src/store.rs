@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::dtype::Dtype;
 use crate::error::{Error, Finding, Result};
 use crate::gguf_file::Key;
-use crate::{gguf_file, safetensors_file};
+use crate::{gguf_file, irpa_file, safetensors_file};
 
 /// Where a tensor lies. Its bytes are all there: others are not listed.
 #[derive(Clone, Debug)]
@@ -132,6 +132,24 @@ impl Store {
             Self { files: vec![(path.to_owned(), Source::File(file))], broken: head.broken.into_iter().collect(), ..Self::default() };
         store.tensors = head.tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
         Ok((store, head.keys))
+    }
+
+    /// A parameter archive.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub(crate) fn open_irpa(path: &Path, findings: &mut Vec<Finding>) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::file(path, &e))?;
+        let length = file.metadata().map_err(|e| Error::file(path, &e))?.len();
+        let tensors = irpa_file::read(&file, length, path)?;
+        let mut store = Self { files: vec![(path.to_owned(), Source::File(file))], ..Self::default() };
+        for tensor in tensors {
+            let name = tensor.name.clone();
+            if store.insert(tensor) {
+                findings.push(Finding::of("header", &name, format!("`{name}` is in the archive twice")));
+            }
+        }
+        Ok(store)
     }
 
     /// Makes room for the bytes of a file that has to be decoded, as the first of the store's files.

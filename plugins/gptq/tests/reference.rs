@@ -181,7 +181,10 @@ fn codes_are_those_of_the_textbook_in_f64() {
                         // f32 carries these values to about 1e-6 of a step times the conditioning of the problem.
                         if nearest_tie[r] > 1e-5 {
                             compared += 1;
-                            assert_eq!(got, want, "seed {seed}, {granularity}, act-order {act_order}, fixed {fixed}, block {block}, row {r}");
+                            assert_eq!(
+                                got, want,
+                                "seed {seed}, {granularity}, act-order {act_order}, fixed {fixed}, block {block}, row {r}"
+                            );
                         }
                     }
                 }

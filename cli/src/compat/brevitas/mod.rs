@@ -11,7 +11,7 @@ use toml::Table;
 
 use super::Translation;
 use super::draft::Draft;
-use super::flags::{Flags, not_built};
+use super::flags::Flags;
 use super::words::{self, Manner};
 
 pub(super) fn translate(words: &[String]) -> Result<Translation> {
@@ -70,8 +70,12 @@ fn export(flags: &Flags, draft: &mut Draft) -> Result<()> {
         "gguf:q4_0" => (4, "sym"),
         "gguf:q4_1" => (4, "asym"),
         "onnx_qcdq" => return clipped_graph(flags, draft),
-        "sharded_torchmlir_group_weight" | "sharded_packed_torchmlir_group_weight" => return group_weights(flags, draft, target),
-        _ => return Err(not_built(&format!("`--export-target {target}` asks for a container"), 1)),
+        // What it holds, the container says of the plan.
+        "shark" => {
+            draft.set("output.format", vec!["shark"]);
+            return Ok(());
+        }
+        _ => return group_weights(flags, draft, target),
     };
     let given = (flags.whole("weight-bit-width").unwrap_or(8), flags.text("weight-quant-type").unwrap_or("sym"));
     if given != (bits, kind) {

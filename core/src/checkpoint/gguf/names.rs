@@ -142,6 +142,11 @@ impl Architecture {
         Some((stored, layout))
     }
 
+    /// The Hugging Face name of the tensor called `name` in a file.
+    pub fn name_of(&self, name: &str) -> Option<String> {
+        self.renamed(name, usize::MAX).map(|(theirs, _)| theirs)
+    }
+
     /// The Hugging Face name and the layout of the tensor called `name` in the file; the block number is checked against `blocks`.
     pub(super) fn rename(&self, name: &str, blocks: usize) -> Result<(String, Layout)> {
         self.renamed(name, blocks).ok_or_else(|| {

@@ -7,6 +7,7 @@ pub(crate) mod gptq;
 pub(crate) mod native;
 pub(crate) mod onnx;
 mod pattern;
+pub(crate) mod shark;
 
 use std::collections::BTreeMap;
 

