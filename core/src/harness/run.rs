@@ -105,19 +105,7 @@ impl<'a> Run<'a> {
         let activation_observers = resolved.plan.activations.iter().map(|a| build(&a.spec)).collect::<Result<_>>()?;
         let bf16 = resolved.plan.harness.products.unit(Bf16Unit::detect())?;
         let site_seconds = Mutex::default();
-        Ok(Self {
-            registry,
-            checkpoint,
-            model,
-            resolved,
-            windows,
-            spill,
-            observers,
-            activation_observers,
-            natives,
-            bf16,
-            site_seconds,
-        })
+        Ok(Self { registry, checkpoint, model, resolved, windows, spill, observers, activation_observers, natives, bf16, site_seconds })
     }
 
     /// Runs it.
