@@ -63,7 +63,7 @@ fn a_multiplied_model_computes_what_it_did() {
     for (name, words) in [
         ("merged", "--algo smoothquant --set smoothquant.everywhere=true".to_owned()),
         ("alone", format!("--algo smoothquant --set smoothquant.everywhere=true {STAND_ALONE}")),
-        ("down", format!(r#"--algo smoothquant {STAND_ALONE} --set pass.0.regions=["down.in"]"#)),
+        ("down", format!(r#"--algo smoothquant {STAND_ALONE} --set pass.0.regions=["down.in.multiplied"]"#)),
         ("rotated", format!("{rotated} {STAND_ALONE}")),
     ] {
         let out = run(name, &words);
@@ -77,9 +77,7 @@ fn a_multiplied_model_computes_what_it_did() {
             assert!(factors.iter().all(|x| x.is_finite() && *x > 0.0), "{name}");
             assert!(factors.iter().filter(|x| (*x - 1.0).abs() > 0.01).count() > 400, "{name}: {factors:?}");
         }
-        let text = |model: &Path| {
-            qfw(&args("generate --prompt Alice --max-new-tokens 24", &[&model.display().to_string()])).ok().stdout
-        };
+        let text = |model: &Path| qfw(&args("generate --prompt Alice --max-new-tokens 24", &[&model.display().to_string()])).ok().stdout;
         assert_eq!(text(&out), text(&kept), "{name}");
     }
 }
@@ -136,26 +134,29 @@ fn the_plan_names_what_is_multiplied() {
     // A rounded input is reason enough, a kept layer none.
     let kept = planned("tiny-gpt2", &format!(r#"{words} {STAND_ALONE} --set scheme.skip=["head","embed","mlp.down"]"#)).stdout;
     assert!(!kept.contains("multiplied"), "{kept}");
-    let twice = format!(
-        r#"--format qfw --set pass=[{{algo="smoothquant",options={{stand-alone=true}}}},{{algo="smoothquant",options={{stand-alone=true,alpha=0.3}}}},{{algo="rtn"}}]"#
-    );
-    assert!(planned("tiny-gpt2", &twice).stdout.contains(line), "two passes share a multiplier");
+    let twice = r#"--format qfw --set pass=[{algo="smoothquant",options={stand-alone=true}},{algo="smoothquant",options={stand-alone=true,alpha=0.3}},{algo="rtn"}]"#;
+    assert!(planned("tiny-gpt2", twice).stdout.contains(line), "two passes share a multiplier");
 }
 
-/// Inputs with one scale for a whole tensor are what it is for.
+/// Inputs with one scale for a whole tensor are what it is for: with nothing but `mlp.down` rounded, weights and inputs, less is lost, in 8
+/// bits a little and in 4 a lot. All channels then reach to the end of the range, so that it takes more text to find where that is: with a
+/// quarter of this, more is clipped in 8 bits than is gained.
 #[test]
 fn fixed_inputs_behind_gelu_lose_less() {
     let dir = tempfile::tempdir().unwrap();
-    let run = |name: &str, more: &str| {
+    let run = |name: &str, words: &str| {
         let out = dir.path().join(name);
-        let only = r#"--set scheme.skip=["head","embed","attn.qkv","attn.o","mlp.up"] --set smoothquant.alpha=0.5"#;
-        let ran = apply("tiny-gpt2", &out, &format!("--algo smoothquant,rtn --format qfw {W8A8} {only} {more}"));
-        drop(ran);
+        let only = r#"--format qfw --set scheme.skip=["head","embed","attn.qkv","attn.o","mlp.up"]"#;
+        apply("tiny-gpt2", &out, &format!("{words} {only} --set calibration.samples=16 --set calibration.seq-len=128"));
         perplexity(&out)
     };
-    let (without, with) = (run("without", r#"--set pass.0.regions=["mlp.in"]"#), run("with", &format!(r#"{STAND_ALONE} --set pass.0.regions=["down.in"]"#)));
-    eprintln!("{without} {with}");
-    assert!(with < without, "{with} with multipliers, {without} without");
+    for (bits, share) in [("int8", 1.0), ("int4", 0.97)] {
+        let scheme = W8A8.replace("inputs.format=int8", &format!("inputs.format={bits}"));
+        let without = run(&format!("{bits}-without"), &format!("--algo rtn {scheme}"));
+        let words = format!(r#"--algo smoothquant,rtn {scheme} {STAND_ALONE} --set pass.0.regions=["down.in.multiplied"]"#);
+        let with = run(&format!("{bits}-with"), &words);
+        assert!(with < share * without, "{bits}: {with} with multipliers, {without} without");
+    }
 }
 
 /// The same bytes at any number of threads, and after a kill.
@@ -197,16 +198,12 @@ fn containers_without_room_for_a_multiplier_refuse() {
         let message = format!(
             "output format `{format}`: `blocks.0.down.in`: it is multiplied by a vector while the model runs, which no reader of this format does"
         );
-        for part in [
-            "plan::container",
-            &message,
-            "hint: leave `stand-alone` of the pass out, or use `--format qfw` or `--format onnx`",
-        ] {
+        for part in ["plan::container", &message, "hint: leave `stand-alone` of the pass out, or use `--format qfw` or `--format onnx`"] {
             assert!(said.contains(part), "{format}: {said}");
         }
     }
-    let said = refused("tiny-gpt2", r#"--algo smoothquant,rtn --format qfw --set pass.0.regions=["down.in"]"#);
-    assert!(said.contains("`down.in` matches no region of this model"), "{said}");
+    let said = refused("tiny-gpt2", r#"--algo smoothquant,rtn --format qfw --set pass.0.regions=["down.in.multiplied"]"#);
+    assert!(said.contains("`down.in.multiplied` matches no region of this model"), "{said}");
 }
 
 /// Engines that no rule speaks of with multipliers are not said to load them.
@@ -291,7 +288,8 @@ fn multipliers_are_exported() {
     assert!(numbers(graph) == numbers(run.join("onnx")));
     let refused = export(&dir.path().join("no"), "gguf");
     assert_eq!(refused.code, Some(2));
-    for part in ["`blocks.0.down.in`: it is multiplied by a vector while the model runs", "formats that hold it as it is", "--format onnx"] {
+    for part in ["`blocks.0.down.in`: it is multiplied by a vector while the model runs", "formats that hold it as it is", "--format onnx"]
+    {
         assert!(refused.stderr.contains(part), "{}", refused.stderr);
     }
 }

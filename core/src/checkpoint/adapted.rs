@@ -212,6 +212,24 @@ mod tests {
     }
 
     #[test]
+    fn added_vectors_have_a_value_and_a_name_that_is_free() {
+        let (_dir, inner) = stored(&[1.0, 2.0]);
+        let half: Arc<dyn TensorSource> = Arc::new(Adapted::cast(inner, FloatKind::F16));
+        let vectors = |name: &str| [(name.to_owned(), 3, "w".to_owned())];
+        // Zeros take the type of what they lie beside, ones are exact factors in f32.
+        let zeros = Adapted::zeros(Arc::clone(&half), &vectors("b")).unwrap();
+        assert_eq!((zeros.info("b").unwrap().dtype.clone(), zeros.read_bytes("b").unwrap()), (StoredDtype::F16, vec![0; 6]));
+        let ones = Adapted::ones(Arc::clone(&half), &vectors("m")).unwrap();
+        assert_eq!((ones.info("m").unwrap().dtype.clone(), ones.info("m").unwrap().byte_len()), (StoredDtype::F32, 12));
+        assert_eq!(ones.read_bytes("m").unwrap(), FloatKind::F32.bytes(&[1.0; 3]));
+        let mut values = Vec::new();
+        ones.read_f32("m", 1..3, &mut values).unwrap();
+        assert_eq!((values, ones.names()), (vec![1.0, 1.0], ["i", "m", "w"].map(ToOwned::to_owned).to_vec()));
+        let error = Adapted::ones(half, &vectors("i")).err().unwrap();
+        assert_eq!(error.to_string(), "the checkpoint has a tensor `i` already, and a vector of that name is to be added");
+    }
+
+    #[test]
     fn a_copy_has_a_name_of_its_own() {
         let (_dir, inner) = stored(&[1.0, 2.0]);
         let copy = Adapted::copy(Arc::clone(&inner), "w", "v").unwrap();

@@ -160,7 +160,8 @@ impl Topology {
             region.companions.push(vector.clone());
         }
         self.regions.push(Region {
-            id: place.to_string(),
+            // A place may have the name of the region that was there before.
+            id: format!("{place}.multiplied"),
             space: Space::Multiplied,
             block: place.block,
             width,
@@ -249,6 +250,9 @@ mod tests {
         // Behind a rotation, channels of heads that shared theirs share nothing.
         t.multiply(Place { block: Some(0), port: PortName::Ctx.into() }).unwrap();
         assert_eq!(t.regions.last().unwrap().width, 16);
+        t.multiply(Place { block: Some(0), port: PortName::AttnIn.into() }).unwrap();
+        let ids: BTreeSet<&str> = t.regions.iter().map(|r| r.id.as_str()).collect();
+        assert_eq!(ids.len(), t.regions.len(), "two regions of one name");
     }
 
     #[test]
@@ -260,7 +264,7 @@ mod tests {
         let param = t.param(down, Part::Multiplier).unwrap();
         assert_eq!((param.tensor.as_str(), &param.shape[..]), ("h.1.mlp.c_proj.multiplier", &[16][..]));
         let of = |id: &str| t.regions.iter().find(|r| r.id == id).unwrap();
-        let new = of("blocks.1.down.in");
+        let new = of("blocks.1.down.in.multiplied");
         assert_eq!((new.space, new.width, new.allows.diagonal), (Space::Multiplied, 16, Tie::Free));
         assert_eq!(new.producers, of("blocks.1.mlp.hidden").companions);
         assert_eq!(new.consumers, of("blocks.1.mlp.hidden").consumers);

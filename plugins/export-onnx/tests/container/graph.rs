@@ -242,7 +242,7 @@ fn multipliers_stand_between_rotations_and_rounding() {
     assert_eq!(file.nodes("QuantizeLinear", "blocks.0.mlp.in/")[0].input[0], product.output[0]);
     let rounded = &file.nodes("DequantizeLinear", "blocks.0.mlp.in/")[0].output[0];
     let readers: Vec<&str> = file.nodes.iter().filter(|n| n.input.contains(rounded)).map(|n| n.name.as_str()).collect();
-    assert_eq!(readers, ["blocks.0.mlp.gate/MatMul", "blocks.0.mlp.up/MatMul"]);
+    assert_eq!(readers, ["blocks.0.mlp.up/MatMul", "blocks.0.mlp.gate/MatMul"]);
 }
 
 /// Rows of codes are looked up as bytes, unpacked where several lie in one, with the scales and zero points of the token's row.
