@@ -18,7 +18,7 @@ use crate::plan::{Budget, CalibrationPlan, ModelFacts, Resolved, needs_calibrati
 use crate::registry::Registry;
 use crate::scheme::FloatKind;
 use crate::target;
-use crate::topology::{OnlineRotation, Part, Rewrite, Rewriting, Role, SiteId};
+use crate::topology::{OnlineStep, Part, Rewrite, Rewriting, Role, SiteId, Topology};
 
 /// A checkpoint and the model in it.
 #[derive(Clone)]
@@ -46,18 +46,18 @@ impl Opened {
         let architecture = registry.architecture(model_type(&checkpoint.config)?)?;
         let tensors = checkpoint.float_tensors(registry)?;
         let topology = architecture.topology(&architecture.parse(&checkpoint.config, &|name| tensors.info(name).is_some())?);
-        let rotations = checkpoint.rotations(registry, &topology)?;
-        Self::rotating(checkpoint, tensors, architecture, &rotations, registry)
+        let online = checkpoint.online(registry, &topology)?;
+        Self::doing(checkpoint, tensors, architecture, &online, registry)
     }
 
-    fn rotating(
+    fn doing(
         checkpoint: Checkpoint,
         tensors: Arc<dyn TensorSource>,
         architecture: &'static dyn Architecture,
-        rotations: &[OnlineRotation],
+        online: &[OnlineStep],
         registry: &Registry,
     ) -> Result<Self> {
-        let mut model = Model::rotating(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu, rotations)?;
+        let mut model = Model::doing(architecture, &checkpoint.config, tensors, DType::F32, &Device::Cpu, online)?;
         model.activations = Activations::new(checkpoint.activations(registry, &model.topology)?);
         let branches = checkpoint.branches(registry, &model.topology)?;
         Ok(Self { checkpoint, model: model.with_branches(branches)? })
@@ -289,17 +289,24 @@ fn with_facts<T>(opened: &Opened, plan: impl FnOnce(&ModelFacts<'_>) -> Result<T
     plan(&facts)
 }
 
-/// The model as the plan rewrites it: tensors change as they are read, and some activations are rotated on the way.
+/// The model as the plan rewrites it: tensors change as they are read, and some activations are rotated or multiplied on the way.
 fn rewritten(opened: Opened, registry: &Registry, resolved: &Resolved, rewriting: Rewriting) -> Result<Opened> {
     let Opened { mut checkpoint, model } = opened;
     let codes = resolved.plan.native_sites().into_iter().map(|s| format!("{}.weight", s.module)).collect();
-    let rotations = resolved.plan.online();
+    let online = resolved.plan.online();
     let mut after = (*model.topology).clone();
-    rotations.iter().try_for_each(|o| after.widen(o))?;
+    after.doing(&online, model.dims.head_dim)?;
     let tensors = Rewritten::new(checkpoint.tensors, &model.topology, &after, rewriting, &codes)?;
-    checkpoint.tensors = Arc::new(tensors);
+    checkpoint.tensors = Arc::new(Adapted::ones(Arc::new(tensors), &multipliers(&after)?)?);
     let tensors = Arc::clone(&checkpoint.tensors);
-    Opened::rotating(checkpoint, tensors, model.architecture(), &rotations, registry)
+    Opened::doing(checkpoint, tensors, model.architecture(), &online, registry)
+}
+
+/// The vectors that activations are multiplied by: name, length, and the weight of the layer that each belongs to.
+fn multipliers(topology: &Topology) -> Result<Vec<(String, usize, String)>> {
+    let vectors = topology.params.iter().filter(|p| p.part == Part::Multiplier);
+    let beside = |site| topology.param(site, Part::Weight).ok_or_else(|| Error::internal(format!("`{site}` has no weight")));
+    vectors.map(|p| Ok((p.tensor.clone(), p.shape.iter().product(), beside(p.site)?.tensor.clone()))).collect()
 }
 
 /// Gives linears of some roles biases of zero, by the configuration's own key for it, so that the result is a model like any other with

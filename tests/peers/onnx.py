@@ -104,6 +104,8 @@ RECIPES = [
     ("an embedding in fp8", "tiny-llama", "onnx", f"{W}format=int4 {G32} {UNTIED.replace('embed.format=int4', 'embed.format=fp8')}"),
     ("4 bits and branches", "tiny-llama", "onnx", f"--algo svdquant,rtn {W}format=int4 {G32}"),
     ("4 bits, rotated while it runs", "tiny-llama", "onnx", f'--algo quarot,rtn quarot.rotations=["r1","r2","r3","r4"] {W}format=int4 {G32}'),
+    ("4 bits, multiplied behind GELU", "tiny-gpt2", "onnx", f"--algo smoothquant,rtn smoothquant.stand-alone=true {W}format=int4 {G32}"),
+    ("8 bits, fixed inputs of 8 bits, multiplied behind GELU", "tiny-gpt2", "onnx-qdq", f"--algo smoothquant,rtn smoothquant.stand-alone=true {W}format=int8 {W}granularity=channel {STATIC}"),
     *((f"as {family}, 4 bits", family, "onnx", f"{W}format=int4 {G32}") for family in FAMILIES),
     ("as opt, 4 bits", "opt", "onnx", f"{W}format=int4 {G32}"),
     ("4 bits", "MODEL", "onnx", f"{W}format=int4 {G32}"),

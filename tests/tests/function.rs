@@ -6,14 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use qfw_core::algorithm::{ModelContext, Stage};
 use qfw_core::checkpoint::{Rewritten, open_tensors};
 use qfw_core::model::{self, Architecture, Dims, Flow, MapWeights, Model, Nothing, Online, Span};
 use qfw_core::numeric::linear;
 use qfw_core::registry::Registry;
 use qfw_core::topology::{
-    Linear, OnlineRotation, Part, Place, PortName, Rewrite, Rewriting, Rotation, RotationKind, SiteId, Topology, rewrite, untie,
+    Linear, OnlineRotation, OnlineStep, Part, Place, PortName, Rewrite, Rewriting, Rotation, RotationKind, SiteId, Space, Symmetry,
+    Topology, apply, rewrite, untie,
 };
 use qfw_core::{Error, Result};
 use serde_json::{Value, json};
@@ -50,17 +51,22 @@ fn rotations(steps: &[Rewrite]) -> Vec<OnlineRotation> {
     steps.iter().filter_map(of).collect()
 }
 
-fn online(steps: &[Rewrite]) -> Online {
-    Online::new(&rotations(steps)).unwrap()
+fn online(steps: &[Rewrite], topology: &Topology) -> Online {
+    Online::new(&carried_out(steps), topology).unwrap()
 }
 
-/// All logits of a model whose weights lie in memory, with rotations on the way.
+fn carried_out(steps: &[Rewrite]) -> Vec<OnlineStep> {
+    rotations(steps).into_iter().map(OnlineStep::Rotation).collect()
+}
+
+/// All logits of a model whose weights lie in memory, with rotations and multipliers on the way.
 fn logits(architecture: &dyn Architecture, dims: &Dims, weights: &MapWeights, online: &Online) -> Vec<f64> {
     let run = || -> Result<_> {
-        let edges = online.at_edges(architecture.edges(dims, Arc::new(weights.clone()))?);
+        let edges = online.at_edges(architecture.edges(dims, Arc::new(weights.clone()))?, weights)?;
         let mut flow = edges.embed(&IDS, 0, &mut Nothing)?;
         for b in 0..dims.blocks as u32 {
-            flow = online.in_block(b, architecture.block(dims, b, weights)?).run(Span::BLOCK, Flow::new(flow.x), &mut Nothing)?;
+            let block = online.in_block(b, architecture.block(dims, b, weights)?, weights)?;
+            flow = block.run(Span::BLOCK, Flow::new(flow.x), &mut Nothing)?;
         }
         linear(&edges.finish(flow, &mut Nothing)?, &edges.head_rows(0..edges.vocab())?, None)
     };
@@ -126,7 +132,7 @@ fn logits_stay_what_they_were_in_f64() {
         for (what, steps) in canonical.into_iter().chain(rotated) {
             let mut after = weights.clone();
             rewrite(&topology, &steps, &mut after).unwrap();
-            let error = distance(&before, &logits(model.architecture(), &dims, &after, &online(&steps)));
+            let error = distance(&before, &logits(model.architecture(), &dims, &after, &online(&steps, &topology)));
             assert!(error <= 1e-9, "{}: {what}: {error:.1e}", case.display());
             // It did something, and what runs online is missed where it is left out.
             let changed = |site: &(SiteId, Part)| weights.find(site.0, site.1).unwrap().id() != after.find(site.0, site.1).unwrap().id();
@@ -140,6 +146,43 @@ fn logits_stay_what_they_were_in_f64() {
     }
     let known: BTreeSet<&str> = model::BUILTIN.iter().map(|r| r.id).collect();
     assert_eq!(seen, known, "an architecture without a fixture");
+}
+
+/// Multipliers, and a scaling fused into them and into what reads them, behind online rotations and without: at every place that linears
+/// of blocks read.
+#[test]
+fn what_is_multiplied_is_divided_by_who_reads_it() {
+    for case in cases().into_iter().filter(|c| c.join("model.safetensors").exists()) {
+        let config: Value = serde_json::from_slice(&fs::read(case.join("config.json")).unwrap()).unwrap();
+        let model = opened(&case, &config, DType::F64);
+        let (topology, dims, weights) = in_memory(&model);
+        let before = logits(model.architecture(), &dims, &weights, &Online::default());
+        for rotations in [vec![], steps(&topology, &dims, &json!({ "rotations": ["r4"] }))] {
+            let (mut after, mut now) = (topology.clone(), weights.clone());
+            rewrite(&topology, &rotations, &mut now).unwrap();
+            let mut all = carried_out(&rotations);
+            for b in 0..topology.blocks {
+                let ports = [PortName::AttnIn, PortName::Ctx, PortName::MlpIn, PortName::DownIn];
+                all.extend(ports.map(|p| OnlineStep::Multiplier(Place { block: Some(b), port: p.into() })));
+            }
+            after.doing(&all, dims.head_dim).unwrap();
+            for p in after.params.iter().filter(|p| p.part == Part::Multiplier) {
+                now.insert(p.site, p.part, Tensor::ones(p.shape.as_slice(), DType::F64, &Device::Cpu).unwrap());
+            }
+            let run = |weights: &MapWeights, steps| logits(model.architecture(), &dims, weights, &Online::new(steps, &after).unwrap());
+            // Ones change nothing at all.
+            let plain: Vec<OnlineStep> = all.iter().filter(|s| s.rotation().is_some()).cloned().collect();
+            assert_eq!(run(&now, &plain), run(&now, &all), "{}", case.display());
+            for region in after.regions.iter().filter(|r| r.space == Space::Multiplied) {
+                let factors = (0..region.width).map(|i| 2f64.powf((i as f64 * 1.7).sin() * 3.0)).collect();
+                apply(&Symmetry::Diagonal(factors), region, &after, &mut now).unwrap();
+            }
+            let error = distance(&before, &run(&now, &all));
+            assert!(error <= 1e-9, "{}: {error:.1e}", case.display());
+            let error = distance(&before, &run(&now, &plain));
+            assert!(error >= 1e-3, "{}: without the multipliers: {error:.1e}", case.display());
+        }
+    }
 }
 
 /// The same through the tensors as a run reads them: rows at a time, in the layout they are stored in, and in their types.
@@ -167,7 +210,8 @@ fn tensors_are_rewritten_as_they_are_read() {
         assert_eq!(wide.linears.iter().map(|l| l.shape.1).sum::<usize>() > topology.linears.iter().map(|l| l.shape.1).sum(), widened);
         let stored = open_tensors(&case.join("model.safetensors")).unwrap();
         let tensors = Rewritten::new(stored, &topology, &wide, rewriting, &codes).unwrap();
-        let after = Model::rotating(model.architecture(), &config, Arc::new(tensors), DType::F32, &Device::Cpu, &rotations).unwrap();
+        let after =
+            Model::doing(model.architecture(), &config, Arc::new(tensors), DType::F32, &Device::Cpu, &carried_out(&steps_)).unwrap();
         let of = |m: &Model| -> Vec<f64> {
             let t = qfw_core::evaluate::logits(m, &IDS).unwrap();
             t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()

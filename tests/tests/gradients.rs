@@ -12,7 +12,7 @@ use qfw_core::checkpoint::open_tensors;
 use qfw_core::model::{self, Flow, MapWeights, Model, Nothing, Online, Span, WeightSource};
 use qfw_core::numeric::{Factor, Matrix, Record, Traced, squared_error, walk_back, weight_gradient};
 use qfw_core::registry::Registry;
-use qfw_core::topology::{Linear, OnlineRotation, Part, Place, PortName, Rotation, RotationKind, SiteId};
+use qfw_core::topology::{Linear, OnlineRotation, OnlineStep, Part, Place, PortName, Rotation, RotationKind, SiteId, Topology};
 use serde_json::Value;
 
 /// Long enough for two blocks of query rows.
@@ -73,7 +73,7 @@ impl Case<'_> {
         });
         let source = Source { weights, traced: traced.collect() };
         let model = self.model;
-        let block = self.online.in_block(0, model.architecture().block(&model.dims, 0, &source).unwrap());
+        let block = self.online.in_block(0, model.architecture().block(&model.dims, 0, &source).unwrap(), &source).unwrap();
         let out = block.run(Span::BLOCK, Flow::new(self.input.clone()), &mut Nothing).unwrap().x;
         squared_error(&out, &self.target, 7.0).unwrap()
     }
@@ -109,9 +109,15 @@ impl Case<'_> {
     }
 }
 
-fn with_case(path: &Path, online: Online, check: impl Fn(&Case<'_>, &MapWeights)) {
+fn with_case(path: &Path, steps: &[OnlineStep], check: impl Fn(&Case<'_>, &MapWeights)) {
     let model = opened(path);
     let mut weights = MapWeights::default();
+    let mut topology = Topology::clone(&model.topology);
+    topology.doing(steps, model.dims.head_dim).unwrap();
+    let online = Online::new(steps, &topology).unwrap();
+    for p in topology.block_params(0).filter(|p| p.part == Part::Multiplier) {
+        weights.insert(p.site, p.part, (wave((1, p.shape[0]), 1.1, 0.5).squeeze(0).unwrap() + 1.5).unwrap());
+    }
     for p in model.topology.block_params(0) {
         weights.insert(p.site, p.part, model.weights.get(p.site, p.part).unwrap());
     }
@@ -124,7 +130,7 @@ fn with_case(path: &Path, online: Online, check: impl Fn(&Case<'_>, &MapWeights)
 #[test]
 fn every_weight_of_every_architecture() {
     for path in cases() {
-        with_case(&path, Online::default(), |case, weights| {
+        with_case(&path, &[], |case, weights| {
             let all: Vec<usize> = (0..case.linears.len()).collect();
             let worst = case.check(weights, &all);
             assert!(worst < 1e-6, "{}: {worst}", path.display());
@@ -138,17 +144,18 @@ fn every_weight_of_every_architecture() {
 }
 
 #[test]
-fn through_rotations_on_the_way() {
+fn through_rotations_and_multipliers_on_the_way() {
     for path in cases().into_iter().filter(|p| p.ends_with("llama-base") || p.ends_with("gpt2-base")) {
         let dims = opened(&path).dims;
         for kind in [RotationKind::Hadamard, RotationKind::Orthogonal] {
-            let at = |port: PortName, size| OnlineRotation {
-                place: Place { block: Some(0), port: port.into() },
-                rotation: Rotation { kind, size, seed: 3, keeps_mean: false },
-                padded_from: None,
+            let place = |port: PortName| Place { block: Some(0), port: port.into() };
+            let at = |port: PortName, size| {
+                let rotation = Rotation { kind, size, seed: 3, keeps_mean: false };
+                OnlineStep::Rotation(OnlineRotation { place: place(port), rotation, padded_from: None })
             };
-            let online = [at(PortName::DownIn, 4), at(PortName::QRope, dims.head_dim), at(PortName::KRope, dims.head_dim)];
-            with_case(&path, Online::new(&online).unwrap(), |case, weights| {
+            let multiplied = [PortName::MlpIn, PortName::DownIn].map(|port| OnlineStep::Multiplier(place(port)));
+            let rotated = [at(PortName::DownIn, 4), at(PortName::QRope, dims.head_dim), at(PortName::KRope, dims.head_dim)];
+            with_case(&path, &[&rotated[..], &multiplied[..]].concat(), |case, weights| {
                 let worst = case.check(weights, &(0..case.linears.len()).collect::<Vec<_>>());
                 assert!(worst < 1e-6, "{}, {kind:?}: {worst}", path.display());
             });

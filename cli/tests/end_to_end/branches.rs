@@ -126,7 +126,7 @@ fn branches_are_the_same_bytes_at_any_number_of_threads_and_after_a_stop() {
     });
     same_tree(&tree(&one), &tree(&three), "other threads");
     let out = dir.path().join("stopped");
-    super::resume::stopped_at(&out, &words, "block 4/6");
+    super::resume::stopped_at("tiny-llama", &out, &words, "block 4/6");
     apply("tiny-llama", &out, &format!("{words} --resume"));
     same_tree(&tree(&one), &tree(&out), "resumed");
     // Tensors that the list names have to be there.

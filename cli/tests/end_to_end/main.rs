@@ -16,6 +16,7 @@ mod gptq_awq;
 mod hub;
 mod learned;
 mod learned_rotations;
+mod multipliers;
 mod onnx;
 mod options;
 mod pairs;

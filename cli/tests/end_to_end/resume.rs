@@ -11,13 +11,13 @@ use super::{apply, apply_args, command, qfw, same_tree, tree};
 
 const RUN: &str = "--algo gptq --set calibration.samples=24 --set harness.propagate=both --keep-native";
 
-fn start(out: &Path, words: &str) -> Child {
-    command(&apply_args("tiny-llama", out, words)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+fn start(model: &str, out: &Path, words: &str) -> Child {
+    command(&apply_args(model, out, words)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// Starts a run and returns it when it has said `line`.
-fn start_until(out: &Path, words: &str, line: &str) -> Child {
-    let mut child = start(out, words);
+fn start_until(model: &str, out: &Path, words: &str, line: &str) -> Child {
+    let mut child = start(model, out, words);
     let mut said = BufReader::new(child.stderr.take().unwrap());
     let mut text = String::new();
     while said.read_line(&mut text).unwrap() > 0 {
@@ -32,8 +32,8 @@ fn start_until(out: &Path, words: &str, line: &str) -> Child {
 }
 
 /// A run that is killed when it says `line`.
-pub(super) fn stopped_at(out: &Path, words: &str, line: &str) {
-    kill(start_until(out, words, line));
+pub(super) fn stopped_at(model: &str, out: &Path, words: &str, line: &str) {
+    kill(start_until(model, out, words, line));
 }
 
 fn kill(mut child: Child) {
@@ -65,7 +65,7 @@ fn killed_at_any_moment_and_resumed_gives_the_same_bytes() {
         let out = dir.path().join(format!("{run}"));
         // Most are killed twice: the resumed run is killed as well.
         for _ in 0..2 {
-            let child = start(&out, &format!("{RUN} --resume"));
+            let child = start("tiny-llama", &out, &format!("{RUN} --resume"));
             std::thread::sleep(Duration::from_secs_f64(next(&mut seed) * length * 1.05));
             stopped += usize::from(out.join(".qfw").exists());
             kill(child);
@@ -84,7 +84,7 @@ fn killed_at_its_borders_and_resumed_gives_the_same_bytes() {
     let expected = tree(&whole);
     for (i, line) in ["memory ", "block 1/6", "block 6/6", "writing compressed-tensors"].into_iter().enumerate() {
         let out = dir.path().join(format!("{i}"));
-        kill(start_until(&out, RUN, line));
+        kill(start_until("tiny-llama", &out, RUN, line));
         apply("tiny-llama", &out, &format!("{RUN} --resume"));
         same_tree(&expected, &tree(&out), line);
     }
@@ -99,7 +99,7 @@ fn products_in_bf16_resume_as_such_and_not_as_f32() {
     let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
     let words = format!("{RUN} --set harness.products=bf16");
     apply("tiny-llama", &whole, &words);
-    kill(start_until(&out, &words, "block 4/6"));
+    kill(start_until("tiny-llama", &out, &words, "block 4/6"));
     let other = qfw(&apply_args("tiny-llama", &out, &format!("{RUN} --set harness.products=f32 --resume")));
     assert_eq!(other.code, Some(2), "{}", other.stderr);
     assert!(other.stderr.contains("harness.products: \"bf16\" there, \"f32\" here"), "{}", other.stderr);
@@ -115,7 +115,7 @@ fn killed_while_it_tidies_up_it_is_finished_and_before_that_it_is_not() {
     apply("tiny-llama", &whole, RUN);
     let expected = tree(&whole);
     // The container stands whole under its final name, and the work directory as well.
-    kill(start_until(&out, RUN, "writing compressed-tensors"));
+    kill(start_until("tiny-llama", &out, RUN, "writing compressed-tensors"));
     for name in ["model.safetensors", "config.json", "qfw.json"] {
         std::fs::copy(whole.join(name), out.join(name)).unwrap();
     }
@@ -135,7 +135,7 @@ fn interrupt_leaves_a_state_that_resumes() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
     apply("tiny-llama", &whole, RUN);
-    let mut child = start_until(&out, RUN, "block 2/6");
+    let mut child = start_until("tiny-llama", &out, RUN, "block 2/6");
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!out.join("config.json").exists(), "unfinished, but loadable");
@@ -167,7 +167,7 @@ fn another_plan_is_refused_and_says_what_differs() {
     let finished = dir.path().join("finished");
     apply("tiny-llama", &finished, "--algo rtn");
     let unfinished = dir.path().join("unfinished");
-    kill(start_until(&unfinished, RUN, "block 1/6"));
+    kill(start_until("tiny-llama", &unfinished, RUN, "block 1/6"));
     for (out, words) in [(&finished, "--algo rtn"), (&unfinished, RUN)] {
         let before = tree(out);
         let ran = qfw(&apply_args("tiny-llama", out, &format!("{words} --set scheme.weights.format=int8 --resume")));
@@ -207,7 +207,7 @@ fn overwrite_replaces_all_that_an_earlier_run_wrote() {
 fn a_damaged_shard_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    kill(start_until(&out, RUN, "block 3/6"));
+    kill(start_until("tiny-llama", &out, RUN, "block 3/6"));
     let shard = out.join(".qfw/block-00001.safetensors");
     let mut bytes = std::fs::read(&shard).unwrap();
     let last = bytes.len() - 1;
@@ -227,7 +227,7 @@ fn a_damaged_shard_is_found() {
 fn a_second_run_on_the_same_output_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let mut child = start_until(&out, &format!("{RUN} --set calibration.samples=64"), "block 1/6");
+    let mut child = start_until("tiny-llama", &out, &format!("{RUN} --set calibration.samples=64"), "block 1/6");
     for flag in ["--resume", "--overwrite"] {
         let ran = qfw(&apply_args("tiny-llama", &out, &format!("--algo rtn {flag}")));
         assert_eq!(ran.code, Some(2), "{flag}: {}", ran.stderr);

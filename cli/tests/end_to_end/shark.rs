@@ -224,7 +224,7 @@ fn what_it_cannot_hold_is_refused_with_the_nearest_that_works() {
         ),
         (
             "quarot,rtn --set quarot.rotations=[\"r1\",\"r2\",\"r4\"]",
-            "`blocks.0.down.in`: it is rotated while the model runs, which sharktank does not do",
+            "`blocks.0.down.in`: it is rotated while the model runs, which no reader of this format does",
             "leave `r3`, `r4`",
         ),
     ] {

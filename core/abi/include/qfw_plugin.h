@@ -367,7 +367,7 @@ typedef struct qfw_split {
 /* A space of channels, and the layers that read it. */
 typedef struct qfw_region {
     uint32_t size;
-    uint32_t space; /* 0 residual, 1 attn-in, 2 mlp-in, 3 head-in, 4 heads, 5 values, 6 mlp-hidden */
+    uint32_t space; /* 0 residual, 1 attn-in, 2 mlp-in, 3 head-in, 4 heads, 5 values, 6 mlp-hidden, 7 multiplied */
     qfw_str name;   /* "blocks.3.values" */
     int64_t block;
     uint64_t width;        /* channels */

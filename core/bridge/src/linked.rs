@@ -83,6 +83,7 @@ pub fn link_time_only(algorithm: &dyn PtqAlgorithm) -> Option<&'static str> {
         algorithm::Stage::RoundBlock(_) => Some("it runs blocks, with gradients"),
         algorithm::Stage::Correct(_) => Some("it works on the finished codes"),
         algorithm::Stage::Transform(t) if t.reads_producers() => Some("it looks at what writes a region"),
+        algorithm::Stage::Transform(t) if t.stands_alone() => Some("it adds multiplications to the model"),
         _ => None,
     }
 }

@@ -9,7 +9,8 @@ use crate::statistics::stream_of;
 
 /// The region; `None` for a space that this version does not know.
 pub(crate) fn region(given: &Given<'_>) -> Option<Region> {
-    const SPACES: [Space; 7] = [Space::Residual, Space::AttnIn, Space::MlpIn, Space::HeadIn, Space::Heads, Space::Values, Space::MlpHidden];
+    use Space::{AttnIn, HeadIn, Heads, MlpHidden, MlpIn, Multiplied, Residual, Values};
+    const SPACES: [Space; 8] = [Residual, AttnIn, MlpIn, HeadIn, Heads, Values, MlpHidden, Multiplied];
     let (width, repeat) = given.heads();
     let heads = match (given.rotated(), width == given.width() && repeat == 1) {
         (0, true) => Tie::Free,

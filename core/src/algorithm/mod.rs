@@ -126,6 +126,12 @@ pub trait Transform: Send + Sync {
         false
     }
 
+    /// Whether it also works where nothing that writes the channels can be scaled: on [`crate::topology::Space::Multiplied`] regions, for
+    /// which core puts a multiplication into the model that runs with it.
+    fn stands_alone(&self) -> bool {
+        false
+    }
+
     /// The change for one region, or `None` to leave it.
     ///
     /// # Errors

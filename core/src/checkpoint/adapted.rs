@@ -26,8 +26,8 @@ enum Origin {
     Cast(FloatKind),
     /// Another tensor.
     Copy(String),
-    /// Nowhere: they are zeros.
-    Zeros,
+    /// Nowhere: they are all this one, in this type.
+    All(f32, FloatKind),
 }
 
 impl Adapted {
@@ -76,16 +76,40 @@ impl Adapted {
     /// # Errors
     /// If there is no such tensor.
     pub fn zeros(inner: Arc<dyn TensorSource>, vectors: &[(String, usize, String)]) -> Result<Self> {
+        let like = |dtype: &StoredDtype| match dtype {
+            StoredDtype::F16 => FloatKind::F16,
+            StoredDtype::BF16 => FloatKind::Bf16,
+            _ => FloatKind::F32,
+        };
+        Self::vectors(inner, vectors, 0.0, like)
+    }
+
+    /// The tensors of `inner`, and vectors of ones in f32: each with its name, its length, and the tensor that it lies beside.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or already one of that name.
+    pub fn ones(inner: Arc<dyn TensorSource>, vectors: &[(String, usize, String)]) -> Result<Self> {
+        if let Some((taken, ..)) = vectors.iter().find(|(name, ..)| inner.info(name).is_some()) {
+            let message = format!("the checkpoint has a tensor `{taken}` already, and a vector of that name is to be added");
+            return Err(Error::input("checkpoint::name-taken", message).hint("rename or remove the tensor, if the model does not read it"));
+        }
+        Self::vectors(inner, vectors, 1.0, |_| FloatKind::F32)
+    }
+
+    fn vectors(
+        inner: Arc<dyn TensorSource>,
+        vectors: &[(String, usize, String)],
+        value: f32,
+        kind: impl Fn(&StoredDtype) -> FloatKind,
+    ) -> Result<Self> {
         let mut changed = BTreeMap::new();
-        for (name, length, like) in vectors {
-            let like = inner.require(like)?;
-            let dtype = match like.dtype {
-                StoredDtype::F16 | StoredDtype::BF16 => like.dtype.clone(),
-                _ => StoredDtype::F32,
-            };
+        for (name, length, beside) in vectors {
+            let beside = inner.require(beside)?;
+            let kind = kind(&beside.dtype);
+            let dtype = StoredDtype::from(kind);
             let bytes = *length as u64 * dtype.size().unwrap_or(0);
-            let info = TensorInfo { name: name.clone(), dtype, shape: vec![*length], bytes: 0..bytes, file: like.file.clone() };
-            changed.insert(name.clone(), (info, Origin::Zeros));
+            let info = TensorInfo { name: name.clone(), dtype, shape: vec![*length], bytes: 0..bytes, file: beside.file.clone() };
+            changed.insert(name.clone(), (info, Origin::All(value, kind)));
         }
         Ok(Self { inner, changed, hidden: BTreeSet::new() })
     }
@@ -112,9 +136,9 @@ impl TensorSource for Adapted {
         match self.changed.get(name) {
             None => self.inner.read_f32(name, rows, out),
             Some((_, Origin::Copy(behind))) => self.inner.read_f32(behind, rows, out),
-            Some((info, Origin::Zeros)) => {
+            Some((info, Origin::All(value, _))) => {
                 out.clear();
-                out.resize(rows.len() * info.shape.iter().skip(1).product::<usize>(), 0.0);
+                out.resize(rows.len() * info.shape.iter().skip(1).product::<usize>(), *value);
                 Ok(())
             }
             Some((_, Origin::Cast(kind))) => {
@@ -128,8 +152,7 @@ impl TensorSource for Adapted {
         let (info, kind) = match self.changed.get(name) {
             None => return self.inner.read_bytes(name),
             Some((_, Origin::Copy(behind))) => return self.inner.read_bytes(behind),
-            Some((info, Origin::Zeros)) => return Ok(vec![0; info.bytes.end as usize]),
-            Some((info, Origin::Cast(kind))) => (info, kind),
+            Some((info, Origin::All(_, kind) | Origin::Cast(kind))) => (info, kind),
         };
         let rows = info.shape.first().copied().unwrap_or(1);
         let (mut bytes, mut values) = (Vec::new(), Vec::new());
@@ -186,6 +209,24 @@ mod tests {
         let error = Adapted::cast(inner, FloatKind::F16).read_bytes("w").unwrap_err();
         assert_eq!(error.to_string(), "tensor `w` holds -70000, which the type of `model.dtype` cannot hold");
         assert_eq!(error.hint_text(), Some("set `model.dtype` to \"bfloat16\", \"float32\" or \"auto\""));
+    }
+
+    #[test]
+    fn added_vectors_have_a_value_and_a_name_that_is_free() {
+        let (_dir, inner) = stored(&[1.0, 2.0]);
+        let half: Arc<dyn TensorSource> = Arc::new(Adapted::cast(inner, FloatKind::F16));
+        let vectors = |name: &str| [(name.to_owned(), 3, "w".to_owned())];
+        // Zeros take the type of what they lie beside, ones are exact factors in f32.
+        let zeros = Adapted::zeros(Arc::clone(&half), &vectors("b")).unwrap();
+        assert_eq!((zeros.info("b").unwrap().dtype.clone(), zeros.read_bytes("b").unwrap()), (StoredDtype::F16, vec![0; 6]));
+        let ones = Adapted::ones(Arc::clone(&half), &vectors("m")).unwrap();
+        assert_eq!((ones.info("m").unwrap().dtype.clone(), ones.info("m").unwrap().byte_len()), (StoredDtype::F32, 12));
+        assert_eq!(ones.read_bytes("m").unwrap(), FloatKind::F32.bytes(&[1.0; 3]));
+        let mut values = Vec::new();
+        ones.read_f32("m", 1..3, &mut values).unwrap();
+        assert_eq!((values, ones.names()), (vec![1.0, 1.0], ["i", "m", "w"].map(ToOwned::to_owned).to_vec()));
+        let error = Adapted::ones(half, &vectors("i")).err().unwrap();
+        assert_eq!(error.to_string(), "the checkpoint has a tensor `i` already, and a vector of that name is to be added");
     }
 
     #[test]

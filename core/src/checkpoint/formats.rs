@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::StoredBranch;
 use crate::plan::{Plan, PlannedActivation};
 use crate::scheme::{FloatKind, QParams};
-use crate::topology::{OnlineRotation, Topology};
+use crate::topology::{OnlineStep, Topology};
 
 /// What a container can make of a plan.
 #[derive(Debug)]
@@ -84,6 +84,13 @@ pub trait Container: Send + Sync {
     /// Where low-rank branches lie that run beside the codes.
     fn branches_lie(&self) -> BranchPlace {
         BranchPlace::Nowhere
+    }
+
+    /// Whether it can state a thing that a model does to activations while it runs. Plans with what it cannot are refused before
+    /// [`Self::accepts`] is asked.
+    fn carries(&self, step: &OnlineStep) -> bool {
+        let _ = step;
+        false
     }
 
     /// The files that the tensors go in. What else of the checkpoint has to be held is checked here, before the run: its configuration
@@ -173,11 +180,11 @@ pub trait Container: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The rotations of activations that the stored model carries out. A container that cannot state them has none.
+    /// What the stored model does to activations while it runs. A container that [carries](Self::carries) nothing has nothing.
     ///
     /// # Errors
     /// If the configuration is malformed.
-    fn rotations(&self, config: &Value, topology: &Topology) -> Result<Vec<OnlineRotation>> {
+    fn online(&self, config: &Value, topology: &Topology) -> Result<Vec<OnlineStep>> {
         let _ = (config, topology);
         Ok(Vec::new())
     }

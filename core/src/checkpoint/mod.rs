@@ -51,7 +51,7 @@ use crate::algorithm::Rounded;
 use crate::error::{Error, Result, did_you_mean};
 use crate::model::{ActivationQuant, StoredBranch, model_type};
 use crate::registry::Registry;
-use crate::topology::{OnlineRotation, Topology};
+use crate::topology::{OnlineStep, Topology};
 use native::NativeSite;
 
 /// The containers of this crate.
@@ -293,12 +293,12 @@ impl Checkpoint {
         self.claimed(registry, |container, q| container.activations(q, &*self.tensors, topology))
     }
 
-    /// The activations that a checkpoint rotates.
+    /// What a model does to activations while it runs.
     ///
     /// # Errors
-    /// If what it says of them is malformed.
-    pub fn rotations(&self, registry: &Registry, topology: &Topology) -> Result<Vec<OnlineRotation>> {
-        self.claimed(registry, |container, q| container.rotations(q, topology))
+    /// If what the checkpoint says of them is malformed.
+    pub fn online(&self, registry: &Registry, topology: &Topology) -> Result<Vec<OnlineStep>> {
+        self.claimed(registry, |container, q| container.online(q, topology))
     }
 
     /// The branches beside the linears of a checkpoint, in its container or in an adapter.

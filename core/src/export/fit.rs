@@ -14,7 +14,7 @@ use crate::checkpoint::{Adapted, Checkpoint, Container, ContainerRecord, Verdict
 use crate::error::{Error, Result};
 use crate::format::Ask;
 use crate::numeric::{Codes, Units};
-use crate::plan::{Plan, PlannedSite, branches_fit};
+use crate::plan::{Plan, PlannedSite, branches_fit, online_fit};
 use crate::registry::Registry;
 use crate::scheme::{Convention, Extent, FloatKind, Granularity, Grid, ObserverChoice, QuantSpec, ScaleForm, Zero};
 use crate::topology::{Role, SiteId};
@@ -68,7 +68,8 @@ struct Alike {
 pub(super) fn fit(source: &Source, record: &'static ContainerRecord, registry: &Registry) -> Result<Fitted> {
     let container = record.container;
     let mut plan = source.plan.clone();
-    branches_fit(&plan, source.turned.as_ref(), container).map_err(|e| instead(source, registry, e))?;
+    let beside = online_fit(&plan, container).and_then(|()| branches_fit(&plan, source.turned.as_ref(), container));
+    beside.map_err(|e| instead(source, registry, e))?;
     let mut fits: BTreeMap<String, Fit> = plan.native_sites().into_iter().map(|s| (s.module, Fit::Codes)).collect();
     let mut why = None;
     if refusal(container, &plan).is_some() {

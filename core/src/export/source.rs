@@ -15,7 +15,7 @@ use crate::model::{Model, StoredBranch, model_type};
 use crate::plan::raw::RawOutput;
 use crate::plan::{
     Failure, HarnessPlan, OutputPlan, Plan, PlannedBranch, PlannedOrigin, PlannedSite, Products, Propagate, Sequence, branches_fit,
-    turned_branch,
+    online_fit, turned_branch,
 };
 use crate::registry::Registry;
 use crate::scheme::{FloatKind, Grid, QuantSpec, Zero};
@@ -68,7 +68,7 @@ impl Source {
         let (opened, notes) = Opened::for_weights(checkpoint, registry)?;
         let Opened { mut checkpoint, model } = opened;
         let activations = checkpoint.stored_activations(registry, &model.topology)?;
-        let rotations = checkpoint.rotations(registry, &model.topology)?;
+        let online = checkpoint.online(registry, &model.topology)?;
         let branches = checkpoint.branches(registry, &model.topology)?;
         let hash = checkpoint.content_hash()?;
         let tensors = Arc::clone(model.weights.tensors());
@@ -92,7 +92,7 @@ impl Source {
             activations: activations.iter().map(|a| a.planned.clone()).collect(),
             origin: Some(PlannedOrigin { container: container.to_owned(), group_index: false }),
             passes: Vec::new(),
-            rewrites: rotations.into_iter().map(Rewrite::Online).collect(),
+            rewrites: online.into_iter().map(Rewrite::from).collect(),
             branches: Vec::new(),
             calibration: None,
             harness: nothing_runs(),
@@ -166,7 +166,8 @@ impl Source {
     /// Formats that hold it as it is.
     pub(super) fn holders(&self, registry: &Registry) -> Vec<&'static str> {
         let holds = |plan: &Plan, r: &&'static crate::checkpoint::ContainerRecord| {
-            branches_fit(plan, self.turned.as_ref(), r.container).is_ok()
+            online_fit(plan, r.container).is_ok()
+                && branches_fit(plan, self.turned.as_ref(), r.container).is_ok()
                 && !matches!(r.container.accepts(plan), Verdict::Refused(_))
                 && r.container.file_form(plan, &self.checkpoint).is_ok()
         };

@@ -41,10 +41,10 @@ impl<'a> Module<'a> {
             Space::MlpIn => (PortName::MlpIn, PortName::DownOut),
             _ => return Ok(None),
         };
-        // What passes a place is rotated there: a run that started at such a place would rotate once more.
+        // What passes a place is rotated or multiplied there: a run that started at such a place would do that once more.
         let place = Place { block: Some(block), port: from.into() };
-        let turned = run.plan().online().iter().any(|o| o.place == place);
-        let from: Port = if turned { PortName::BlockIn.into() } else { from.into() };
+        let changed = run.plan().online().iter().any(|o| o.place() == place);
+        let from: Port = if changed { PortName::BlockIn.into() } else { from.into() };
         let make = |name: &str| run.empty_stream(&dir.join(format!("replay-{name}.f32")));
         let module = Self { run, block, weights, control, span: Span { from, to: to.into() }, inputs: make("in")?, outputs: make("out")? };
         let model = run.model().block(block, weights)?;

@@ -11,7 +11,7 @@ use super::{Activations, Architecture, Block, Branch, Dims, Edges, MapWeights, O
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 use crate::numeric::transpose;
-use crate::topology::{OnlineRotation, ParamDecl, Part, Role, SiteId, Topology};
+use crate::topology::{OnlineStep, ParamDecl, Part, Role, SiteId, Topology};
 
 /// Where every family here stores a head of its own.
 const HEAD: &str = "lm_head.weight";
@@ -26,7 +26,7 @@ pub struct Model {
     pub topology: Arc<Topology>,
     /// Its parameters by role, read on demand.
     pub weights: Arc<StoredWeights>,
-    /// Where activations are rotated.
+    /// Where activations are rotated or multiplied.
     pub online: Online,
     /// Where activations are rounded, behind that.
     pub activations: Activations,
@@ -44,7 +44,7 @@ impl Model {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        Self::rotating(architecture, config, tensors, dtype, device, &[])
+        Self::doing(architecture, config, tensors, dtype, device, &[])
     }
 
     /// The same model, whose blocks run on `device`.
@@ -54,17 +54,17 @@ impl Model {
         Self { weights: Arc::new(weights), ..self }
     }
 
-    /// As [`Self::new`], of a model that rotates some of its activations.
+    /// As [`Self::new`], of a model that does something to some of its activations.
     ///
     /// # Errors
-    /// As [`Self::new`], or if there is no such rotation.
-    pub fn rotating(
+    /// As [`Self::new`], or if there is no such place or rotation.
+    pub fn doing(
         architecture: &'static dyn Architecture,
         config: &Value,
         tensors: Arc<dyn TensorSource>,
         dtype: DType,
         device: &Device,
-        online: &[OnlineRotation],
+        online: &[OnlineStep],
     ) -> Result<Self> {
         let has = |name: &str| tensors.info(name).is_some();
         let mut dims = architecture.parse(config, &has)?;
@@ -80,16 +80,14 @@ impl Model {
             dims.tied_head = embedding.map_or(Ok(true), |embedding| same_values(&*tensors, embedding, HEAD))?;
         }
         let mut topology = architecture.topology(&dims);
-        for o in online {
-            let fits = o.fits(&topology, dims.head_dim).and_then(|()| topology.widen(o));
-            fits.map_err(|e| {
-                Error::input("checkpoint::malformed", format!("the rotations that config.json lists: {e}"))
-                    .hint("does config.json belong to these weights?")
-            })?;
-        }
+        topology.doing(online, dims.head_dim).map_err(|e| {
+            Error::input("checkpoint::malformed", format!("the rotations or multipliers that config.json lists: {e}"))
+                .hint("does config.json belong to these weights?")
+        })?;
         let weights = StoredWeights::new(tensors, &topology, dtype, device.clone())?;
+        let online = Online::new(online, &topology)?;
         let (topology, weights) = (Arc::new(topology), Arc::new(weights));
-        Ok(Self { architecture, dims, topology, weights, online: Online::new(online)?, activations: Activations::default() })
+        Ok(Self { architecture, dims, topology, weights, online, activations: Activations::default() })
     }
 
     /// The same model with branches beside some of its linears.
@@ -131,7 +129,7 @@ impl Model {
     /// # Errors
     /// If one is missing.
     pub fn block(&self, b: u32, weights: &dyn WeightSource) -> Result<Box<dyn Block>> {
-        let block = self.online.in_block(b, self.architecture.block(&self.dims, b, weights)?);
+        let block = self.online.in_block(b, self.architecture.block(&self.dims, b, weights)?, weights)?;
         Ok(self.activations.in_block(b, branch::in_block(b, &self.topology, weights, block)?))
     }
 
@@ -148,7 +146,8 @@ impl Model {
     /// # Errors
     /// If one is missing.
     pub fn edges_over(&self, weights: Arc<dyn WeightSource>) -> Result<Box<dyn Edges>> {
-        Ok(self.activations.at_edges(self.online.at_edges(self.architecture.edges(&self.dims, weights)?)))
+        let edges = self.architecture.edges(&self.dims, Arc::clone(&weights))?;
+        Ok(self.activations.at_edges(self.online.at_edges(edges, &*weights)?))
     }
 }
 

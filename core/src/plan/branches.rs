@@ -7,7 +7,7 @@ use crate::algorithm::BranchNeed;
 use crate::checkpoint::{BranchPlace, Container};
 use crate::error::{Error, Result};
 use crate::scheme::FloatKind;
-use crate::topology::{Linear, OnlineRotation};
+use crate::topology::{Linear, OnlineStep, Place};
 
 /// A low-rank branch of a site: `B·(A·x)` on the input as it is before it is rounded, beside the product of the codes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,8 +64,8 @@ pub(crate) fn fit(plan: &Plan, turned: Option<&PlannedBranch>, container: &dyn C
 }
 
 /// A branch that reads what is rotated while the model runs, if there is any.
-pub(crate) fn turned<'a>(branches: &'a [PlannedBranch], online: &[OnlineRotation], linears: &[Linear]) -> Option<&'a PlannedBranch> {
-    let rotated = |l: &Linear| online.iter().any(|o| (o.place.block, o.place.port) == (l.site.block, l.input));
+pub(crate) fn turned<'a>(branches: &'a [PlannedBranch], online: &[OnlineStep], linears: &[Linear]) -> Option<&'a PlannedBranch> {
+    let rotated = |l: &Linear| online.iter().any(|o| o.place() == Place { block: l.site.block, port: l.input });
     branches.iter().find(|b| linears.iter().any(|l| l.module == b.module && rotated(l)))
 }
 

@@ -12,6 +12,7 @@ pub mod cell;
 mod cell_tests;
 pub mod layer;
 mod node;
+mod online;
 pub mod options;
 mod passes;
 pub mod preset;
@@ -34,6 +35,7 @@ mod streams;
 pub use branches::PlannedBranch;
 pub(crate) use branches::{fit as branches_fit, turned as turned_branch};
 pub use budget::Budget;
+pub(crate) use online::fit as online_fit;
 pub use resolve::{ModelFacts, Resolved, needs_calibration, resolve};
 pub use resolved::{
     CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedActivation, PlannedOrigin, PlannedPass, PlannedSite, Products,

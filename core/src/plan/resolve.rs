@@ -7,7 +7,7 @@ use super::passes::{one_round_per_site, pass_order, pass_regions, pass_sites, re
 use super::raw::{RawOnFailure, RawProducts, RawPropagate, RawRun};
 use super::resolved::{CalibrationPlan, Failure, HarnessPlan, OutputPlan, Plan, PlannedPass, PlannedSite, Products, input_of};
 use super::sites::{embedding, site_specs};
-use super::{branches, rewrites, streams};
+use super::{branches, online, rewrites, streams};
 use crate::algorithm::{Needs, Phase, PlanContext, PtqAlgorithm, Stage};
 use crate::checkpoint::formats::{BranchPlace, Verdict};
 use crate::error::{Error, Result};
@@ -97,7 +97,7 @@ pub fn resolve(
         let record = registry.algorithm(&raw_pass.algo)?;
         let options = serde_json::to_value(&raw_pass.options).map_err(|e| Error::internal(e.to_string()))?;
         let (algorithm, options) = registry.build_algorithm(&raw_pass.algo, &options)?;
-        let mut regions = Vec::new();
+        let mut regions: Vec<String> = Vec::new();
         let rounded = |l: &Linear| linears.iter().zip(&specs).any(|(x, spec)| x.site == l.site && spec.is_some());
         let nothing = specs.iter().all(Option::is_none) && activations.is_empty();
         let touched = |l: &Linear| nothing || rounded(l) || input_of(&activations, l).is_some();
@@ -112,11 +112,14 @@ pub fn resolve(
                 linears.iter().zip(&specs).filter_map(|(l, spec)| Some((*l, spec.as_ref()?))).collect()
             }
             Stage::Transform(transform) => {
-                regions = pass_regions(raw_pass, transform, model.topology, &touched)?;
-                if regions.is_empty() {
+                let topology = rewrites::multiplied(model.topology, transform)?;
+                let found = pass_regions(raw_pass, transform, &topology, &touched)?;
+                if found.is_empty() {
                     notes.push(format!("`{}` finds nothing to work on: nothing that reads a region it suits is rounded", record.id));
                 }
-                region_sites(&regions, &linears, &specs)
+                rewrites.extend(found.iter().filter_map(|region| rewrites::multiplier(region, &topology)));
+                regions = found.iter().map(|region| region.id.clone()).collect();
+                region_sites(&found, &linears, &specs)
             }
             _ => pass_sites(raw_pass, &linears, &specs)?,
         };
@@ -156,7 +159,7 @@ pub fn resolve(
             plugin: registry.origin(record.id),
             options,
             sites: chosen.iter().map(|l| l.site.to_string()).collect(),
-            regions: regions.iter().map(|r| r.id.clone()).collect(),
+            regions,
         });
         algorithms.push(algorithm);
         needs.push(need);
@@ -213,7 +216,8 @@ pub fn resolve(
     let turned = branches::turned(&plan.branches, &plan.online(), &model.topology.linears).cloned();
     for format in &plan.output.formats {
         let container = registry.container(format)?.container;
-        branches::fit(&plan, turned.as_ref(), container).map_err(|e| e.within(format!("output format `{format}`")))?;
+        let fits = online::fit(&plan, container).and_then(|()| branches::fit(&plan, turned.as_ref(), container));
+        fits.map_err(|e| e.within(format!("output format `{format}`")))?;
         if !plan.branches.is_empty() && container.branches_lie() == BranchPlace::Beside {
             notes.push(format!("`{format}` has no room for branches: they lie beside it, in the directory `adapter`"));
         }

@@ -12,7 +12,7 @@ use crate::checkpoint::native::NativeSite;
 use crate::error::{Error, Result};
 use crate::numeric::Bf16Unit;
 use crate::scheme::QuantSpec;
-use crate::topology::{Linear, OnlineRotation, Place, Rewrite, Role, SiteId};
+use crate::topology::{Linear, OnlineStep, Place, Rewrite, Role, SiteId};
 
 /// Which activations travel from block to block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -262,8 +262,8 @@ impl Plan {
         pass.or_else(|| self.origin.as_ref().filter(|o| o.group_index).map(|_| "the checkpoint has groups".to_owned()))
     }
 
-    /// The rotations that are carried out while the model runs.
-    pub fn online(&self) -> Vec<OnlineRotation> {
+    /// What is done to activations while the model runs.
+    pub fn online(&self) -> Vec<OnlineStep> {
         rewrites::online(&self.rewrites)
     }
 

@@ -1,12 +1,15 @@
 //! What passes do to the whole model before its first block is read.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
 use super::passes::pass_linears;
 use super::raw::{RawPass, RawRun};
 use super::resolve::ModelFacts;
-use crate::algorithm::{ModelContext, ModelTransform, Objective, Stage};
+use crate::algorithm::{ModelContext, ModelTransform, Objective, Stage, Transform};
 use crate::error::{Error, Result};
 use crate::registry::Registry;
-use crate::topology::{Linear, OnlineRotation, Rewrite, Role, Space, Topology};
+use crate::topology::{Linear, OnlineStep, Place, Region, Rewrite, Role, Space, Topology};
 
 /// The steps of one pass; `touched` linears are going to be rounded.
 pub(super) fn of_pass(
@@ -63,9 +66,13 @@ pub(super) fn completed(mut steps: Vec<Rewrite>, topology: &Topology, notes: &mu
         Rewrite::CenterResidual => 0,
         Rewrite::FoldNorms => 1,
         Rewrite::Rotate { .. } | Rewrite::Online(_) => 2,
+        Rewrite::Multiply(_) => 3,
     };
     steps.sort_by_key(rank);
     steps.dedup_by(|a, b| rank(a) < 2 && a == b);
+    // Two passes that want a multiplier at one place share it.
+    let mut multiplied = BTreeSet::new();
+    steps.retain(|s| !matches!(s, Rewrite::Multiply(place) if !multiplied.insert(*place)));
     steps
 }
 
@@ -82,6 +89,7 @@ pub fn needs_untied_head(raw: &RawRun, registry: &Registry, model: &ModelFacts<'
         Rewrite::FoldNorms | Rewrite::CenterResidual => true,
         Rewrite::Rotate { region, .. } => is_residual(model.topology, region),
         Rewrite::Online(online) => online.place.block.is_none(),
+        Rewrite::Multiply(_) => false,
     };
     Ok(of_everything(raw, registry, model)?.iter().any(parts_them))
 }
@@ -109,17 +117,37 @@ fn of_everything(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>) -> R
 /// If an algorithm is unknown, or refuses the model.
 pub(super) fn widened(raw: &RawRun, registry: &Registry, model: &ModelFacts<'_>) -> Result<Topology> {
     let mut topology = model.topology.clone();
-    for online in online(&of_everything(raw, registry, model)?) {
-        topology.widen(&online)?;
+    for step in online(&of_everything(raw, registry, model)?) {
+        step.rotation().map_or(Ok(()), |rotation| topology.widen(rotation))?;
     }
     Ok(topology)
 }
 
-/// The rotations that are carried out while the model runs.
-pub(super) fn online(steps: &[Rewrite]) -> Vec<OnlineRotation> {
+/// What a transform may look for regions in: with multipliers wherever nothing else could be scaled, if it wants any.
+///
+/// # Errors
+/// None that a sound topology has.
+pub(super) fn multiplied<'a>(topology: &'a Topology, transform: &dyn Transform) -> Result<Cow<'a, Topology>> {
+    if !transform.stands_alone() {
+        return Ok(Cow::Borrowed(topology));
+    }
+    let mut all = topology.clone();
+    topology.unscaled_places().into_iter().try_for_each(|place| all.multiply(place))?;
+    Ok(Cow::Owned(all))
+}
+
+/// The multiplier that a region is written by, if it is by one.
+pub(super) fn multiplier(region: &Region, topology: &Topology) -> Option<Rewrite> {
+    let reader = topology.linear(region.consumers.first()?.site)?;
+    (region.space == Space::Multiplied).then_some(Rewrite::Multiply(Place { block: region.block, port: reader.input }))
+}
+
+/// What is done to activations while the model runs.
+pub(super) fn online(steps: &[Rewrite]) -> Vec<OnlineStep> {
     let of = |s: &Rewrite| match s {
-        Rewrite::Online(online) => Some(online.clone()),
-        _ => None,
+        Rewrite::Online(rotation) => Some(OnlineStep::Rotation(rotation.clone())),
+        Rewrite::Multiply(place) => Some(OnlineStep::Multiplier(*place)),
+        Rewrite::FoldNorms | Rewrite::CenterResidual | Rewrite::Rotate { .. } => None,
     };
     steps.iter().filter_map(of).collect()
 }

@@ -39,7 +39,7 @@ impl fmt::Display for Value {
 }
 
 /// Every key that a rule may use, what it can be, and what it says.
-pub(super) const KEYS: [(&str, Kind, &str); 19] = [
+pub(super) const KEYS: [(&str, Kind, &str); 20] = [
     ("container", Kind::Name, "output format"),
     ("architecture", Kind::Name, "`model_type` of the model"),
     ("weights", Kind::One(&["none", "int", "fp8", "nvfp4", "mxfp4", "other"]), "numbers of the weights"),
@@ -55,6 +55,7 @@ pub(super) const KEYS: [(&str, Kind, &str); 19] = [
     ("other-activations", Kind::Flag, "outputs, queries or probabilities are rounded"),
     ("act-order", Kind::Flag, "groups do not run in storage order"),
     ("online-rotations", Kind::Flag, "activations are rotated while the model runs"),
+    ("multipliers", Kind::Flag, "activations are multiplied by a vector while the model runs"),
     ("branches", Kind::Flag, "low-rank branches run beside the codes"),
     ("mixed-widths", Kind::Flag, "quantized layers have more than one width"),
     ("kept-layers", Kind::Flag, "some layers of the blocks are not quantized"),
@@ -108,7 +109,8 @@ fn of_plan(plan: &Plan, format: &str) -> Facts {
         ("cache", text(part(&["keys", "values"]).map_or("kept", |a| numbers(&a.spec)))),
         ("other-activations", Value::Flag(part(&["outputs", "queries", "probs"]).is_some())),
         ("act-order", Value::Flag(plan.unordered().is_some())),
-        ("online-rotations", Value::Flag(!plan.online().is_empty())),
+        ("online-rotations", Value::Flag(plan.online().iter().any(|step| step.rotation().is_some()))),
+        ("multipliers", Value::Flag(plan.online().iter().any(|step| step.rotation().is_none()))),
         ("branches", Value::Flag(!plan.branches.is_empty())),
         ("mixed-widths", Value::Flag(widths.len() > 1)),
         ("kept-layers", Value::Flag(kept && quantized().next().is_some())),
@@ -207,6 +209,9 @@ pub(super) fn in_words(facts: &Facts) -> String {
     }
     if of("inputs") != "kept" {
         words.push(format!("with {} inputs in {}", of("inputs"), of("input-numbers")));
+    }
+    if of("multipliers") == "true" {
+        words.push("and multipliers".to_owned());
     }
     if of("branches") == "true" {
         words.push("and branches".to_owned());

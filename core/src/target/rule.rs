@@ -18,7 +18,8 @@
 //! no = [{ container = "gptq-v2" }]                      # and plans that it does not
 //! ```
 //!
-//! Rules are tried in their order. One that says that something loads speaks of plans with `branches` only if it names them. Without `since` and `until` a rule is about the `versions` of its file alone. `yes` and `no` differ in what they say from an ordinary plan: 4-bit symmetric integers in groups of 128 of
+//! Rules are tried in their order. One that says that something loads speaks of plans with `branches` or `multipliers`
+//! only if it names them. Without `since` and `until` a rule is about the `versions` of its file alone. `yes` and `no` differ in what they say from an ordinary plan: 4-bit symmetric integers in groups of 128 of
 //! a `llama` model, for the newest version; `version` is another one.
 
 use std::collections::BTreeMap;
@@ -30,8 +31,9 @@ use super::facts::{Facts, KEYS, Kind, Value};
 use super::version::{Range, Version};
 use crate::error::{Error, Result, did_you_mean};
 
-/// The fact that a rule which says `loads` has to name to speak of it.
-const BRANCHES: &str = "branches";
+/// Facts that a rule which says `loads` has to name to speak of plans with them: branches are an adapter of its own that has to be loaded
+/// too, and of multipliers most rules were made without knowing.
+const NAMED: [&str; 2] = ["branches", "multipliers"];
 
 /// An engine.
 #[derive(Debug)]
@@ -156,9 +158,8 @@ impl Engine {
 impl Rule {
     /// Whether it speaks of a case.
     fn fits(&self, facts: &Facts) -> bool {
-        // Branches are an adapter of its own that has to be loaded too.
-        let branches = facts.get(BRANCHES) == Some(&Value::Flag(true));
-        if branches && self.outcome == Outcome::Loads && !self.when.contains_key(BRANCHES) {
+        let unnamed = |key: &&str| facts.get(*key) == Some(&Value::Flag(true)) && !self.when.contains_key(*key);
+        if self.outcome == Outcome::Loads && NAMED.iter().any(unnamed) {
             return false;
         }
         self.when.iter().all(|(key, any)| facts.get(key).is_some_and(|fact| any.contains(fact)))

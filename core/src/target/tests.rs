@@ -123,6 +123,23 @@ fn rules_are_chosen_by_version() {
     assert!(why("0.5", 2).contains("in 1, the nearest, no rule speaks of") && why("3", 2).starts_with("no rule speaks of"));
 }
 
+/// What a rule was made without is not called loading by it; what it refuses or computes wrongly, it does with that too.
+#[test]
+fn rules_that_say_loads_have_to_name_what_runs_beside_the_codes() {
+    let text = "about = \"a\"\nversions = [\"1\"]\n\
+        [[rule]]\nname = \"two\"\noutcome = \"refused\"\nwhen = { bits = 2 }\nreason = \"why\"\nno-recipe = \"n\"\nsource = \"s\"\nyes = []\nno = []\n\
+        [[rule]]\nname = \"plain\"\noutcome = \"loads\"\nwhen = { bits = [2, 4] }\nreason = \"fits\"\nrecipe = \"--a b\"\nsource = \"s\"\nyes = []\nno = []\n\
+        [[rule]]\nname = \"named\"\noutcome = \"loads\"\nwhen = { multipliers = true }\nreason = \"fits\"\nrecipe = \"--a b\"\nsource = \"s\"\nyes = []\nno = []\n";
+    let engine = Engine::parse("e", text).unwrap();
+    let rule = |bits: i64, beside: &[&str]| {
+        let flags = ["branches", "multipliers"].map(|key| (key.to_owned(), Value::Flag(beside.contains(&key))));
+        let facts: Facts = flags.into_iter().chain([("bits".to_owned(), Value::Number(bits))]).collect();
+        engine.deciding(&Version::parse("1").unwrap(), &facts).map_or("", |r| &r.name)
+    };
+    assert_eq!([rule(4, &[]), rule(4, &["branches"]), rule(4, &["multipliers"])], ["plain", "", "named"]);
+    assert_eq!([rule(4, &["branches", "multipliers"]), rule(2, &["multipliers"])], ["", "two"]);
+}
+
 /// The first rule that fits decides, and what nobody speaks of is unknown.
 #[test]
 fn the_first_rule_that_fits_decides() {

@@ -7,6 +7,7 @@
 mod apply;
 mod canonical;
 mod check;
+mod online;
 mod port;
 mod region;
 mod rewrite;
@@ -21,14 +22,15 @@ use serde::{Deserialize, Serialize};
 pub use apply::apply;
 pub use canonical::{Folded, assume_rms_norms, center_writers, fold_norms, rewrite, untie};
 pub use check::{CheckRow, CheckTable, Must, check, check_architecture, logits, random_weights};
+pub use online::{OnlineRotation, OnlineStep};
 pub use port::{Place, Port, PortName};
 pub use region::{Allows, Axis, Region, Slot, Space, Tie};
-pub use rewrite::{Fetch, OnlineRotation, Rewrite, Rewriting};
+pub use rewrite::{Fetch, Rewrite, Rewriting};
 pub use role::Role;
 pub use rotation::{Rotation, RotationKind, Turn};
 pub use symmetry::{Kind, Symmetry};
 
-/// Which of the two tensors of a layer.
+/// Which of the tensors of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
@@ -36,6 +38,8 @@ pub enum Part {
     Weight,
     /// The bias.
     Bias,
+    /// What its input is multiplied by: a vector over its channels, for all that read the same input. Few layers have one.
+    Multiplier,
 }
 
 /// A layer: a role, inside a block or of the whole model.

@@ -44,6 +44,8 @@ pub enum Space {
     Values,
     /// Inside the feed-forward layer.
     MlpHidden,
+    /// What a multiplier writes before the linears of a block that read a place.
+    Multiplied,
 }
 
 /// How freely a kind of symmetry may be chosen.

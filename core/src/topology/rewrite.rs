@@ -6,6 +6,7 @@
 //! rotate    v ↦ v·R for every vector over the channels of a region: writers, readers and companions alike, as R⁻ᵀ = R
 //! online    v ↦ v·R for the inputs of the readers of a place, at which the forward pass turns the activations by R;
 //!           where R is larger than what is read, both get zeros at the end first
+//! multiply  nothing yet: the forward pass multiplies by a vector that is one until a region is scaled by it
 //! ```
 //!
 //! What happens to one parameter needs at most the norm it reads and the weight beside a bias, so tensors are rewritten as they are
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Axis, Linear, Part, Place, Port, PortName, Region, Role, Rotation, SiteId, Slot, Space, Tie, Topology, Turn};
+use super::{Axis, OnlineRotation, OnlineStep, Part, Place, Region, Role, Rotation, SiteId, Slot, Space, Tie, Topology, Turn};
 use crate::error::{Error, Result};
 
 /// One step of rewriting a model.
@@ -42,6 +43,17 @@ pub enum Rewrite {
     },
     /// Activations are rotated while the model runs, and what reads them undoes it.
     Online(OnlineRotation),
+    /// Activations are multiplied by a vector while the model runs: by one, until a scaling is found that what reads them undoes.
+    Multiply(Place),
+}
+
+impl From<OnlineStep> for Rewrite {
+    fn from(step: OnlineStep) -> Self {
+        match step {
+            OnlineStep::Rotation(rotation) => Self::Online(rotation),
+            OnlineStep::Multiplier(place) => Self::Multiply(place),
+        }
+    }
 }
 
 impl fmt::Display for Rewrite {
@@ -55,82 +67,8 @@ impl fmt::Display for Rewrite {
             Self::Online(OnlineRotation { place, rotation, padded_from: Some(n) }) => {
                 write!(f, "{place} padded from {n} and rotated online by {rotation}")
             }
+            Self::Multiply(place) => write!(f, "{place} multiplied online by a factor for each channel"),
         }
-    }
-}
-
-/// A rotation of activations that the forward pass carries out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct OnlineRotation {
-    /// Where.
-    pub place: Place,
-    /// By what: every stretch of its size.
-    pub rotation: Rotation,
-    /// The channels there are at the place, if zeros are to be added up to the size of the rotation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub padded_from: Option<usize>,
-}
-
-impl OnlineRotation {
-    /// The linears that read the place, each of which the rotation fits.
-    fn readers<'a>(&self, topology: &'a Topology) -> Result<Vec<&'a Linear>> {
-        let (place, size) = (self.place, self.rotation.size);
-        let readers: Vec<&Linear> = topology.linears.iter().filter(|l| l.site.block == place.block && l.input == place.port).collect();
-        for linear in &readers {
-            let columns = linear.shape.1;
-            match self.padded_from {
-                Some(from) if columns != from || size <= from => {
-                    let message = format!("`{place}` has {columns} channels, and is to be padded from {from} to {size}");
-                    return Err(Error::plan("topology::padding", message).hint("inputs are padded from what they are to a size above that"));
-                }
-                None if size == 0 || columns % size != 0 => {
-                    let message = format!("`{place}` has {columns} channels, which a rotation of {size} does not divide");
-                    return Err(Error::plan("topology::rotation-size", message).hint("choose a size that divides the channels"));
-                }
-                _ => {}
-            }
-        }
-        Ok(readers)
-    }
-}
-
-impl OnlineRotation {
-    /// Whether a model has the place, and the rotation fits what passes there: what linears read, or heads of `head_dim` channels.
-    ///
-    /// # Errors
-    /// If not.
-    pub fn fits(&self, topology: &Topology, head_dim: usize) -> Result<()> {
-        let (place, size) = (self.place, self.rotation.size);
-        if !self.readers(topology)?.is_empty() {
-            return Ok(());
-        }
-        let heads = [PortName::QRope, PortName::KRope].map(Port::from).contains(&place.port);
-        if !heads || place.block.is_none_or(|b| b >= topology.blocks) {
-            let message = format!("`{place}` is no place of this model at which activations can be rotated");
-            return Err(Error::plan("topology::no-such-place", message).hint("that is what linears read, and queries and keys of heads"));
-        }
-        if self.padded_from.is_some() || size == 0 || !head_dim.is_multiple_of(size) {
-            let message = format!("`{place}` has heads of {head_dim} channels, which {} does not fit", self.rotation);
-            return Err(Error::plan("topology::rotation-size", message).hint("choose a size that divides the channels"));
-        }
-        Ok(())
-    }
-}
-
-impl Topology {
-    /// Makes what reads a place as wide as a rotation there wants it.
-    ///
-    /// # Errors
-    /// If the rotation pads another number of channels than there are, or to no more than those, or does not divide them.
-    pub fn widen(&mut self, online: &OnlineRotation) -> Result<()> {
-        let readers: BTreeSet<SiteId> = online.readers(self)?.iter().map(|l| l.site).collect();
-        if online.padded_from.is_some() {
-            let size = online.rotation.size;
-            self.linears.iter_mut().filter(|l| readers.contains(&l.site)).for_each(|l| l.shape.1 = size);
-            self.params.iter_mut().filter(|p| p.part == Part::Weight && readers.contains(&p.site)).for_each(|p| p.shape[1] = size);
-        }
-        Ok(())
     }
 }
 
@@ -222,6 +160,7 @@ impl Rewriting {
                     }
                     this.online(topology, online)?;
                 }
+                Rewrite::Multiply(_) => {}
             }
         }
         Ok(this)

@@ -211,7 +211,10 @@ fn contents(dir: &Path, config: &Value, store: &Store, linears: &[String]) -> Re
 }
 
 /// What may lie beside the codes of a module and is a tensor of its own.
-const OWN: [&str; 3] = ["bias", "branch_a", "branch_b"];
+const OWN: [&str; 4] = ["bias", "branch_a", "branch_b", "multiplier"];
+
+/// The same of what an architecture has not, but a run may have added.
+const BESIDE_CODES: [&str; 3] = [".branch_a", ".branch_b", ".multiplier"];
 
 /// Adds the tensors that are parts of nothing, each as itself. Those that only a module's codes could need, and do not, are nobody's.
 fn rest(store: &Store, parts: &BTreeSet<String>, names: &Names, entries: &mut BTreeMap<String, Entry>, findings: &mut Vec<Finding>) {
@@ -303,8 +306,8 @@ impl Names {
         }
         let nobodys = |n: &&String| findings.iter().any(|f| f.code == "extra" && f.tensor.as_ref() == Some(*n));
         for name in entries.keys().filter(|n| !self.expected.contains_key(*n) && !self.aside.contains(*n) && !nobodys(n)) {
-            let branch = name.ends_with(".branch_a") || name.ends_with(".branch_b");
-            if !branch && !BUFFERS.iter().any(|b| name.ends_with(b)) {
+            let beside = BESIDE_CODES.iter().any(|end| name.ends_with(end));
+            if !beside && !BUFFERS.iter().any(|b| name.ends_with(b)) {
                 found.push(Finding::of("extra", name, format!("`{name}` is a tensor that the model does not have")));
             }
         }

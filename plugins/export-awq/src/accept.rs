@@ -51,10 +51,6 @@ fn check(plan: &Plan) -> Result<()> {
             &format!("leave `scheme.{}` out, or use `--format compressed-tensors` or `qfw`", a.part),
         );
     }
-    if let Some(r) = plan.online().first() {
-        let why = "it is rotated while the model runs, which no reader of this format does";
-        return refuse(&r.place.to_string(), why, "leave `r3`, `r4`, `orphan-sink` and `layerwise` out, or use `--format qfw`");
-    }
     if let Some(who) = plan.unordered() {
         let why = format!("{who} that do not run in storage order, for which it has no room");
         return Err(

@@ -32,7 +32,7 @@ use qfw_core::Result;
 use qfw_core::checkpoint::native::NativeReader;
 use qfw_core::checkpoint::{BranchPlace, Container, ContainerRecord, ContainerWriter, StoredActivation, TensorDecl, TensorSource, Verdict};
 use qfw_core::plan::Plan;
-use qfw_core::topology::{OnlineRotation, Topology};
+use qfw_core::topology::{OnlineStep, Topology};
 use serde_json::Value;
 
 use layout::Choice;
@@ -53,6 +53,11 @@ impl Container for CompressedTensors {
 
     fn branches_lie(&self) -> BranchPlace {
         BranchPlace::Beside
+    }
+
+    /// Of rotations [`Container::accepts`] says more.
+    fn carries(&self, step: &OnlineStep) -> bool {
+        step.rotation().is_some()
     }
 
     fn declare(&self, native: &NativeReader) -> Result<Vec<TensorDecl>> {
@@ -80,8 +85,8 @@ impl Container for CompressedTensors {
         read_activation::activations(config, tensors, topology)
     }
 
-    fn rotations(&self, config: &Value, topology: &Topology) -> Result<Vec<OnlineRotation>> {
-        transform::rotations(config, topology)
+    fn online(&self, config: &Value, topology: &Topology) -> Result<Vec<OnlineStep>> {
+        Ok(transform::rotations(config, topology)?.into_iter().map(OnlineStep::Rotation).collect())
     }
 }
 

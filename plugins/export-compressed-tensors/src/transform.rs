@@ -5,7 +5,7 @@
 //! over it and computes something else, so writing it is for a format of its own. Source: compressed-tensors 0.20, `transform/`.
 
 use qfw_core::plan::Plan;
-use qfw_core::topology::{OnlineRotation, Place, PortName, Rotation, RotationKind, Topology};
+use qfw_core::topology::{OnlineRotation, OnlineStep, Place, PortName, Rotation, RotationKind, Topology};
 use qfw_core::{Error, Result};
 use regex::Regex;
 use serde_json::{Value, json};
@@ -14,16 +14,17 @@ use crate::read::bad;
 
 /// Why the rotations of a plan cannot be stated, if they cannot; `online` says the format may state any.
 pub(crate) fn check(online: bool, plan: &Plan) -> Result<()> {
-    let rotations = plan.online();
+    let steps = plan.online();
+    let mut rotations = steps.iter().filter_map(OnlineStep::rotation);
     if !online {
-        let Some(first) = rotations.first() else { return Ok(()) };
+        let Some(first) = rotations.next() else { return Ok(()) };
         let why =
             format!("`{}` is rotated while the model runs, which transformers reads over: it would compute something else", first.place);
         return Err(Error::plan("plan::container", why).hint(
             "leave `r3`, `r4`, `orphan-sink` and `layerwise` out, use `--format qfw`, or for vLLM on a GPU `--format compressed-tensors-online`",
         ));
     }
-    for OnlineRotation { place, rotation, padded_from } in &rotations {
+    for OnlineRotation { place, rotation, padded_from } in rotations {
         let refuse = |why: String, hint: String| Err(Error::plan("plan::container", format!("`{place}`: {why}")).hint(hint));
         if padded_from.is_some() {
             return refuse("loaders do not pad what they rotate".to_owned(), "leave `expand` out, or use `--format qfw`".to_owned());
@@ -58,12 +59,13 @@ fn readers(place: Place) -> &'static [&'static str] {
 /// The `transform_config`, if there is anything to state.
 pub(crate) fn config(plan: &Plan) -> Option<Value> {
     let mut groups: Vec<(String, Rotation, bool, Vec<&str>)> = Vec::new();
-    for OnlineRotation { place, rotation, .. } in plan.online() {
+    for OnlineRotation { place, rotation, .. } in plan.online().iter().filter_map(OnlineStep::rotation) {
+        let place = *place;
         let name = place.port.to_string().replace('.', "_");
         let block = place.block.map_or_else(String::new, |b| format!("blocks.{b}."));
         for s in plan.sites.iter().filter(|s| readers(place).iter().any(|role| s.site == format!("{block}{role}"))) {
             let whole = s.shape.1 == rotation.size;
-            match groups.iter_mut().find(|g| g.0 == name && g.1 == rotation && g.2 == whole) {
+            match groups.iter_mut().find(|g| g.0 == name && g.1 == *rotation && g.2 == whole) {
                 Some(group) => group.3.push(&s.module),
                 None => groups.push((name.clone(), rotation.clone(), whole, vec![&s.module])),
             }

@@ -3,6 +3,7 @@
 use qfw_core::checkpoint::Verdict;
 use qfw_core::plan::{Plan, PlannedActivation, PlannedSite};
 use qfw_core::scheme::{QuantSpec, Timing};
+use qfw_core::topology::OnlineStep;
 use qfw_core::{Error, Result};
 
 use crate::form::{Form, Layer, Table};
@@ -63,7 +64,7 @@ fn check(form: Form, plan: &Plan) -> Result<Option<String>> {
         return Err(Error::plan("plan::container", what).hint("set `act-order = \"static\"`, or use `--format gptq` or `qfw`"));
     }
     plan.activations.iter().try_for_each(|a| rounding(form, a).map(|_| ()))?;
-    match plan.online().iter().find(|r| r.rotation.size > ROTATION) {
+    match plan.online().iter().filter_map(OnlineStep::rotation).find(|r| r.rotation.size > ROTATION) {
         Some(r) => {
             let what = format!("`{}`: a rotation of {} channels is a product with a matrix of that size here", r.place, r.rotation.size);
             Err(Error::plan("plan::container", what).hint("leave `r4` out, or use `--format qfw`"))

@@ -14,7 +14,7 @@ use qfw_core::checkpoint::StoredDtype;
 use qfw_core::checkpoint::native::NativeReader;
 use qfw_core::model::{Dims, model_type};
 use qfw_core::registry::Registry;
-use qfw_core::topology::{Part, Place, Port, PortName, SiteId, Topology};
+use qfw_core::topology::{OnlineStep, Part, Place, Port, PortName, SiteId, Topology};
 use qfw_core::{Error, Result};
 use serde_json::Value as Json;
 
@@ -32,17 +32,18 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// The model that `config` describes.
+    /// The model that `config` describes, which does `online` to its activations.
     ///
     /// # Errors
     /// If there is no graph of such models here.
-    pub(crate) fn of(config: &Json, has_tensor: &dyn Fn(&str) -> bool) -> Result<Self> {
+    pub(crate) fn of(config: &Json, online: &[OnlineStep], has_tensor: &dyn Fn(&str) -> bool) -> Result<Self> {
         let family = model_type(config)?;
         accept::family(family)?;
         let registry = Registry::builtin()?;
         let architecture = registry.architecture(family)?;
         let dims = architecture.parse(config, has_tensor)?;
-        let topology = architecture.topology(&dims);
+        let mut topology = architecture.topology(&dims);
+        topology.doing(online, dims.head_dim)?;
         if dims.rope.is_some() && !dims.head_dim.is_multiple_of(2) {
             let what = format!("rotary positions turn pairs of channels, and heads have {} here", dims.head_dim);
             return Err(Error::plan("plan::container", what).hint("use `--format qfw`"));
@@ -53,7 +54,7 @@ impl Model {
 
 /// What passes a place.
 struct Passed {
-    /// Rotated, and not yet rounded: what branches read.
+    /// Rotated and multiplied, and not yet rounded: what branches read.
     exact: Value,
     /// Rounded as well.
     rounded: Value,
@@ -80,7 +81,7 @@ struct Decoder<'a> {
 pub(crate) fn graph(native: &NativeReader, form: Form) -> Result<Graph> {
     let names = native.plain().into_iter().map(|i| i.name.clone()).chain(native.sites.iter().map(|s| format!("{}.weight", s.module)));
     let names: BTreeSet<String> = names.collect();
-    let model = Model::of(&native.config, &|name| names.contains(name))?;
+    let model = Model::of(&native.config, &native.online, &|name| names.contains(name))?;
     let (graph, floats, read, met) = (Graph::default(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
     let mut decoder = Decoder { native, form, model, graph, floats, read, met };
     decoder.build()?;
@@ -94,8 +95,8 @@ impl Decoder<'_> {
         let native = self.native;
         let sites = native.sites.iter().map(|s| s.site.clone()).chain(native.branches.iter().map(|b| format!("branch {}", b.site)));
         let places = native.activations.iter().map(|a| a.place.to_string());
-        let turns = native.rotations.iter().map(|r| r.place.to_string());
-        match sites.chain(places).chain(turns).find(|name| !self.met.contains(name)) {
+        let online = native.online.iter().map(met);
+        match sites.chain(places).chain(online).find(|name| !self.met.contains(name)) {
             Some(name) => Err(Error::internal(format!("`{name}` is part of the plan, and not of the graph"))),
             None => Ok(()),
         }
@@ -146,10 +147,11 @@ impl Decoder<'_> {
         self.graph.stored(name, Kind::Float, dims, origin)
     }
 
-    /// What passes a place of the model, `[batch, sequence, channels]`, rotated and rounded as the plan says.
+    /// What passes a place of the model, `[batch, sequence, channels]`, rotated, multiplied and rounded as the plan says.
     fn pass(&mut self, block: Option<u32>, port: PortName, x: Value) -> Result<Passed> {
         let place = Place { block, port: Port::of(port) };
-        let exact = self.turned(place, x)?;
+        let turned = self.turned(place, x)?;
+        let exact = self.multiplied(place, turned)?;
         let mut rounded = exact.clone();
         for a in self.native.activations.iter().filter(|a| a.place == place) {
             let how = rounding(self.form, a)?;
@@ -174,10 +176,11 @@ impl Decoder<'_> {
 
     /// `x·R` for every stretch of the channels, where the place is rotated.
     fn turned(&mut self, place: Place, x: Value) -> Result<Value> {
-        let Some(online) = self.native.rotations.iter().find(|r| r.place == place) else { return Ok(x) };
+        let mut rotations = self.native.online.iter().filter_map(OnlineStep::rotation);
+        let Some(online) = rotations.clone().find(|r| r.place == place) else { return Ok(x) };
         let (n, at) = (online.rotation.size, place.to_string());
         // Blocks mostly share theirs.
-        let first = self.native.rotations.iter().position(|r| r.rotation == online.rotation).unwrap_or_default();
+        let first = rotations.position(|r| r.rotation == online.rotation).unwrap_or_default();
         let matrix = self.graph.stored(&format!("rotation.{first}"), Kind::Float, &[n, n], Origin::Rotation(online.rotation.clone()));
         let mut x = x;
         if let Some(from) = online.padded_from {
@@ -188,7 +191,25 @@ impl Decoder<'_> {
         let (split, joined) = (self.graph.ints(&[0, 0, -1, n as i64]), self.graph.ints(&[0, 0, -1]));
         let stretches = self.graph.op(&at, "Reshape", &[&x, &split], Vec::new());
         let turned = self.graph.op(&at, "MatMul", &[&stretches, &matrix], Vec::new());
-        self.met.insert(at.clone());
+        self.met.insert(met(&OnlineStep::Rotation(online.clone())));
         Ok(self.graph.op(&at, "Reshape", &[&turned, &joined], Vec::new()))
     }
+
+    /// `x⊙m`, where the place has a multiplier.
+    fn multiplied(&mut self, place: Place, x: Value) -> Result<Value> {
+        let step = OnlineStep::Multiplier(place);
+        if !self.native.online.contains(&step) {
+            return Ok(x);
+        }
+        let first = self.model.topology.readers(place).first().map(|l| l.site);
+        let name = self.tensor(first.ok_or_else(|| Error::internal(format!("nothing reads `{place}`")))?, Part::Multiplier)?;
+        let factors = self.float(&name)?;
+        self.met.insert(met(&step));
+        Ok(self.graph.op(&place.to_string(), "Mul", &[&x, &factors], Vec::new()))
+    }
+}
+
+/// What a step is called among what has been met: a place may be rotated, multiplied and rounded.
+fn met(step: &OnlineStep) -> String {
+    format!("{} {}", if step.rotation().is_some() { "rotated" } else { "multiplied" }, step.place())
 }

@@ -23,6 +23,7 @@ use qfw_core::checkpoint::{
     BranchPlace, Checkpoint, Container, ContainerRecord, ContainerWriter, FileForm, TensorDecl, TensorSource, Verdict,
 };
 use qfw_core::plan::Plan;
+use qfw_core::topology::OnlineStep;
 use qfw_core::{Error, Result};
 use serde_json::Value;
 
@@ -45,8 +46,12 @@ impl Container for Onnx {
         BranchPlace::Inside
     }
 
-    fn file_form(&self, _: &Plan, checkpoint: &Checkpoint) -> Result<FileForm> {
-        let model = decoder::Model::of(&checkpoint.config, &|name| checkpoint.tensors.info(name).is_some())?;
+    fn carries(&self, _: &OnlineStep) -> bool {
+        true
+    }
+
+    fn file_form(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<FileForm> {
+        let model = decoder::Model::of(&checkpoint.config, &plan.online(), &|name| checkpoint.tensors.info(name).is_some())?;
         let read: BTreeSet<&str> = model.topology.params.iter().map(|p| p.tensor.as_str()).collect();
         // A head that is stored beside the embedding it is tied to is not read by anyone.
         let unread = |name: &String| {

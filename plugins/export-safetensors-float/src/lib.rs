@@ -36,10 +36,6 @@ impl Container for Floats {
             let why = format!("it holds a plain model, which computes in floats, and nothing that rounds {} ({})", a.part, a.spec);
             return refuse(&a.place.to_string(), &why, &format!("leave `scheme.{}` out, or use `--format qfw`", a.part));
         }
-        if let Some(r) = plan.online().first() {
-            let why = "it is rotated while the model runs, which no reader of plain models does";
-            return refuse(&r.place.to_string(), why, "leave `r3`, `r4`, `orphan-sink` and `layerwise` out, or use `--format qfw`");
-        }
         match plan.sites.iter().find(|s| s.weights.is_some()) {
             Some(_) => Verdict::Larger("it holds the floats that codes stand for, and no codes".to_owned()),
             None => Verdict::Exact,

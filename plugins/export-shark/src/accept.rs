@@ -41,10 +41,5 @@ fn check(plan: &Plan) -> Result<(Option<String>, Option<String>)> {
         return Err(Error::plan("plan::container", what).hint("set `act-order = \"static\"`, or use `--format gptq` or `qfw`"));
     }
     plan.activations.iter().try_for_each(activation::check)?;
-    if let Some(r) = plan.online().first() {
-        let what = format!("`{}`: it is rotated while the model runs, which sharktank does not do", r.place);
-        return Err(Error::plan("plan::container", what)
-            .hint("leave `r3`, `r4`, `orphan-sink` and `layerwise` out, or use `--format onnx` or `qfw`"));
-    }
     Ok((changes, larger))
 }

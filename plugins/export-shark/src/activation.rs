@@ -78,13 +78,16 @@ pub(crate) fn numbers(params: &QParams) -> Result<[(&'static str, f32); 2]> {
     Ok([("scale", 1.0 / s), ("rscale", s)])
 }
 
+/// A module that reads a place, and how it rounds what it reads.
+type Reader<'a> = (&'a str, Option<(QuantSpec, QParams)>);
+
 /// What the linears of a stored model read rounded. One place is rounded once for all that read it, so these have to agree.
 ///
 /// # Errors
 /// If they do not, or a quantizer is none of those above.
 pub(crate) fn read(tensors: &dyn TensorSource, topology: &Topology) -> Result<Vec<StoredActivation>> {
     let (stored, names) = (Stored::of(tensors)?, model::names()?);
-    let mut at: BTreeMap<Place, Vec<(&str, Option<(QuantSpec, QParams)>)>> = BTreeMap::new();
+    let mut at: BTreeMap<Place, Vec<Reader<'_>>> = BTreeMap::new();
     for l in &topology.linears {
         let Some((name, _)) = names.place(&format!("{}.weight", l.module)) else { continue };
         let quantizer = name.strip_suffix("weight").and_then(|stem| stored.get(&format!("{stem}{INPUT}")));

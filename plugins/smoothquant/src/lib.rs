@@ -6,7 +6,8 @@
 //! ```
 //!
 //! with `a_c` the range of the activations on the calibration data and `w_c` that of all readers' weights. Core fuses `1/s` into what
-//! writes the channels. What `a`, `w` and `s` are exactly differs between systems:
+//! writes the channels; where nothing there can take it, and `stand-alone` is set, into a multiplication that is added before the readers.
+//! What `a`, `w` and `s` are exactly differs between systems:
 //!
 //! * `reference` (the paper's code): `a = max|x|`, `w = max|W|` not under `1e-5`, `s` not under `1e-5`;
 //! * `llm-compressor`: `a = max x − min x`, `w = 2·max|W|`, and optionally `s = a / log₂(2 + a)`;
@@ -42,9 +43,13 @@ impl Transform for SmoothQuant {
         region.may_be_scaled()
     }
 
-    /// Behind norms, as in the paper.
+    /// Behind norms, as in the paper, and where a multiplication was asked for.
     fn by_default(&self, region: &Region) -> bool {
-        self.options.everywhere || matches!(region.space, Space::AttnIn | Space::MlpIn)
+        self.options.everywhere || matches!(region.space, Space::AttnIn | Space::MlpIn | Space::Multiplied)
+    }
+
+    fn stands_alone(&self) -> bool {
+        self.options.stand_alone
     }
 
     fn solve(&self, cx: &RegionContext<'_>) -> Result<Option<Solved>> {

@@ -26,6 +26,9 @@ pub struct Options {
     pub log_equalization: bool,
     /// Scale wherever it can be done, not behind norms only; `regions` of the pass says more.
     pub everywhere: bool,
+    /// Where what writes the channels cannot be divided, such as behind GELU, divide by a multiplication of its own that runs with the
+    /// model; few formats can hold one.
+    pub stand_alone: bool,
 }
 
 /// Whose conventions.
@@ -43,7 +46,7 @@ pub enum Variant {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { alpha: 0.5, variant: Variant::Reference, log_equalization: false, everywhere: false }
+        Self { alpha: 0.5, variant: Variant::Reference, log_equalization: false, everywhere: false, stand_alone: false }
     }
 }
 
@@ -57,7 +60,7 @@ impl Options {
         let o: Self = read_options(
             "smoothquant",
             options,
-            "alpha, variant (reference, llm-compressor, brevitas), log-equalization, everywhere",
+            "alpha, variant (reference, llm-compressor, brevitas), log-equalization, everywhere, stand-alone",
             ELSEWHERE,
         )?;
         if !(0.0..=1.0).contains(&o.alpha) {

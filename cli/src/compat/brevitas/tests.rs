@@ -114,7 +114,11 @@ const CASES: &[(&str, &str, &str)] = &[
         "pass = [{ algo = 'spinquant', options = { expansion-step = 2 } }, { algo = 'rtn' }]",
     ),
     ("S210", "--act-equalization fx", "pass = [{ algo = 'smoothquant', options = { variant = 'brevitas' } }, { algo = 'rtn' }]"),
-    ("S210", "--act-equalization layerwise", "pass = [{ algo = 'smoothquant', options = { everywhere = true } }, { algo = 'rtn' }]"),
+    (
+        "S210",
+        "--act-equalization layerwise",
+        "pass = [{ algo = 'smoothquant', options = { everywhere = true, stand-alone = true } }, { algo = 'rtn' }]",
+    ),
     (
         "S211",
         "--act-equalization fx --act-equalization-alpha 0.8",

@@ -101,16 +101,17 @@ fn trained(flags: &Flags) -> Result<Table> {
 
 fn equalization(flags: &Flags, draft: &mut Draft) {
     if let Some(mode) = flags.text("act-equalization") {
-        let everywhere = mode == "layerwise";
-        let options: [(&str, Value); 3] = [
+        let layerwise = mode == "layerwise";
+        let options: [(&str, Value); 4] = [
             ("alpha", flags.number("act-equalization-alpha").unwrap_or(0.5).into()),
             ("variant", "brevitas".into()),
-            ("everywhere", everywhere.into()),
+            ("everywhere", layerwise.into()),
+            ("stand-alone", layerwise.into()),
         ];
         draft.pass("smoothquant", options.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
-        draft.note(if everywhere {
-            "`--act-equalization layerwise`: factors are merged into what comes before, where Brevitas leaves a multiplication in the graph; \
-             layers behind what cannot take them stay as they are"
+        draft.note(if layerwise {
+            "`--act-equalization layerwise`: factors are merged into what comes before, and a multiplication stays in the model only behind \
+             what cannot take them, where Brevitas leaves one before every layer; few formats hold one: `--set output.format=[\"qfw\"]` does"
         } else {
             "`--act-equalization fx`: factors are merged into RMSNorm too, which Brevitas leaves out"
         });

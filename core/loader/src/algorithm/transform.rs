@@ -32,6 +32,7 @@ fn channels(region: &Region) -> raw::Region {
             Space::Heads => 4,
             Space::Values => 5,
             Space::MlpHidden => 6,
+            Space::Multiplied => 7,
         },
         name: lend(&region.id),
         block: region.block.map_or(-1, i64::from),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::model::StoredBranch;
 use crate::plan::{Plan, PlannedActivation, PlannedBranch};
 use crate::scheme::Timing;
-use crate::topology::{OnlineRotation, Topology};
+use crate::topology::{OnlineRotation, OnlineStep, Place, Topology};
 
 pub(super) struct Native;
 
@@ -27,6 +28,10 @@ impl Container for Native {
 
     fn branches_lie(&self) -> BranchPlace {
         BranchPlace::Inside
+    }
+
+    fn carries(&self, _: &OnlineStep) -> bool {
+        true
     }
 
     fn declare(&self, native: &NativeReader) -> Result<Vec<TensorDecl>> {
@@ -65,9 +70,18 @@ impl Container for Native {
 
     fn quantization_config(&self, plan: &Plan) -> Result<Value> {
         let mut config = json!({ "quant_method": "qfw", "version": 1, "modules": plan.native_sites(), "activations": plan.activations });
-        let rotations = plan.online();
+        let (mut rotations, mut multipliers) = (Vec::new(), Vec::new());
+        for step in plan.online() {
+            match step {
+                OnlineStep::Rotation(rotation) => rotations.push(rotation),
+                OnlineStep::Multiplier(place) => multipliers.push(place),
+            }
+        }
         if !rotations.is_empty() {
             config["rotations"] = json!(rotations);
+        }
+        if !multipliers.is_empty() {
+            config["multipliers"] = json!(multipliers);
         }
         if !plan.branches.is_empty() {
             config["branches"] = json!(plan.branches);
@@ -99,9 +113,7 @@ impl Container for Native {
     }
 
     fn activations(&self, config: &Value, tensors: &dyn TensorSource, _: &Topology) -> Result<Vec<StoredActivation>> {
-        let Some(planned) = config.get("activations") else { return Ok(Vec::new()) };
-        let planned: Vec<PlannedActivation> = serde_json::from_value(planned.clone())
-            .map_err(|e| Error::input("checkpoint::malformed", format!("`quantization_config.activations` in config.json: {e}")))?;
+        let planned: Vec<PlannedActivation> = listed(config, "activations")?;
         let with_params = |planned: PlannedActivation| {
             let params = if planned.spec.timing == Timing::Static { Some(decode_activation(&planned, tensors)?) } else { None };
             Ok(StoredActivation { planned, params })
@@ -109,21 +121,27 @@ impl Container for Native {
         planned.into_iter().map(with_params).collect()
     }
 
-    fn rotations(&self, config: &Value, _: &Topology) -> Result<Vec<OnlineRotation>> {
-        let Some(rotations) = config.get("rotations") else { return Ok(Vec::new()) };
-        serde_json::from_value(rotations.clone())
-            .map_err(|e| Error::input("checkpoint::malformed", format!("`quantization_config.rotations` in config.json: {e}")))
+    fn online(&self, config: &Value, _: &Topology) -> Result<Vec<OnlineStep>> {
+        let rotations: Vec<OnlineRotation> = listed(config, "rotations")?;
+        let multipliers: Vec<Place> = listed(config, "multipliers")?;
+        let multipliers = multipliers.into_iter().map(OnlineStep::Multiplier);
+        Ok(rotations.into_iter().map(OnlineStep::Rotation).chain(multipliers).collect())
     }
 
     fn branches(&self, config: &Value) -> Result<Vec<StoredBranch>> {
-        let Some(branches) = config.get("branches") else { return Ok(Vec::new()) };
-        let planned: Vec<PlannedBranch> = serde_json::from_value(branches.clone())
-            .map_err(|e| Error::input("checkpoint::malformed", format!("`quantization_config.branches` in config.json: {e}")))?;
+        let planned: Vec<PlannedBranch> = listed(config, "branches")?;
         let [a, b] = BRANCH;
         let stored =
             |p: PlannedBranch| StoredBranch { a: format!("{}.{a}", p.a), b: format!("{}.{b}", p.module), module: p.module, rank: p.rank };
         Ok(planned.into_iter().map(stored).collect())
     }
+}
+
+/// What a list of the configuration has; one that is not there is empty.
+fn listed<T: DeserializeOwned>(config: &Value, key: &str) -> Result<Vec<T>> {
+    let Some(list) = config.get(key) else { return Ok(Vec::new()) };
+    serde_json::from_value(list.clone())
+        .map_err(|e| Error::input("checkpoint::malformed", format!("`quantization_config.{key}` in config.json: {e}")))
 }
 
 /// The stored tensors of the branch beside a module, if it has one.

@@ -6,8 +6,10 @@
 //! product); `M.group_index` `I32 [in]` where groups do not run in storage order. Weights are `[out, in]` here whatever the source's
 //! layout. Where a low-rank branch runs beside the codes, on the input as it is before it is rounded, `M.branch_b` is `[out, rank]` and
 //! `M.branch_a` `[rank, in]`, in the float type that the list of branches says; layers that read the same input may share the `branch_a`
-//! of one of them. Everything else keeps its stored name, and its bytes unless a pass has changed it. `quantization_config` in `config.json`
-//! lists the modules and their specs, and the places at which activations are rounded or rotated, under `quant_method = "qfw"`.
+//! of one of them. Where the input of `M` is multiplied by a vector, that is `M.multiplier` `F32 [in]`, which layers that read the same
+//! input share. Everything else keeps its stored name, and its bytes unless a pass has changed it. `quantization_config` in `config.json`
+//! lists the modules and their specs, and the places at which activations are rounded, rotated or multiplied, under
+//! `quant_method = "qfw"`.
 
 mod container;
 mod reader;

@@ -12,7 +12,7 @@ use crate::checkpoint::{ContainerWriter, TensorDecl, TensorInfo, TensorSource, o
 use crate::error::{Error, Result};
 use crate::plan::{PlannedActivation, PlannedBranch};
 use crate::scheme::{QParams, ScaleForm, Timing};
-use crate::topology::OnlineRotation;
+use crate::topology::OnlineStep;
 
 /// Where the codes of a finished model are, and what else is not in the tensors it was made from.
 pub trait Stock: Send + Sync {
@@ -116,8 +116,8 @@ pub struct NativeReader {
     pub config: Value,
     /// The branches beside the codes, in the order of the sites.
     pub branches: Vec<PlannedBranch>,
-    /// The rotations that are carried out while the model runs.
-    pub rotations: Vec<OnlineRotation>,
+    /// What is done to activations while the model runs. The vectors of multipliers are among the tensors that are no codes.
+    pub online: Vec<OnlineStep>,
     stock: Arc<dyn Stock>,
 }
 
@@ -136,7 +136,7 @@ impl NativeReader {
 
     /// A reader over codes that lie elsewhere.
     pub fn over(source: Arc<dyn TensorSource>, sites: Vec<NativeSite>, activations: Vec<PlannedActivation>, stock: Arc<dyn Stock>) -> Self {
-        Self { source, sites, activations, config: Value::Null, branches: Vec::new(), rotations: Vec::new(), stock }
+        Self { source, sites, activations, config: Value::Null, branches: Vec::new(), online: Vec::new(), stock }
     }
 
     /// The same with the configuration of the model.
@@ -148,8 +148,8 @@ impl NativeReader {
 
     /// The same with what the model computes beside the codes.
     #[must_use]
-    pub fn with_extras(mut self, branches: Vec<PlannedBranch>, rotations: Vec<OnlineRotation>) -> Self {
-        (self.branches, self.rotations) = (branches, rotations);
+    pub fn with_extras(mut self, branches: Vec<PlannedBranch>, online: Vec<OnlineStep>) -> Self {
+        (self.branches, self.online) = (branches, online);
         self
     }
 

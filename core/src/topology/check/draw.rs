@@ -136,7 +136,7 @@ impl Draws {
     }
 }
 
-/// Weights for every parameter, f64: matrices that keep the size of what they multiply, norm weights between 0.5 and 1.5, biases that
+/// Weights for every parameter, f64: matrices that keep the size of what they multiply, norm weights and multipliers between 0.5 and 1.5, biases that
 /// matter. Trained or freshly initialized weights would not do: norms that are all one, or blocks that add next to nothing, hide
 /// mistakes.
 ///
@@ -149,7 +149,7 @@ pub fn random_weights(topology: &Topology, seed: u64) -> Result<MapWeights> {
         let n = p.shape.iter().product();
         let data = match (p.part, &p.shape[..]) {
             (Part::Bias, _) => draws.normals(n, 0.3),
-            (Part::Weight, [_]) => (0..n).map(|_| 0.5 + draws.uniform()).collect(),
+            (Part::Weight, [_]) | (Part::Multiplier, _) => (0..n).map(|_| 0.5 + draws.uniform()).collect(),
             (Part::Weight, _) if matches!(p.site.role, Role::Embed | Role::PositionEmbed) => draws.normals(n, 1.0),
             (Part::Weight, shape) => draws.normals(n, (*shape.last().unwrap_or(&1) as f64).powf(-0.5)),
         };

@@ -3,7 +3,8 @@
 //! `config.json` lists modules with their shapes and specifications. Of a module `M` `[m, n]` at `b` bits: `M.codes` `U8 [m, ⌈n·b/8⌉]`, a
 //! stream along each row of codes counted from the smallest; `M.scale` `F32`, one for each tile; `M.zero`, integers or floats, where there
 //! are zero points; `M.group_index` `I32 [n]` where groups do not run in storage order. Integers stand for `s·(q − z)`, floats and tables
-//! for `s·v`. Branches beside the codes, and the parameters of rounded activations, are tensors of their own.
+//! for `s·v`. Branches beside the codes, what inputs are multiplied by (`M.multiplier`, one for each place in `multipliers`), and the
+//! parameters of rounded activations, are tensors of their own.
 
 use serde_json::Value;
 
@@ -55,7 +56,17 @@ pub(crate) fn contents(config: &Value, store: &Store) -> Result<Contents> {
     for entry in config["activations"].as_array().into_iter().flatten() {
         activation(entry, store, &mut contents)?;
     }
+    let (places, vectors) = (config["multipliers"].as_array().map_or(0, Vec::len), multipliers(store).count());
+    if places != vectors {
+        let message = format!("`multipliers` lists {places} places, and {vectors} vectors are stored");
+        contents.findings.push(Finding::new("config", message));
+    }
     Ok(contents)
+}
+
+/// What inputs are multiplied by.
+fn multipliers(store: &Store) -> impl Iterator<Item = &str> {
+    store.tensors().map(|t| t.name.as_str()).filter(|name| name.ends_with(".multiplier"))
 }
 
 fn malformed(key: &str) -> Error {

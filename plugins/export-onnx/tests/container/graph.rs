@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use qfw_core::plan::{PlannedActivation, PlannedBranch};
 use qfw_core::scheme::{FloatKind, Granularity, Grid, QParams, TileLayout, Zero};
-use qfw_core::topology::{OnlineRotation, Place, PortName, Rotation, RotationKind};
+use qfw_core::topology::{OnlineRotation, OnlineStep, Place, PortName, Rotation, RotationKind};
 use serde_json::{Value, json};
 
 use super::file::{FLOAT, FLOAT16, File, INT8, INT64};
@@ -208,14 +208,41 @@ fn branches_are_two_products() {
 #[test]
 fn rotations_are_products() {
     let rotation = Rotation { kind: RotationKind::Hadamard, size: 32, seed: 0, keeps_mean: false };
-    let online = |block| OnlineRotation { place: place(block, PortName::DownIn), rotation: rotation.clone(), padded_from: None };
-    let file = write("onnx", &llama(), Extras { rotations: vec![online(0), online(1)], ..Extras::default() });
+    let at = |block| place(block, PortName::DownIn);
+    let turned = |block| OnlineStep::Rotation(OnlineRotation { place: at(block), rotation: rotation.clone(), padded_from: None });
+    let file = write("onnx", &llama(), Extras { online: vec![turned(0), turned(1)], ..Extras::default() });
     is_sound(&file);
     let matrix = file.stored("rotation.0");
     assert_eq!(matrix.dims, [32, 32]);
     assert!(matrix.floats().iter().all(|x| (x.abs() - 32_f32.powf(-0.5)).abs() < 1e-6));
     let products: Vec<_> = file.nodes("MatMul", "blocks.").into_iter().filter(|n| n.input[1] == "rotation.0").collect();
     assert_eq!(products.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["blocks.0.down.in/MatMul", "blocks.1.down.in/MatMul"]);
+}
+
+/// A multiplier is a product with its vector, behind the rotation of its place and before the rounding; all readers of the place read it.
+#[test]
+fn multipliers_stand_between_rotations_and_rounding() {
+    let rotation = Rotation { kind: RotationKind::Hadamard, size: 64, seed: 0, keeps_mean: false };
+    let at = place(0, PortName::MlpIn);
+    let turned = OnlineStep::Rotation(OnlineRotation { place: at, rotation, padded_from: None });
+    let layout = TileLayout { rows: 1, cols: 1, tile_rows: 1, tile_cols: 1 };
+    let full = Grid::Int { lo: -128, hi: 127, zero: Zero::None };
+    let input = PlannedActivation { place: at, part: "inputs".to_owned(), modules: Vec::new(), spec: spec(8, full, Granularity::tensor()) };
+    let activations = vec![(input, QParams { layout, scale: vec![0.5], zero: vec![0.0], global: None })];
+    let name = "model.layers.0.mlp.gate_proj.multiplier";
+    let factors: Vec<f32> = (0..64_u8).map(|i| 0.5 + f32::from(i)).collect();
+    let (online, vectors) = (vec![turned, OnlineStep::Multiplier(at)], vec![(name.to_owned(), factors.clone())]);
+    let file = write("onnx", &llama(), Extras { online, vectors, activations, ..Extras::default() });
+    is_sound(&file);
+    assert_eq!(file.stored(name).floats(), factors);
+    let product = file.nodes("Mul", "blocks.0.mlp.in/")[0];
+    assert_eq!(product.input[1], name);
+    let rotated = file.nodes("Reshape", "blocks.0.mlp.in/").into_iter().find(|n| n.output[0] == product.input[0]);
+    assert!(rotated.is_some(), "{} reads {}", product.name, product.input[0]);
+    assert_eq!(file.nodes("QuantizeLinear", "blocks.0.mlp.in/")[0].input[0], product.output[0]);
+    let rounded = &file.nodes("DequantizeLinear", "blocks.0.mlp.in/")[0].output[0];
+    let readers: Vec<&str> = file.nodes.iter().filter(|n| n.input.contains(rounded)).map(|n| n.name.as_str()).collect();
+    assert_eq!(readers, ["blocks.0.mlp.up/MatMul", "blocks.0.mlp.gate/MatMul"]);
 }
 
 /// Rows of codes are looked up as bytes, unpacked where several lie in one, with the scales and zero points of the token's row.

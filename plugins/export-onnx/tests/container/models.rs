@@ -8,7 +8,7 @@ use qfw_core::checkpoint::{Container, DataWriter, StoredDtype, TensorDecl, open_
 use qfw_core::numeric::{Codes, Units, decode};
 use qfw_core::plan::{PlannedActivation, PlannedBranch};
 use qfw_core::scheme::{Convention, Granularity, Grid, ObserverChoice, QParams, QuantSpec, Reducer, ScaleForm, TileLayout, Timing, Zero};
-use qfw_core::topology::OnlineRotation;
+use qfw_core::topology::OnlineStep;
 use qfw_export_onnx::{MATMULNBITS, ONNX, QCDQ, QDQ};
 use serde_json::{Value, json};
 
@@ -86,7 +86,9 @@ pub(crate) struct Extras {
     pub coded: Vec<(NativeSite, Rounded)>,
     pub activations: Vec<(PlannedActivation, QParams)>,
     pub branches: Vec<PlannedBranch>,
-    pub rotations: Vec<OnlineRotation>,
+    pub online: Vec<OnlineStep>,
+    /// Vectors of f32 among the floats.
+    pub vectors: Vec<(String, Vec<f32>)>,
 }
 
 /// The file that a container makes of a model whose floats are stored in f16.
@@ -99,7 +101,11 @@ pub(crate) fn write(id: &str, config: &Value, extras: Extras) -> File {
         (decl, (0..shape.iter().product()).flat_map(|i| half::f16::from_f32(number(at, i)).to_le_bytes()).collect())
     };
     let path = dir.path().join("source.safetensors");
-    write_small(&path, all.iter().enumerate().map(stored).collect()).unwrap();
+    let vector = |(name, values): &(String, Vec<f32>)| {
+        let decl = TensorDecl { name: name.clone(), dtype: StoredDtype::F32, shape: vec![values.len()] };
+        (decl, values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    };
+    write_small(&path, all.iter().enumerate().map(stored).chain(extras.vectors.iter().map(vector)).collect()).unwrap();
     let mut parts: BTreeMap<String, Vec<(TensorDecl, Vec<u8>)>> = BTreeMap::new();
     for (site, rounded) in &extras.coded {
         parts.entry(site.module.clone()).or_default().extend(encode_site(site, rounded).tensors);
@@ -121,7 +127,7 @@ pub(crate) fn write(id: &str, config: &Value, extras: Extras) -> File {
     let activations = extras.activations.into_iter().map(|(a, _)| a).collect();
     let native = NativeReader::new(open_tensors(&path).unwrap(), sites, activations, shards, BTreeMap::new())
         .with_config(config.clone())
-        .with_extras(extras.branches, extras.rotations);
+        .with_extras(extras.branches, extras.online);
     let container = container(id);
     let mut writer = DataWriter::create(&dir.path().join("model.onnx.data"), &container.declare(&native).unwrap()).unwrap();
     container.write(&native, &mut writer).unwrap();
