@@ -26,9 +26,10 @@ fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
 #[track_caller]
 fn replay(name: &str) {
     let target = target(name).unwrap();
+    // The limit below is one of the whole process: whoever makes seeds, whole runs, makes them before or after.
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (seeds, corpus) = ((target.seeds)(), corpus(name));
     assert!(!seeds.is_empty() && !corpus.is_empty(), "{name}: nothing to replay");
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // What is made once is made here, outside the limit: checkpoints, and the scratch of matrix products.
     seeds.iter().for_each(|(_, bytes)| (target.run)(bytes));
     ALLOCATOR.set_limit(ALLOCATOR.allocated() + MEMORY).unwrap();
