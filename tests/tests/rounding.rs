@@ -21,7 +21,8 @@ fn qronos_is_gptq_where_the_streams_agree() {
             let damp = alpha * largest_eigenvalue(&gram, n) / mean;
             let qronos = json!({ "alpha": alpha, "act-order": order });
             let qronos = layer.round(&qfw_qronos::RECORD, &spec, qronos, None).unwrap();
-            let gptq = layer.round(&qfw_gptq::RECORD, &spec, json!({ "damp": damp, "act-order": order, "static-groups": true }), None).unwrap();
+            let gptq =
+                layer.round(&qfw_gptq::RECORD, &spec, json!({ "damp": damp, "act-order": order, "static-groups": true }), None).unwrap();
             assert_eq!(qronos.params, gptq.params);
             assert_eq!(qronos.codes, gptq.codes, "seed {seed}, alpha {alpha}, order {order}");
         }

@@ -201,7 +201,7 @@ fn inspect_lists_what_an_engine_loads() {
     assert_eq!(recipes("tiny-gpt2", "vllm"), Vec::<String>::new());
     assert_eq!(
         recipes("tiny-gpt2", "llama.cpp"),
-        ["--format gguf --set scheme.weights.format=int4 --set scheme.weights.granularity.group=32"]
+        ["--format gguf --set scheme.weights.format=int4 --set scheme.weights.granularity.group=32", "--preset mxfp4 --format gguf"]
     );
     let text = qfw(&args("inspect --target llama.cpp", &[&asset("tiny-gpt2")])).ok();
     assert!(text.stdout.contains("known from llama-cpp-python 0.3.36"), "{}", text.stdout);
