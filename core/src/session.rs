@@ -50,6 +50,11 @@ impl Opened {
         Self::doing(checkpoint, tensors, architecture, &online, registry)
     }
 
+    /// The same, whose blocks run on `device`.
+    fn on(self, device: &Device) -> Self {
+        Self { model: self.model.on(device), ..self }
+    }
+
     fn doing(
         checkpoint: Checkpoint,
         tensors: Arc<dyn TensorSource>,
@@ -196,8 +201,8 @@ impl Session {
             return Err(Error::plan("plan::budget", format!("the run needs {budget}, more than the budget of {}", raw.harness.budget))
                 .hint("raise `--budget`, use fewer threads, shorter windows, or `harness.sequence = \"layer\"`"));
         }
-        opened.model = opened.model.on(&device);
-        Ok(Self { raw, opened, windows, resolved, budget, prelude: learning })
+        let prelude = learning.map(|Prelude { source, plain }| Prelude { source: source.on(&device), plain: plain.on(&device) });
+        Ok(Self { raw, opened: opened.on(&device), windows, resolved, budget, prelude })
     }
 
     /// Refuses what the engine that `raw` names would not load, or would compute wrongly: by the plan alone, before any data is asked for.
@@ -299,7 +304,7 @@ fn rewritten(opened: Opened, registry: &Registry, resolved: &Resolved, rewriting
     let tensors = Rewritten::new(checkpoint.tensors, &model.topology, &after, rewriting, &codes)?;
     checkpoint.tensors = Arc::new(Adapted::ones(Arc::new(tensors), &multipliers(&after)?)?);
     let tensors = Arc::clone(&checkpoint.tensors);
-    Opened::doing(checkpoint, tensors, model.architecture(), &online, registry)
+    Ok(Opened::doing(checkpoint, tensors, model.architecture(), &online, registry)?.on(model.weights.device()))
 }
 
 /// The vectors that activations are multiplied by: name, length, and the weight of the layer that each belongs to.

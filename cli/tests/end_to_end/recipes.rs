@@ -49,8 +49,32 @@ fn words(text: &str) -> Vec<String> {
     out
 }
 
+/// What an example can say of a plan, as `run_of` can make it. What it does not say is as in an ordinary run.
+const SAID: [&str; 18] = [
+    "act-order",
+    "architecture",
+    "bits",
+    "branches",
+    "container",
+    "granularity",
+    "group",
+    "head-quantized",
+    "input-granularity",
+    "input-numbers",
+    "inputs",
+    "kept-layers",
+    "mixed-widths",
+    "multipliers",
+    "online-rotations",
+    "role",
+    "symmetric",
+    "weights",
+];
+
 /// An ordinary run, changed as an example says: format, algorithm and settings.
 fn run_of(example: &toml::Table) -> (String, String, Sets) {
+    let strange: Vec<&String> = example.keys().filter(|k| !SAID.contains(&k.as_str()) && *k != "version").collect();
+    assert!(strange.is_empty(), "no run is known for {strange:?}");
     let mut sets = Sets::new();
     let mut set = |path: &str, value: &str| {
         sets.insert(path.to_owned(), value.to_owned());
@@ -67,6 +91,7 @@ fn run_of(example: &toml::Table) -> (String, String, Sets) {
                 if example.get("symmetric").is_some_and(|s| s.as_bool() == Some(false)) { "false" } else { "true" },
             );
         }
+        "mxfp8" => set("scheme.weights.format", "mxfp8-e4m3"),
         other => set("scheme.weights.format", other),
     }
     let group = number("group", 128);
@@ -97,7 +122,14 @@ fn run_of(example: &toml::Table) -> (String, String, Sets) {
     if flag("kept-layers") {
         set("scheme.skip", "['head','embed','mlp.down']");
     }
+    if flag("mixed-widths") {
+        set("override", "[{match=\"mlp.down\",weights={format=\"int8\"}}]");
+    }
+    if flag("multipliers") {
+        set("smoothquant.stand-alone", "true");
+    }
     let algo = match () {
+        () if flag("multipliers") => "smoothquant,rtn",
         () if flag("act-order") => "gptq",
         () if flag("online-rotations") => "spinquant,rtn",
         () if flag("branches") => "svdquant,rtn",

@@ -15,7 +15,7 @@ use super::{StoredDtype, TensorInfo};
 use crate::error::{Error, Result};
 
 /// Longer headers are refused; the reference implementation has the same limit.
-const MAX_HEADER: u64 = 100_000_000;
+pub(super) const MAX_HEADER: u64 = 100_000_000;
 
 /// Reads and checks the header of `path`.
 pub(super) fn read_header(path: &Path) -> Result<Vec<TensorInfo>> {

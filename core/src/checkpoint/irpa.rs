@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::data_file::PAGE;
+use super::header::MAX_HEADER;
 use super::{StoredDtype, TensorDecl, TensorInfo};
 use crate::error::{Error, Result};
 
@@ -176,7 +177,12 @@ impl<'a> Archive<'a> {
         if count.checked_mul(ENTRY).is_none_or(|least| least > table.end - table.start) {
             return Err(damaged(path, format!("{count} entries in a table of {} bytes", table.end - table.start)));
         }
-        Ok(Self { path, count, table: read(table)?, texts: read(inside("texts", 56)?)?, data: inside("data", 72)? })
+        let texts = inside("texts", 56)?;
+        let said = (table.end - table.start).saturating_add(texts.end - texts.start);
+        if said > MAX_HEADER {
+            return Err(damaged(path, format!("its entries and their texts have {said} bytes, above the limit of {MAX_HEADER}")));
+        }
+        Ok(Self { path, count, table: read(table)?, texts: read(texts)?, data: inside("data", 72)? })
     }
 
     fn damaged(&self, what: String) -> Error {

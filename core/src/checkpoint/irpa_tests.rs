@@ -104,6 +104,12 @@ fn damage_is_named() {
     }
     std::fs::write(&path, &sound[..80]).unwrap();
     assert!(irpa::read_header(&path).unwrap_err().to_string().contains("80 bytes are no parameter archive"));
+    // A file without blocks behind its end says that it has a gigabyte of entries.
+    std::fs::write(&path, &sound).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(1 << 31).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &(1_u64 << 30).to_le_bytes(), 48).unwrap();
+    assert!(irpa::read_header(&path).unwrap_err().to_string().contains("bytes, above the limit of 100000000"));
     // Erased entries are as if they were not there; the name of the second is that of the first.
     let mut file = sound.clone();
     file[table + 8] = 0;

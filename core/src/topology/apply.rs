@@ -189,17 +189,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::BUILTIN;
-    use crate::topology::{Allows, Role, SiteId, Tie};
-
-    fn topology(config: serde_json::Value) -> Topology {
-        let id = config["model_type"].as_str().unwrap();
-        let architecture = BUILTIN.iter().find(|r| r.id == id).unwrap().architecture;
-        architecture.topology(&architecture.parse(&config, &|_| false).unwrap())
-    }
+    use crate::topology::{Allows, Role, SiteId, Tie, of_config};
 
     fn llama() -> Topology {
-        topology(json!({
+        of_config(&json!({
             "model_type": "llama", "hidden_size": 80, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2,
             "intermediate_size": 6, "num_hidden_layers": 2, "vocab_size": 150
         }))
@@ -274,7 +267,7 @@ mod tests {
 
     #[test]
     fn fused_tensors_change_in_their_range_alone() {
-        let t = topology(json!({"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 1, "vocab_size": 9, "n_positions": 5}));
+        let t = of_config(&json!({"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 1, "vocab_size": 9, "n_positions": 5}));
         let before = weights(&t, DType::F64, |_| true);
         let mut after = before.clone();
         apply(&Symmetry::Diagonal(vec![2.0; 4]), region(&t, "blocks.0.heads"), &t, &mut after).unwrap();

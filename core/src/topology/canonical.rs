@@ -114,15 +114,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::BUILTIN;
-    use crate::topology::Axis;
+    use crate::topology::{Axis, of_config};
 
     fn gpt2(tied: bool) -> (Topology, MapWeights) {
-        let architecture = BUILTIN.iter().find(|r| r.id == "gpt2").unwrap().architecture;
         let config = json!({
             "model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 2, "vocab_size": 9, "n_positions": 5, "tie_word_embeddings": tied
         });
-        let t = architecture.topology(&architecture.parse(&config, &|_| true).unwrap());
+        let t = of_config(&config);
         let mut w = MapWeights::default();
         for p in &t.params {
             let n: usize = p.shape.iter().product();

@@ -168,3 +168,10 @@ impl Topology {
         groups
     }
 }
+
+/// What the built-in architecture that a `config.json` names is made of.
+#[cfg(test)]
+fn of_config(config: &serde_json::Value) -> Topology {
+    let architecture = crate::model::BUILTIN.iter().find(|r| config["model_type"] == r.id).unwrap().architecture;
+    architecture.topology(&architecture.parse(config, &|_| false).unwrap())
+}

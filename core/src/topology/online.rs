@@ -191,28 +191,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::BUILTIN;
-    use crate::topology::{Role, RotationKind};
-
-    fn topology(config: serde_json::Value) -> Topology {
-        let id = config["model_type"].as_str().unwrap();
-        let architecture = BUILTIN.iter().find(|r| r.id == id).unwrap().architecture;
-        architecture.topology(&architecture.parse(&config, &|_| false).unwrap())
-    }
+    use crate::topology::{Role, RotationKind, of_config};
 
     fn gpt2() -> Topology {
-        topology(json!({"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 2, "vocab_size": 9, "n_positions": 5}))
+        of_config(&json!({"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 2, "vocab_size": 9, "n_positions": 5}))
     }
 
     fn opt() -> Topology {
-        topology(json!({
+        of_config(&json!({
             "model_type": "opt", "hidden_size": 4, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 9, "ffn_dim": 8,
             "max_position_embeddings": 5, "word_embed_proj_dim": 4, "do_layer_norm_before": true, "activation_function": "relu"
         }))
     }
 
     fn llama() -> Topology {
-        topology(json!({
+        of_config(&json!({
             "model_type": "llama", "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
             "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 150
         }))

@@ -18,6 +18,8 @@ use crate::store::Tensor;
 
 const HEADER: u64 = 88;
 const ENTRY: u64 = 76;
+/// Most bytes of entries and texts, which are read at once.
+const MOST: u64 = 100_000_000;
 
 /// A range of offset and length in a part of the file.
 type Range = (u64, u64);
@@ -57,6 +59,9 @@ pub(crate) fn read(mut file: &File, length: u64, path: &Path) -> Result<Vec<Tens
     let (count, table, texts, data) = (number(&head, 32), range(&head, 40), range(&head, 56), range(&head, 72));
     if ![table, texts, data].iter().all(|r| fits(*r, length)) || count.checked_mul(ENTRY).is_none_or(|n| n > table.1) {
         return Err(unsound(format!("says that parts of it lie outside of its {length} bytes")));
+    }
+    if table.1.saturating_add(texts.1) > MOST {
+        return Err(unsound(format!("has {} bytes of entries and {} of texts, above the limit of {MOST}", table.1, texts.1)));
     }
     let (entries, texts) = (part(table)?, part(texts)?);
     let text = |at: Range| {
