@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Apply(RunArgs),
     /// Measure perplexity of a float or quantized model
     Eval(Eval),
+    /// Say how far two models are apart: weights, blocks, and what they predict
+    Compare(Compare),
     /// Show what is in a checkpoint
     Inspect(Inspect),
     /// Write a checkpoint in other formats, with the codes it has
@@ -156,33 +158,58 @@ pub(crate) struct Eval {
     /// Evaluation data: .txt, .jsonl, .parquet, token ids (.safetensors, .npy), or c4, ptb, wikitext2 from the Hub
     #[arg(long, value_name = "FILE|NAME")]
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// What the other is compared with: checkpoint directory, .gguf file or Hub id (org/name[@revision])
+    #[arg(value_name = "A")]
+    pub(crate) reference: PathBuf,
+    /// A model that was made of it, in any container
+    #[arg(value_name = "B")]
+    pub(crate) other: PathBuf,
+    /// Text or token ids that both run on: files and names as in `eval`; without it weights alone are compared
+    #[arg(long, value_name = "FILE|NAME")]
+    pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which tokens of the data are scored, and what that may take.
+#[derive(Debug, Args)]
+pub(crate) struct Scoring {
     /// gptq, brevitas or hf-stride
-    #[arg(long, default_value = "gptq")]
+    #[arg(long, default_value = "gptq", requires = "data")]
     pub(crate) protocol: String,
     /// Tokens per window [default: 2048, at most what the model was made for]
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     pub(crate) seq_len: Option<usize>,
     /// Use only the first N windows
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     pub(crate) max_windows: Option<usize>,
     /// Step between windows of hf-stride [default: half a window]
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     pub(crate) stride: Option<usize>,
     /// Start every window with the BOS token
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     pub(crate) bos: bool,
     /// Memory for hidden states, such as 1GiB
-    #[arg(long, default_value = "1GiB")]
+    #[arg(long, default_value = "1GiB", requires = "data")]
     pub(crate) budget: String,
     /// What operands of products are rounded to: f32 (nothing), bf16 (half the time where the CPU has it) or auto
-    #[arg(long, default_value = "f32", value_parser = products)]
+    #[arg(long, default_value = "f32", requires = "data", value_parser = products)]
     pub(crate) products: RawProducts,
     /// Worker threads; the result does not depend on it
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// One JSON object instead of text
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// `products` as `run.toml` spells it.

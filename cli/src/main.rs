@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Plan(a) => command::plan::run(&a),
         Command::Apply(a) => command::apply::run(&a),
         Command::Eval(a) => command::eval::run(&a),
+        Command::Compare(a) => command::compare::run(&a),
         Command::Inspect(a) => command::inspect::run(&a),
         Command::Export(a) => command::export::run(&a),
         Command::Verify(a) => command::verify::run(&a),

@@ -2,6 +2,7 @@
 
 pub(crate) mod adapter;
 pub(crate) mod apply;
+pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod eval;
 pub(crate) mod export;
@@ -13,6 +14,7 @@ pub(crate) mod plugin;
 pub(crate) mod quickstart;
 pub(crate) mod record;
 pub(crate) mod schema;
+mod scoring;
 pub(crate) mod target;
 pub(crate) mod topology;
 pub(crate) mod verify;

@@ -3,6 +3,7 @@
 
 mod activations;
 mod branches;
+mod compare;
 mod compat;
 mod conditions;
 mod containers;

@@ -9,15 +9,15 @@
 //! in order: `m ← max(m, m_c)`, `s ← s·e^{m−m'} + Σ e^{z−m'}`.
 
 use std::ops::Range;
-use std::sync::Mutex;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::forward::HEAD_ROWS;
+use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result, did_you_mean};
-use crate::model::{Edges, Flow, Model, Nothing, Span};
+use crate::model::{Edges, Model};
 use crate::numeric::{Bf16Unit, Kernel, Matrix, Real, vectorize, with_slice};
 
 /// Which tokens are scored, and how they are averaged.
@@ -107,18 +107,39 @@ pub struct EvalControl<'a> {
     pub bf16: Option<Bf16Unit>,
 }
 
+impl EvalControl<'_> {
+    /// An error once the evaluation is to end.
+    pub(super) fn go_on(&self) -> Result<()> {
+        if (self.cancelled)() { Err(Error::new(ErrorKind::Interrupted, "interrupted", "interrupted")) } else { Ok(()) }
+    }
+
+    /// How many windows may be held, each with so many bytes a token.
+    pub(super) fn windows_at_once(&self, windows: &[(Vec<u32>, usize)], of_token: usize) -> usize {
+        let longest = windows.iter().map(|(ids, _)| ids.len()).max().unwrap_or(1);
+        usize::try_from(self.stream_bytes).unwrap_or(usize::MAX).checked_div(longest * of_token).unwrap_or(1).max(1)
+    }
+}
+
+/// What of each window is scored.
+///
+/// # Errors
+/// If that is nothing.
+pub(super) fn scored(windows: &[(Vec<u32>, usize)], protocol: Protocol) -> Result<Vec<Range<usize>>> {
+    let ranges: Vec<Range<usize>> = windows.iter().map(|(ids, new)| protocol.scored(ids.len(), *new)).collect();
+    if ranges.iter().all(Range::is_empty) {
+        return Err(Error::input("eval::no-tokens", "no token is scored").hint("give windows of at least two tokens"));
+    }
+    Ok(ranges)
+}
+
 /// Perplexity over `windows`, each with the first token that counts as new (0 but for `hf-stride`).
 ///
 /// # Errors
 /// If nothing is scored, an id is out of range, or a weight cannot be read.
 pub fn perplexity(model: &Model, windows: &[(Vec<u32>, usize)], protocol: Protocol, control: &EvalControl<'_>) -> Result<Perplexity> {
-    let ranges: Vec<Range<usize>> = windows.iter().map(|(ids, new)| protocol.scored(ids.len(), *new)).collect();
-    if ranges.iter().all(Range::is_empty) {
-        return Err(Error::input("eval::no-tokens", "no token is scored").hint("give windows of at least two tokens"));
-    }
+    let ranges = scored(windows, protocol)?;
     let edges = model.edges()?;
-    let per_window = windows.iter().map(|(ids, _)| ids.len()).max().unwrap_or(1) * model.dims.hidden * 4;
-    let batch = usize::try_from(control.stream_bytes).unwrap_or(usize::MAX).checked_div(per_window).unwrap_or(1).max(1);
+    let batch = control.windows_at_once(windows, model.dims.hidden * 4);
     let chunks = edges.vocab().div_ceil(HEAD_ROWS);
     let total = windows.len().div_ceil(batch) * (model.topology.blocks as usize + chunks);
     let mut done = 0;
@@ -128,51 +149,21 @@ pub fn perplexity(model: &Model, windows: &[(Vec<u32>, usize)], protocol: Protoc
             done += 1;
             (control.progress)(done, total);
         };
-        let finals = hidden_states(model, &*edges, windows, control, &mut step)?;
+        let stream = Stream::embed(&*edges, windows, control)?;
+        for b in 0..model.topology.blocks {
+            stream.pass(model, b)?;
+            step();
+        }
+        let finals = stream.finish(&*edges)?;
         sums.extend(nll(&*edges, windows, ranges, &finals, control, &mut step)?);
     }
-    let mut hasher = blake3::Hasher::new();
-    for (ids, _) in windows {
-        hasher.update(&(ids.len() as u32).to_le_bytes());
-        ids.iter().for_each(|id| {
-            hasher.update(&id.to_le_bytes());
-        });
-    }
-    Ok(summarize(&sums, &ranges, protocol, windows, hasher.finalize().to_hex().to_string()))
+    Ok(summarize(&sums, &ranges, protocol, windows))
 }
 
-/// What the head reads, for every window.
-fn hidden_states(
-    model: &Model,
-    edges: &dyn Edges,
-    windows: &[(Vec<u32>, usize)],
-    control: &EvalControl<'_>,
-    step: &mut dyn FnMut(),
-) -> Result<Vec<Tensor>> {
-    let slots: Vec<Mutex<Option<Tensor>>> = windows
-        .par_iter()
-        .with_max_len(1)
-        .map(|(ids, _)| Ok(Mutex::new(Some(edges.embed(ids, 0, &mut Nothing)?.x))))
-        .collect::<Result<_>>()?;
-    let each = |f: &(dyn Fn(Tensor) -> Result<Tensor> + Sync)| -> Result<()> {
-        slots.par_iter().with_max_len(1).try_for_each(|slot| {
-            if (control.cancelled)() {
-                return Err(Error::new(ErrorKind::Interrupted, "interrupted", "interrupted"));
-            }
-            let poisoned = || Error::internal("a thread panicked in an evaluation");
-            let x = slot.lock().map_err(|_| poisoned())?.take().ok_or_else(poisoned)?;
-            *slot.lock().map_err(|_| poisoned())? = Some(f(x)?);
-            Ok(())
-        })
-    };
-    for b in 0..model.topology.blocks {
-        let weights = model.load_block(b)?.rounding_products(control.bf16);
-        let block = model.block(b, &weights)?;
-        each(&|x| Ok(block.run(Span::BLOCK, Flow::new(x), &mut Nothing)?.x))?;
-        step();
-    }
-    each(&|x| edges.finish(Flow::new(x), &mut Nothing))?;
-    slots.into_iter().map(|s| s.into_inner().ok().flatten().ok_or_else(|| Error::internal("a window was lost"))).collect()
+/// The logits of some rows of the head, of which `range` are the targets. Target t is predicted at position t − 1.
+pub(super) fn scores(rows: &Matrix, finals: &Tensor, range: &Range<usize>) -> Result<Tensor> {
+    let x = finals.narrow(0, range.start - 1, range.len())?.contiguous()?;
+    Ok(rows.apply(&x, None)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
 }
 
 /// Running log-sum-exp of one token, and the logit of its target.
@@ -199,15 +190,11 @@ fn nll(
         let end = vocab.min(start + HEAD_ROWS);
         let rows = Matrix::new(edges.head_rows(start..end)?, control.bf16)?;
         tokens.par_iter_mut().with_max_len(1).zip(windows).zip(ranges).zip(finals).try_for_each(|(((tokens, (ids, _)), range), x)| {
-            if (control.cancelled)() {
-                return Err(Error::new(ErrorKind::Interrupted, "interrupted", "interrupted"));
-            }
+            control.go_on()?;
             if range.is_empty() {
                 return Ok(());
             }
-            // Target t is predicted at position t − 1.
-            let x = x.narrow(0, range.start - 1, range.len())?.contiguous()?;
-            let z = rows.apply(&x, None)?.to_device(&Device::Cpu)?.to_dtype(candle_core::DType::F32)?;
+            let z = scores(&rows, x, range)?;
             with_slice::<f32, _>(&z, |z| {
                 for ((token, z), target) in tokens.iter_mut().zip(z.chunks_exact(end - start)).zip(&ids[range.clone()]) {
                     token.add(z);
@@ -263,23 +250,48 @@ impl Kernel for LogSumExp<'_> {
     }
 }
 
-fn summarize(sums: &[f64], ranges: &[Range<usize>], protocol: Protocol, windows: &[(Vec<u32>, usize)], data_hash: String) -> Perplexity {
-    let counts: Vec<f64> = ranges.iter().map(|r| r.len() as f64).collect();
-    let windows_nll: Vec<f64> = sums.iter().zip(&counts).map(|(s, n)| if *n > 0.0 { s / n } else { 0.0 }).collect();
-    let weights: Vec<f64> = if protocol == Protocol::HfStride { counts.clone() } else { vec![1.0; counts.len()] };
-    let total: f64 = weights.iter().sum();
-    let mean = windows_nll.iter().zip(&weights).map(|(x, w)| x * w).sum::<f64>() / total;
-    let n = windows_nll.len() as f64;
-    let variance = windows_nll.iter().zip(&weights).map(|(x, w)| (w / total * (x - mean)).powi(2)).sum::<f64>();
-    let stderr = if n > 1.0 { (variance * n / (n - 1.0)).sqrt() } else { f64::NAN };
+/// What windows weigh in a mean over them, and that mean with its standard error (of a weighted mean, by the spread over windows).
+pub(super) struct Weights(Vec<f64>);
+
+impl Weights {
+    pub(super) fn new(ranges: &[Range<usize>], protocol: Protocol) -> Self {
+        Self(ranges.iter().map(|r| if protocol == Protocol::HfStride { r.len() as f64 } else { 1.0 }).collect())
+    }
+
+    /// Mean and standard error; one window has no spread, and 0 stands for that.
+    pub(super) fn mean(&self, of_windows: &[f64]) -> (f64, f64) {
+        let total: f64 = self.0.iter().sum();
+        let mean = of_windows.iter().zip(&self.0).map(|(x, w)| x * w).sum::<f64>() / total;
+        let n = of_windows.len() as f64;
+        let variance = of_windows.iter().zip(&self.0).map(|(x, w)| (w / total * (x - mean)).powi(2)).sum::<f64>();
+        (mean, if n > 1.0 { (variance * n / (n - 1.0)).sqrt() } else { 0.0 })
+    }
+}
+
+/// Of each window, what its tokens have on average.
+pub(super) fn per_token(sums: &[f64], ranges: &[Range<usize>]) -> Vec<f64> {
+    sums.iter().zip(ranges).map(|(s, r)| if r.is_empty() { 0.0 } else { s / r.len() as f64 }).collect()
+}
+
+/// The perplexity of summed negative log-likelihoods.
+pub(super) fn summarize(sums: &[f64], ranges: &[Range<usize>], protocol: Protocol, windows: &[(Vec<u32>, usize)]) -> Perplexity {
+    let windows_nll = per_token(sums, ranges);
+    let (mean, stderr) = Weights::new(ranges, protocol).mean(&windows_nll);
+    let mut hasher = blake3::Hasher::new();
+    for (ids, _) in windows {
+        hasher.update(&(ids.len() as u32).to_le_bytes());
+        ids.iter().for_each(|id| {
+            hasher.update(&id.to_le_bytes());
+        });
+    }
     Perplexity {
         perplexity: mean.exp(),
-        perplexity_stderr: if stderr.is_nan() { 0.0 } else { mean.exp() * stderr },
+        perplexity_stderr: mean.exp() * stderr,
         windows_nll,
         tokens: ranges.iter().map(Range::len).sum(),
         windows: windows.len(),
         seq_len: windows.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0),
         protocol,
-        data_hash,
+        data_hash: hasher.finalize().to_hex().to_string(),
     }
 }

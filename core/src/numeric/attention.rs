@@ -216,5 +216,12 @@ mod tests {
             assert!((got - want).abs() <= 2e-7 * want, "exp({x}) = {got}, not {want}");
         }
         assert_eq!(f32::NEG_INFINITY.exp_fast(), 0.0);
+        // Both are within an ulp of the truth.
+        for i in -70_800..=70_900 {
+            let x = f64::from(i) * 0.01;
+            let (got, want) = (x.exp_fast(), x.exp());
+            assert!((got - want).abs() <= 2.0 * f64::EPSILON * want, "exp({x}) = {got}, not {want}");
+        }
+        assert_eq!((f64::NEG_INFINITY.exp_fast(), 0.0_f64.exp_fast()), (0.0, 1.0));
     }
 }

@@ -60,7 +60,7 @@ pub use gram_root::{GramRoot, Weighted};
 pub use greedy_path::GreedyPath;
 pub use hadamard::{Hadamard, next_sizes};
 pub use host::Real;
-pub(crate) use host::with_slice;
+pub(crate) use host::{with_slice, with_slices};
 pub use inverse_factor::{FactorOptions, InverseFactor, inverse_factor};
 pub use linear::{Matrix, linear};
 pub use low_rank::subtract_low_rank;
