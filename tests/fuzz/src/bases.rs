@@ -16,8 +16,8 @@ use crate::stage::{Stage, directory};
 // The linker drops crates that nobody names.
 use {
     qfw_awq as _, qfw_canonicalize as _, qfw_clip as _, qfw_export_awq as _, qfw_export_compressed_tensors as _, qfw_export_gguf as _,
-    qfw_export_gptq as _, qfw_export_onnx as _, qfw_export_safetensors_float as _, qfw_gptq as _, qfw_import_fp8 as _, qfw_rtn as _,
-    qfw_smoothquant as _, qfw_spinquant as _, qfw_svdquant as _,
+    qfw_export_gptq as _, qfw_export_onnx as _, qfw_export_safetensors_float as _, qfw_export_shark as _, qfw_gptq as _,
+    qfw_import_fp8 as _, qfw_rtn as _, qfw_smoothquant as _, qfw_spinquant as _, qfw_svdquant as _,
 };
 
 /// Everything that is linked in.

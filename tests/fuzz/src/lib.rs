@@ -35,6 +35,7 @@ pub struct Target {
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    targets::archive::TARGET,
     targets::config::TARGET,
     targets::gguf::TARGET,
     targets::index::TARGET,

@@ -1,5 +1,6 @@
 //! One file per target.
 
+pub(crate) mod archive;
 pub(crate) mod config;
 pub(crate) mod gguf;
 pub(crate) mod index;

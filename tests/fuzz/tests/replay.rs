@@ -54,6 +54,7 @@ macro_rules! replayed {
 }
 
 replayed! {
+    archive: "archive",
     config: "config",
     gguf: "gguf",
     index: "index",

@@ -103,7 +103,8 @@ fn module(entry: &Value) -> Result<Module> {
 /// What codes stand for, and their zero point.
 fn grid(grid: &Value, bits: u32) -> Result<(Vec<f32>, Zero)> {
     let codes = 0..1u32 << bits;
-    if let Some(int) = grid["int"].as_object() {
+    let (int, float) = (&grid["int"], &grid["float"]);
+    if int.is_object() {
         let first = int["lo"].as_i64().and_then(|n| i32::try_from(n).ok()).ok_or_else(|| malformed("spec.grid.int.lo"))?;
         let zero = match &int["zero"] {
             Value::String(s) if s == "none" => Zero::Fixed(0.0),
@@ -113,7 +114,7 @@ fn grid(grid: &Value, bits: u32) -> Result<(Vec<f32>, Zero)> {
         };
         return Ok((codes.map(|c| (i64::from(c) + i64::from(first)) as f32).collect(), zero));
     }
-    if let Some(float) = grid["float"].as_object() {
+    if float.is_object() {
         let field = |key: &str| float[key].as_i64().and_then(|n| i32::try_from(n).ok()).filter(|n| n.abs() < 256);
         let (exp, man, bias) = (|| Some((field("exp")?, field("man")?, field("bias")?)))().ok_or_else(|| malformed("spec.grid.float"))?;
         if !(1..=8).contains(&exp) || !(0..=14).contains(&man) || 1 + exp + man != bits as i32 {
