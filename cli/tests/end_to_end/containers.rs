@@ -71,6 +71,11 @@ fn rounded_activations_and_floats_survive_the_container() {
         ("float-quantized", "weights.format=fp8 scheme.weights.granularity.block=[128,128]".to_owned()),
         ("nvfp4-pack-quantized", "weights.format=nvfp4".to_owned()),
         ("mxfp4-pack-quantized", "weights.format=mxfp4".to_owned()),
+        ("mxfp8-quantized", "weights.format=mxfp8-e4m3".to_owned()),
+        ("pack-quantized", "weights.format=int3 scheme.weights.granularity.group=32".to_owned()),
+        ("pack-quantized", "weights.format=uint5 scheme.weights.symmetric=false scheme.weights.granularity.group=32".to_owned()),
+        ("pack-quantized", "weights.format=int6 scheme.weights.granularity=channel".to_owned()),
+        ("pack-quantized", "weights.format=int7 scheme.weights.granularity.group=64".to_owned()),
         ("pack-quantized", format!("weights.format=int8 {}", kv("int8", "tensor"))),
         ("pack-quantized", format!("weights.format=int4 {}", kv("fp8", "head"))),
     ] {
@@ -82,6 +87,9 @@ fn rounded_activations_and_floats_survive_the_container() {
         assert!((native / other - 1.0).abs() < 1e-6, "{scheme}: {native} and {other}");
         let config = json(&out.join("compressed-tensors/config.json"))["quantization_config"].clone();
         assert_eq!(config["format"], format, "{scheme}");
+        // Widths that do not divide a word were packed otherwise before 0.18.
+        let wide = ["int3", "int5", "int6", "int7"].iter().any(|w| scheme.contains(w));
+        assert_eq!(config["version"], if wide { "0.18.0" } else { "0.17.0" }, "{scheme}");
         assert_eq!(config["kv_cache_scheme"].is_object(), scheme.contains("keys"), "{scheme}");
         assert_eq!(config["config_groups"]["group_0"]["input_activations"].is_object(), scheme.contains("inputs"), "{scheme}");
         seen.push(native.to_bits());
@@ -106,7 +114,7 @@ fn calibrated_codes_survive_the_container_too() {
     }
 }
 
-/// 3 bits, groups that do not divide, groups in order of activity, transposed layers: only the native form holds them.
+/// Groups that do not divide, groups in order of activity, transposed layers: only the native form holds them.
 #[test]
 fn the_native_form_holds_what_no_other_does() {
     for (model, words) in [

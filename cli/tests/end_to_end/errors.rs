@@ -259,18 +259,18 @@ fn what_the_container_cannot_hold_is_refused_with_the_nearest_that_works() {
         &["pass `gptq` makes groups that do not run in storage order", "hint: set `act-order = \"static\"`"],
     );
     refused(
-        "--algo rtn --set scheme.weights.format=int3",
-        name,
-        &["readers of different versions pack 3-bit codes differently", "hint: use 2, 4 or 8 bits, or `--format qfw`"],
-    );
-    refused(
         "--algo rtn --format compressed-tensors-int8",
         name,
         &["`blocks.0.attn.q`: it holds 8-bit codes, not int4", "hint: use `--format compressed-tensors`"],
     );
     for (sets, message, hint) in [
-        ("weights.format=float-ocp-e5m2", "its floats are OCP e4m3", "use fp8, nvfp4, mxfp4, int4 or int8"),
-        ("weights.format=mxfp8-e4m3", "the scales of its e4m3 weights are floats", "use fp8"),
+        ("weights.format=float-ocp-e5m2", "its floats are OCP e4m3", "use fp8, nvfp4, mxfp4, mxfp8-e4m3, int4 or int8"),
+        ("weights.format=mxfp8-e5m2", "its floats are OCP e4m3", "use fp8, nvfp4"),
+        (
+            "weights.format=mxfp8-e4m3 scheme.inputs.format=fp8",
+            "it holds integer inputs of integer weights",
+            "use inputs of the weights' kind",
+        ),
         ("weights.format=nf4", "it has no room for a table of values", "use fp8, nvfp4"),
         (
             "weights.granularity.block=[128,128]",

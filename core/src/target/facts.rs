@@ -42,7 +42,7 @@ impl fmt::Display for Value {
 pub(super) const KEYS: [(&str, Kind, &str); 20] = [
     ("container", Kind::Name, "output format"),
     ("architecture", Kind::Name, "`model_type` of the model"),
-    ("weights", Kind::One(&["none", "int", "fp8", "nvfp4", "mxfp4", "other"]), "numbers of the weights"),
+    ("weights", Kind::One(&["none", "int", "fp8", "nvfp4", "mxfp4", "mxfp8", "other"]), "numbers of the weights"),
     ("bits", Kind::Number, "bits of a weight's code; 16 where none is quantized"),
     ("symmetric", Kind::Flag, "weights have no zero points"),
     ("granularity", Kind::One(&["none", "tensor", "channel", "group", "block"]), "which weights share a scale"),
@@ -171,6 +171,7 @@ fn weights(spec: &QuantSpec) -> &'static str {
         (Grid::Int { .. }, _) => "int",
         (Grid::Float(f), ScaleForm::TwoLevel) if f.shape() == (2, 1) => "nvfp4",
         (Grid::Float(f), ScaleForm::PowerOfTwo { .. }) if f.shape() == (2, 1) => "mxfp4",
+        (grid, ScaleForm::PowerOfTwo { .. }) if is_e4m3(grid) => "mxfp8",
         (grid, ScaleForm::Float(_)) if is_e4m3(grid) => "fp8",
         _ => "other",
     }

@@ -9,7 +9,7 @@ use crate::layout::{Choice, Layout};
 use crate::{arguments, fp4, fp8};
 
 const NATIVE: &str = "use `--format qfw`";
-const OTHERS: &str = "use fp8, nvfp4, mxfp4, int4 or int8, or `--format qfw`";
+const OTHERS: &str = "use fp8, nvfp4, mxfp4, mxfp8-e4m3, int4 or int8, or `--format qfw`";
 
 fn refuse(site: &str, why: &str, hint: &str) -> Result<()> {
     Err(Error::plan("plan::container", format!("`{site}`: {why}")).hint(hint))
@@ -59,20 +59,17 @@ fn weight(choice: Choice, s: &PlannedSite, spec: &QuantSpec, input: Option<&Quan
         return refuse(&s.site, &format!("it holds 8-bit codes, not {}", spec.format), "use `--format compressed-tensors`");
     }
     match Layout::of(choice, spec, input) {
-        layout @ (Layout::Packed | Layout::Int) => integers(choice, layout, s, spec),
+        Layout::Packed | Layout::Int => integers(choice, s, spec),
         Layout::Fp8 => float8(s, spec),
+        Layout::Mxfp8 => runs(Layout::Mxfp8, s, spec),
         layout @ (Layout::Nvfp4 | Layout::Mxfp4) => float4(layout, s, spec),
     }
 }
 
-fn integers(choice: Choice, layout: Layout, s: &PlannedSite, spec: &QuantSpec) -> Result<()> {
+fn integers(choice: Choice, s: &PlannedSite, spec: &QuantSpec) -> Result<()> {
     let site = &s.site;
     if matches!(spec.grid, Grid::Levels(_)) {
         return refuse(site, &format!("it has no room for a table of values, which {} is", spec.format), OTHERS);
-    }
-    if layout == Layout::Packed && spec.bits < 8 && ![2, 4].contains(&spec.bits) {
-        let why = format!("readers of different versions pack {}-bit codes differently", spec.bits);
-        return refuse(site, &why, "use 2, 4 or 8 bits, or `--format qfw`");
     }
     if !matches!(spec.grid, Grid::Int { zero: Zero::None | Zero::Fixed(_) | Zero::Integer, .. }) || spec.bits > 8 {
         let why = format!("it holds integers of up to 8 bits with integer zero points, not {spec}");
@@ -100,10 +97,10 @@ fn integers(choice: Choice, layout: Layout, s: &PlannedSite, spec: &QuantSpec) -
 
 fn float8(s: &PlannedSite, spec: &QuantSpec) -> Result<()> {
     if !fp8::holds(&spec.grid) {
-        return refuse(&s.site, &format!("its floats are OCP e4m3, e2m1 in nvfp4 and e2m1 in mxfp4, not {spec}"), OTHERS);
+        return refuse(&s.site, &format!("its floats are OCP e4m3, and e2m1 in nvfp4 and mxfp4, not {spec}"), OTHERS);
     }
     if !matches!(spec.scale, ScaleForm::Float(_)) {
-        return refuse(&s.site, "the scales of its e4m3 weights are floats, not powers of two", "use fp8, or `--format qfw`");
+        return refuse(&s.site, "the scales of its e4m3 weights are floats or powers of two, not none", "use fp8, or `--format qfw`");
     }
     match (spec.granularity.rows, spec.granularity.cols) {
         (Extent::Of(1), Extent::All) | (Extent::All, Extent::All) => Ok(()),
@@ -122,9 +119,13 @@ fn float4(layout: Layout, s: &PlannedSite, spec: &QuantSpec) -> Result<()> {
     if !fp4::holds(&spec.grid) {
         return refuse(&s.site, &format!("its floats with two levels of scales are e2m1, not {spec}"), OTHERS);
     }
+    runs(layout, s, spec)
+}
+
+fn runs(layout: Layout, s: &PlannedSite, spec: &QuantSpec) -> Result<()> {
     let run = if layout == Layout::Nvfp4 { fp4::NV_RUN } else { fp4::MX_RUN };
     if (spec.granularity.rows, spec.granularity.cols) != (Extent::Of(1), Extent::Of(run)) {
-        let why = format!("`{}` is e2m1 in runs of {run}, not {}", layout.format(), spec.granularity);
+        let why = format!("`{}` has runs of {run}, not {}", layout.format(), spec.granularity);
         return refuse(&s.site, &why, OTHERS);
     }
     if !s.shape.1.is_multiple_of(run as usize) {
@@ -141,7 +142,7 @@ fn input(plan: &Plan, a: &PlannedActivation) -> Result<()> {
             return refuse(&place, &why, "quantize that weight, or skip that layer, or use `--format qfw`");
         };
         let integers = matches!((&weight.grid, &spec.grid), (Grid::Int { .. }, Grid::Int { .. }));
-        let floats = fp8::holds(&weight.grid) && fp8::holds(&spec.grid);
+        let floats = fp8::holds(&weight.grid) && fp8::holds(&spec.grid) && matches!(weight.scale, ScaleForm::Float(_));
         if !integers && !floats {
             let why = format!("it holds integer inputs of integer weights and fp8 inputs of fp8 weights, not {spec} for {weight}");
             return refuse(&place, &why, "use inputs of the weights' kind, int8 or fp8, or weights alone, or `--format qfw`");

@@ -8,6 +8,8 @@ use crate::{activation, arguments, transform};
 
 /// The version of the format written: the oldest release whose readers were checked to load these files.
 const VERSION: &str = "0.17.0";
+/// That of widths which do not divide a word: the first release that packs them without gaps.
+const VERSION_OF_WIDTHS: &str = "0.18.0";
 
 /// Modules that are stored alike.
 struct Group<'a> {
@@ -25,6 +27,8 @@ pub(crate) fn config(choice: Choice, plan: &Plan) -> Value {
         [first, rest @ ..] if rest.iter().all(|g| g.format == first.format) => first.format,
         _ => "mixed-precision",
     };
+    let gaps = |g: &Group<'_>| g.format == Layout::Packed.format() && g.weights["num_bits"].as_u64().is_some_and(|b| 32 % b != 0);
+    let version = if groups.iter().any(gaps) { VERSION_OF_WIDTHS } else { VERSION };
     // Where the architecture is unknown there may be linears (a tied head) that no list here names.
     let one = groups.len() == 1 && !plan.tensorwise;
     let mut map = Map::new();
@@ -42,7 +46,7 @@ pub(crate) fn config(choice: Choice, plan: &Plan) -> Value {
         "quant_method": "compressed-tensors",
         "format": format,
         "quantization_status": "compressed",
-        "version": VERSION,
+        "version": version,
         "config_groups": map,
         "ignore": ignore,
         "kv_cache_scheme": plan.activations.iter().find(|a| activation::cache_letter(a).is_some()).map(|a| arguments::cache(&a.spec)),

@@ -7,19 +7,17 @@ use qfw_core::algorithm::Rounded;
 use qfw_core::checkpoint::native::NativeSite;
 use qfw_core::checkpoint::{StoredDtype, TensorDecl, TensorSource};
 use qfw_core::numeric::{Codes, Units};
-use qfw_core::scheme::{FloatGrid, FloatVariant, Grid, PowerRounding, QParams, ScaleForm};
+use qfw_core::scheme::{FloatGrid, FloatVariant, Grid, QParams, ScaleForm};
 use qfw_core::{Error, Result};
 
-use crate::fp8;
 use crate::layout::{decl, e4m3};
 use crate::read::{bad, scales};
+use crate::{e8m0, fp8};
 
 /// Columns of a run of nvfp4.
 pub(crate) const NV_RUN: u32 = 16;
-/// Columns of a run of mxfp4.
+/// Columns of a run of mxfp4 and mxfp8.
 pub(crate) const MX_RUN: u32 = 32;
-/// The exponent of an E8M0 scale of 1.
-const BIAS: i32 = 127;
 
 /// Whether a grid is the one that these formats have.
 pub(crate) fn holds(grid: &Grid) -> bool {
@@ -58,7 +56,7 @@ pub(crate) fn encode(rounded: &Rounded, suffix: &str) -> Result<Vec<u8>> {
             let grid = fp8::grid()?;
             params.scale.iter().map(|s| grid.code(s * global) as u8).collect()
         }
-        (_, None) => params.scale.iter().map(|s| (PowerRounding::Floor.exponent(f64::from(*s)) + BIAS).clamp(0, 254) as u8).collect(),
+        (_, None) => e8m0::encode(&params.scale),
     })
 }
 
@@ -85,10 +83,7 @@ pub(crate) fn read(site: &NativeSite, tensors: &dyn TensorSource) -> Result<Roun
         }
         (stored.iter().map(|s| grid.value(u32::from(*s)) / global).collect(), Some(global))
     } else {
-        if stored.contains(&u8::MAX) {
-            return Err(bad(format!("`{}` holds a scale that is not a number", name("weight_scale"))));
-        }
-        (stored.iter().map(|s| 2f64.powi(i32::from(*s) - BIAS) as f32).collect(), None)
+        (e8m0::decode(&stored, &name("weight_scale"))?, None)
     };
     let data = packed.into_iter().flat_map(|b| [b & 15, b >> 4]).collect();
     let zero = vec![0.0; layout.tiles()];

@@ -5,8 +5,9 @@
 //!   32-bit words, codes along the row, zero points *down the column*.
 //! * `int-quantized`: `weight` `I8 [out, in]` and `weight_scale`, affine also `weight_zero_point` `I8`.
 //!
-//! `ŵ = (q − z)·s`. Packed is written for 2, 4 and 8 bits: for other widths readers before and after compressed-tensors 0.18 pack
-//! differently. Read for all widths, both ways.
+//! `ŵ = (q − z)·s`. Since compressed-tensors 0.18 streams have no gaps; readers before it put `⌊32/b⌋` codes in each word, which is the same
+//! for 2, 4 and 8 bits only. Other widths are written as since 0.18, which the version in `config.json` says, and refused for their shapes by
+//! readers before it. Both are read.
 
 use qfw_core::Result;
 use qfw_core::algorithm::Rounded;

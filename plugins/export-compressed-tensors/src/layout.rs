@@ -28,6 +28,7 @@ pub(crate) enum Layout {
     Fp8,
     Nvfp4,
     Mxfp4,
+    Mxfp8,
 }
 
 impl Layout {
@@ -36,6 +37,7 @@ impl Layout {
         match (&weight.grid, weight.scale) {
             (Grid::Float(_), ScaleForm::TwoLevel) => Self::Nvfp4,
             (Grid::Float(f), ScaleForm::PowerOfTwo { .. }) if f.shape() == (2, 1) => Self::Mxfp4,
+            (grid, ScaleForm::PowerOfTwo { .. }) if fp8::holds(grid) => Self::Mxfp8,
             (Grid::Float(_), _) => Self::Fp8,
             _ if choice == Choice::Int8 || input.is_some() => Self::Int,
             _ => Self::Packed,
@@ -50,6 +52,7 @@ impl Layout {
             Self::Fp8 => "float-quantized",
             Self::Nvfp4 => "nvfp4-pack-quantized",
             Self::Mxfp4 => "mxfp4-pack-quantized",
+            Self::Mxfp8 => "mxfp8-quantized",
         }
     }
 
@@ -58,7 +61,7 @@ impl Layout {
         match self {
             Self::Packed => int::declare(site, true),
             Self::Int => int::declare(site, false),
-            Self::Fp8 => fp8::declare(site),
+            Self::Fp8 | Self::Mxfp8 => fp8::declare(site),
             Self::Nvfp4 | Self::Mxfp4 => fp4::declare(site),
         }
     }
@@ -68,7 +71,7 @@ impl Layout {
         match self {
             Self::Packed => Ok(int::encode(site, rounded, suffix, true)),
             Self::Int => Ok(int::encode(site, rounded, suffix, false)),
-            Self::Fp8 => Ok(fp8::encode(site, rounded, suffix)),
+            Self::Fp8 | Self::Mxfp8 => Ok(fp8::encode(site, rounded, suffix)),
             Self::Nvfp4 | Self::Mxfp4 => fp4::encode(rounded, suffix),
         }
     }

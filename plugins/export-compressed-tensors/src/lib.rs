@@ -3,7 +3,7 @@
 //! A checkpoint has one or more *formats*, chosen for each module by what its weight and its input are (see `layout`):
 //!
 //! * `pack-quantized`, `int-quantized`: integers (`int`).
-//! * `float-quantized`: OCP e4m3 (`fp8`).
+//! * `float-quantized`, `mxfp8-quantized`: OCP e4m3 (`fp8`), the latter in runs with powers of two.
 //! * `nvfp4-pack-quantized`, `mxfp4-pack-quantized`: e2m1 in runs with small scales (`fp4`).
 //!
 //! Inputs of linears are rounded at each call, or by `M.input_scale` and `M.input_zero_point` of the module; keys and values by
@@ -14,6 +14,7 @@ mod accept;
 mod activation;
 mod arguments;
 mod config;
+mod e8m0;
 mod fp4;
 mod fp8;
 mod groups;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::groups::{Arguments, Finder, groups, spec};
 use crate::layout::{Layout, e4m3};
-use crate::{fp4, fp8, int};
+use crate::{e8m0, fp4, fp8, int};
 
 pub(crate) fn bad(what: String) -> Error {
     Error::input("checkpoint::malformed", what)
@@ -39,7 +39,9 @@ pub(crate) fn layout_of(tensors: &dyn TensorSource, module: &str) -> Option<Layo
         (Some(StoredDtype::U8), _) => Some(Layout::Mxfp4),
         (Some(_), _) => Some(Layout::Packed),
         (None, Some(StoredDtype::I8)) => Some(Layout::Int),
-        (None, Some(other)) if *other == e4m3() => Some(Layout::Fp8),
+        (None, Some(other)) if *other == e4m3() => {
+            Some(if dtype("weight_scale").is_some_and(|d| e8m0::TYPES.contains(&d.name())) { Layout::Mxfp8 } else { Layout::Fp8 })
+        }
         _ => None,
     }
 }
@@ -61,7 +63,7 @@ pub(crate) fn open(config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc
             let rounded = match layout {
                 Layout::Packed => int::read(site, true, tensors),
                 Layout::Int => int::read(site, false, tensors),
-                Layout::Fp8 => fp8::read(site, tensors),
+                Layout::Fp8 | Layout::Mxfp8 => fp8::read(site, tensors),
                 Layout::Nvfp4 | Layout::Mxfp4 => fp4::read(site, tensors),
             };
             rounded.map_err(|e| e.within(format!("`{}`", site.module)))
@@ -69,9 +71,9 @@ pub(crate) fn open(config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc
         weights.push((VirtualWeight { site, hidden }, read));
     }
     if weights.is_empty() && config.get("kv_cache_scheme").is_none_or(Value::is_null) {
-        return Err(bad("config.json says compressed-tensors, but no tensor is quantized".to_owned()).hint(
-            "formats that can be read: pack-quantized, int-quantized, float-quantized, nvfp4-pack-quantized and mxfp4-pack-quantized",
-        ));
+        let known = "formats that can be read: pack-quantized, int-quantized, float-quantized, nvfp4-pack-quantized, mxfp4-pack-quantized and \
+                     mxfp8-quantized";
+        return Err(bad("config.json says compressed-tensors, but no tensor is quantized".to_owned()).hint(known));
     }
     if let Some((first, _)) = weights.first_mut() {
         first.hidden.extend(tensors.names().into_iter().filter(|n| CACHE_SUFFIXES.iter().any(|s| n.ends_with(s))));
@@ -82,7 +84,7 @@ pub(crate) fn open(config: &Value, tensors: Arc<dyn TensorSource>) -> Result<Arc
 fn shape(layout: Layout, tensors: &dyn TensorSource, module: &str) -> Result<(usize, usize)> {
     let (suffix, per_byte) = match layout {
         Layout::Packed => return int::packed_shape(tensors, module),
-        Layout::Int | Layout::Fp8 => ("weight", 1),
+        Layout::Int | Layout::Fp8 | Layout::Mxfp8 => ("weight", 1),
         Layout::Nvfp4 | Layout::Mxfp4 => ("weight_packed", 2),
     };
     let name = format!("{module}.{suffix}");
@@ -95,7 +97,7 @@ fn shape(layout: Layout, tensors: &dyn TensorSource, module: &str) -> Result<(us
 fn weight_spec(layout: Layout, args: &Arguments, tensors: &dyn TensorSource, module: &str) -> Result<QuantSpec> {
     let floats = match layout {
         Layout::Packed | Layout::Int => (false, args.bits),
-        Layout::Fp8 => (true, 8),
+        Layout::Fp8 | Layout::Mxfp8 => (true, 8),
         Layout::Nvfp4 | Layout::Mxfp4 => (true, 4),
     };
     if (args.float, args.bits) != floats || args.dynamic || (args.float && !args.symmetric) {
@@ -115,21 +117,26 @@ fn weight_spec(layout: Layout, args: &Arguments, tensors: &dyn TensorSource, mod
         Some(StoredDtype::BF16) => FloatKind::Bf16,
         _ => FloatKind::F32,
     });
-    let byte = |expected: &[StoredDtype]| match scale_dtype {
-        Some(d) if expected.contains(d) => Ok(()),
+    let byte = |expected: &[&str]| match scale_dtype {
+        Some(d) if expected.contains(&d.name()) => Ok(()),
         other => Err(bad(format!("`{module}.weight_scale` is {other:?}, which {} has not", layout.format()))),
     };
     Ok(match layout {
         Layout::Packed | Layout::Int => spec(args, &format!("int{}", args.bits), int::grid(args.bits, args.symmetric), granularity, float),
         Layout::Fp8 => spec(args, "float-ocp-e4m3", Grid::Float(fp8::grid()?), granularity, float),
         Layout::Nvfp4 => {
-            byte(&[e4m3()])?;
+            byte(&[e4m3().name()])?;
             spec(args, "nvfp4", Grid::Float(fp4::grid()?), granularity, ScaleForm::TwoLevel)
         }
         Layout::Mxfp4 => {
-            byte(&[StoredDtype::U8, StoredDtype::Other("F8_E8M0".to_owned())])?;
+            byte(&e8m0::TYPES)?;
             let form = ScaleForm::PowerOfTwo { rounding: PowerRounding::Floor, offset: 2 };
             spec(args, "mxfp4", Grid::Float(fp4::grid()?), granularity, form)
+        }
+        // The largest of e4m3 has the exponent 8.
+        Layout::Mxfp8 => {
+            let form = ScaleForm::PowerOfTwo { rounding: PowerRounding::Floor, offset: 8 };
+            spec(args, "mxfp8-e4m3", Grid::Float(fp8::grid()?), granularity, form)
         }
     })
 }
