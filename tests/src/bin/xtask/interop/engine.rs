@@ -15,12 +15,14 @@ pub(super) struct Limits {
 impl Limits {
     /// The same weights in another program's f32, or in f16.
     pub(super) const F32: Self = Self { cosine: 0.9999, of_mean: false, largest: 5e-3, perplexity: Some(3e-3) };
-    /// The same weights in bf16, which is that far off by itself: a recipe that is run so has a container of floats too, to compare with.
-    pub(super) const BF16: Self = Self { cosine: 0.9995, of_mean: false, largest: 3e-2, perplexity: Some(1e-2) };
+    /// The same weights in bf16, which is that far off by itself: a recipe that is run so has a container of floats too, to compare with. Transformers
+    /// in bf16 is at 0.99936 and 2e-2 from itself in f32 where mxfp8 of the Qwen2 with random biases is run, as codes or as floats.
+    pub(super) const BF16: Self = Self { cosine: 0.999, of_mean: false, largest: 3e-2, perplexity: Some(1e-2) };
     /// Activations are rounded to 8 bits, so that a difference in the last bit of one may be a step.
     pub(super) const ROUNDED: Self = Self { cosine: 0.99, of_mean: false, largest: 0.1, perplexity: None };
-    /// The same in a real model, some of whose activations are so far out that 8 bits leave nothing of the others: at single positions
-    /// anything can come of that.
+    /// The same where single positions may be anywhere: in a real model, some of whose activations are so far out that 8 bits leave nothing of the
+    /// others, and in halves, where more differs than the last bit. Transformers run in f16 is that far from itself in f32: of the Qwen2 with
+    /// random biases and inputs of fp8 the smallest cosine is 0.951, the mean 0.9993.
     pub(super) const ROUNDED_OUTLIERS: Self = Self { cosine: 0.99, of_mean: true, largest: f64::INFINITY, perplexity: Some(1e-2) };
 
     /// The wider of both.
@@ -30,8 +32,8 @@ impl Limits {
         Self { cosine, of_mean: self.of_mean || other.of_mean, largest, perplexity }
     }
 
-    /// What a real model is held to.
-    pub(super) fn of_a_real_model(self) -> Self {
+    /// Held to the mean where positions are rounded.
+    pub(super) fn by_the_mean(self) -> Self {
         if self == Self::ROUNDED { Self::ROUNDED_OUTLIERS } else { self }
     }
 }
@@ -67,6 +69,8 @@ pub(super) struct Engine {
     pub(super) torch: bool,
     /// Variables that the driver is started with.
     pub(super) variables: &'static [(&'static str, &'static str)],
+    /// Whether it computes in f16 or bf16 whatever the model is in.
+    pub(super) halves: bool,
     /// Containers that it is meant to read; of the others one is tried.
     pub(super) reads: &'static [&'static str],
     pub(super) ways: &'static [Way],
@@ -103,6 +107,7 @@ pub(super) const ENGINES: &[Engine] = &[
         on_its_own: None,
         torch: true,
         variables: &[OFFLINE, EAGER],
+        halves: false,
         reads: BY_TRANSFORMERS,
         ways: &[AS_IT_COMES],
     },
@@ -115,6 +120,7 @@ pub(super) const ENGINES: &[Engine] = &[
         on_its_own: Some("gptqmodel==7.7.0"),
         torch: true,
         variables: &[OFFLINE, EAGER],
+        halves: false,
         reads: BY_TRANSFORMERS,
         ways: &[AS_IT_COMES],
     },
@@ -127,6 +133,7 @@ pub(super) const ENGINES: &[Engine] = &[
         on_its_own: None,
         torch: true,
         variables: &[OFFLINE, EAGER],
+        halves: false,
         reads: &["gptq", "gptq-v2", "awq"],
         ways: &[AS_IT_COMES],
     },
@@ -145,6 +152,7 @@ pub(super) const ENGINES: &[Engine] = &[
             ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
             EAGER,
         ],
+        halves: true,
         reads: &["compressed-tensors", "compressed-tensors-int8", "gptq", "gptq-v2", "awq", "safetensors-f32"],
         ways: &[AS_IT_COMES],
     },
@@ -157,6 +165,7 @@ pub(super) const ENGINES: &[Engine] = &[
         on_its_own: None,
         torch: false,
         variables: &[],
+        halves: false,
         reads: &["gguf"],
         ways: &[ROUNDING, Way { option: Some("floats"), what: "its weights decoded to f32", ..AS_IT_COMES }],
     },
@@ -169,6 +178,7 @@ pub(super) const ENGINES: &[Engine] = &[
         on_its_own: None,
         torch: false,
         variables: &[],
+        halves: false,
         reads: &["onnx", "onnx-qdq", "onnx-qcdq", "onnx-matmulnbits"],
         ways: &[
             AS_IT_COMES,
@@ -189,6 +199,7 @@ pub(super) const ENGINES: &[Engine] = &[
         on_its_own: None,
         torch: false,
         variables: &[OFFLINE, ("MISTRALRS_CPU_KV_F32", "1")],
+        halves: false,
         reads: &["compressed-tensors", "compressed-tensors-int8", "gguf", "gptq", "awq", "safetensors-f32"],
         ways: &[ROUNDING, Way { option: Some("floats"), what: "its weights decoded to f32", containers: &["gguf"], ..AS_IT_COMES }],
     },
@@ -209,6 +220,7 @@ pub(super) const ENGINES: &[Engine] = &[
         on_its_own: None,
         torch: false,
         variables: &[OFFLINE, EAGER],
+        halves: false,
         reads: &["shark"],
         ways: &[AS_IT_COMES, Way { option: Some("integers"), what: "codes multiplied with codes", ..AS_IT_COMES }],
     },

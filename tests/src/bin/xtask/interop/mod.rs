@@ -327,7 +327,7 @@ impl<'a> Matrix<'a> {
         said: Option<Outcome>,
     ) {
         let limits = recipe.limits.map_or(way.limits, |l| way.limits.or(l));
-        let limits = if family.is_own() { limits.of_a_real_model() } else { limits };
+        let limits = if family.is_own() || engine.halves { limits.by_the_mean() } else { limits };
         let cell = Cell { family: family.name.clone(), recipe: recipe.name, format, engine: engine.name, way: *way, limits, state, said };
         let mut notes = Vec::new();
         let shown = page::shown(&cell, &mut notes);

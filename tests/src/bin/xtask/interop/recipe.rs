@@ -135,6 +135,14 @@ pub(super) const RECIPES: &[Recipe] = &[
         ..PLAIN
     },
     Recipe {
+        name: "mxfp8",
+        words: "--algo rtn scheme.weights.format=mxfp8-e4m3",
+        formats: &["compressed-tensors", "safetensors-f32"],
+        limits: Some(Limits::BF16),
+        numbers: "bf16",
+        ..PLAIN
+    },
+    Recipe {
         name: "4 bits, layers kept in every block",
         words: "--algo rtn scheme.weights.format=int4 scheme.weights.granularity.group=32 scheme.skip=[\"head\",\"embed\",\"mlp.down\"]",
         formats: &["compressed-tensors", "gptq", "awq", "gguf"],
