@@ -56,7 +56,8 @@ pub(crate) fn run(a: &Compare) -> Result<()> {
 /// Windows that mean the same to both.
 fn windows(scoring: &Checked<'_>, data: &str, first: &Opened, second: &Opened) -> Result<Windows> {
     let (dims, other) = (&first.model.dims, &second.model.dims);
-    let dims = Dims { max_positions: dims.max_positions.min(other.max_positions), vocab: dims.vocab.min(other.vocab), ..dims.clone() };
+    // That vocabularies differ is said of the models, not of a token.
+    let dims = Dims { max_positions: dims.max_positions.min(other.max_positions), vocab: dims.vocab.max(other.vocab), ..dims.clone() };
     let made = |tokenizer: Option<&Tokenizer>| scoring.windows(data, tokenizer, &dims);
     match (first.tokenizer()?, second.tokenizer()?) {
         (Some(a), Some(b)) => {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::{Device, Tensor};
 use qfw_core::evaluate::logits;
 use qfw_core::model::WeightSource;
 use qfw_core::registry::Registry;
@@ -9,7 +10,7 @@ use qfw_core::session::Opened;
 use qfw_core::topology::{Part, Role, SiteId};
 use serde_json::{Value, json};
 
-use super::{Ran, apply, args, asset, eval, qfw};
+use super::{Ran, apply, args, asset, copied, eval, qfw};
 
 const WINDOWS: &str = "--seq-len 128 --max-windows 24";
 
@@ -34,10 +35,10 @@ fn it_is_the_definition() {
     let out = dir.path().join("out");
     let three = "--set scheme.weights.format=int3 --set scheme.weights.granularity.group=32";
     apply("tiny-gpt2", &out, &format!("--algo svdquant,rtn --set svdquant.rank=4 --format qfw {three}"));
-    let (float, ids) = (asset("tiny-gpt2"), dir.path().join("ids.npy"));
+    let (float, ids) = (asset("tiny-gpt2"), dir.path().join("ids.safetensors"));
     let float = Path::new(&float);
     let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..40).map(|t| (w * 131 + t * t * 17 + 5) % 500).collect()).collect();
-    write_npy(&ids, &windows);
+    Tensor::new(windows.clone(), &Device::Cpu).unwrap().save_safetensors("input_ids", &ids).unwrap();
     let got = object(float, &out, &format!("--data {} --seq-len 40 --threads 2", ids.display()));
     let registry = Registry::linked().unwrap();
     let [a, b] = [float, &out].map(|path| Opened::open(path, &registry).unwrap().model);
@@ -72,7 +73,7 @@ fn it_is_the_definition() {
         branch.map_or(w.clone(), |x| (w + x).unwrap())
     };
     let (a, b) = (whole(&a), whole(&b));
-    let norm = |t: candle_core::Tensor| f64::from(t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()).sqrt();
+    let norm = |t: Tensor| f64::from(t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()).sqrt();
     let want = norm((&b - &a).unwrap()) / norm(a);
     let found = got["weights"]["matrices"].as_array().unwrap().iter().find(|m| m["site"] == "blocks.3.mlp.down");
     let found = number(&found.unwrap_or_else(|| panic!("{}", got["weights"]))["error"]);
@@ -87,18 +88,6 @@ fn log_softmax(z: &[f32]) -> Vec<f64> {
 
 fn likeliest(z: &[f64]) -> usize {
     (0..z.len()).rev().max_by(|i, j| z[*i].total_cmp(&z[*j])).unwrap()
-}
-
-/// Version 1.0 of NumPy's format: C order, little-endian.
-fn write_npy(path: &Path, rows: &[Vec<u32>]) {
-    let mut header = format!("{{'descr': '<u4', 'fortran_order': False, 'shape': ({}, {}), }}", rows.len(), rows[0].len());
-    header.push_str(&" ".repeat(63 - (10 + header.len()) % 64));
-    header.push('\n');
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.bytes());
-    bytes.extend(rows.iter().flatten().flat_map(|id| id.to_le_bytes()));
-    std::fs::write(path, bytes).unwrap();
 }
 
 /// A model and itself, in whatever container, and at any number of threads and any budget.
@@ -184,11 +173,7 @@ fn what_a_person_reads() {
     let known = object(float, &four, "");
     let [float, four] = [float.to_owned(), four].map(|from| {
         let to = dir.path().join(format!("unknown-{}", from.file_name().unwrap().display()));
-        std::fs::create_dir(&to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let path = entry.unwrap().path();
-            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-        }
+        copied(&from, &to);
         let path = to.join("config.json");
         let text = std::fs::read_to_string(&path).unwrap().replacen("\"model_type\": \"llama\"", "\"model_type\": \"never-heard\"", 1);
         std::fs::write(path, text).unwrap();
@@ -224,10 +209,7 @@ fn what_cannot_be_compared_is_said() {
     refused(llama, llama, "--data DATA --protocol gtpq", 2, &["unknown protocol `gtpq`"]);
     // Other blocks, and a tokenizer that was changed.
     let shorter = dir.path().join("shorter");
-    std::fs::create_dir(&shorter).unwrap();
-    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(llama.join(file), shorter.join(file)).unwrap();
-    }
+    copied(llama, &shorter);
     let change = |file: &str, f: &dyn Fn(&mut Value)| {
         let path = shorter.join(file);
         let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();

@@ -121,6 +121,15 @@ fn perplexity(model: &Path) -> f64 {
     serde_json::from_str::<serde_json::Value>(&eval(model)).unwrap()["perplexity"].as_f64().unwrap()
 }
 
+/// Copies the files of a model to a new directory.
+fn copied(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
 /// Every file below `dir` by its path there, except the log that is outside the guarantee.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(root: &Path, dir: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Ran, asset, qfw};
+use super::{Ran, asset, copied, qfw};
 
 /// Arguments that name a value: `scheme.weights.format` and what it is.
 type Sets = BTreeMap<String, String>;
@@ -184,11 +184,7 @@ fn model(architecture: &str, dir: &Path) -> PathBuf {
         "mistral" => {
             let out = dir.join(architecture);
             if !out.exists() {
-                std::fs::create_dir(&out).unwrap();
-                for entry in std::fs::read_dir(asset("tiny-llama")).unwrap() {
-                    let path = entry.unwrap().path();
-                    std::fs::copy(&path, out.join(path.file_name().unwrap())).unwrap();
-                }
+                copied(Path::new(&asset("tiny-llama")), &out);
                 let file = out.join("config.json");
                 let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
                 config["model_type"] = architecture.into();

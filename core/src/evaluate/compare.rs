@@ -28,7 +28,7 @@ use crate::topology::{ParamDecl, Part};
 pub struct MatrixError {
     /// `blocks.3.attn.q`; of a model whose architecture is unknown the stored tensor.
     pub site: String,
-    /// `‖W_B − W_A‖ / ‖W_A‖`, Frobenius norms; 0 where both are zero.
+    /// `‖W_B − W_A‖ / ‖W_A‖`, Frobenius norms; 0 where both are zero, infinite where A alone is.
     pub error: f64,
 }
 
@@ -201,7 +201,7 @@ impl Kernel for Squares<'_> {
 /// Runs both models over `windows`, each with the first token that counts as new (0 but for `hf-stride`).
 ///
 /// # Errors
-/// If their vocabularies differ, nothing is scored, an id is out of range, or a weight cannot be read.
+/// If their vocabularies, blocks or widths differ, nothing is scored, an id is out of range, a weight cannot be read, or a loss is not finite.
 pub fn compare(a: &Model, b: &Model, windows: &[(Vec<u32>, usize)], protocol: Protocol, control: &EvalControl<'_>) -> Result<Comparison> {
     for (what, of_a, of_b) in [
         ("tokens in its vocabulary", a.dims.vocab, b.dims.vocab),
@@ -239,14 +239,16 @@ pub fn compare(a: &Model, b: &Model, windows: &[(Vec<u32>, usize)], protocol: Pr
         pairs.extend(predictions([&*edges_a, &*edges_b], windows, ranges, &finals, control, &mut step)?);
     }
     let sums = |f: &dyn Fn(&Prediction) -> f64| -> Vec<f64> { pairs.iter().map(|w: &Vec<Prediction>| w.iter().map(f).sum()).collect() };
+    let model = |name: &str, f: &dyn Fn(&Prediction) -> f64| summarize(&sums(f), &ranges, protocol, windows).map_err(|e| e.within(name));
+    let (a, b) = (model("A", &|p| p.a.loss())?, model("B", &|p| p.b.loss())?);
     let weights = Weights::new(&ranges, protocol);
     let mean = |f: &dyn Fn(&Prediction) -> f64| weights.mean(&per_token(&sums(f), &ranges));
     let (kl, kl_stderr) = mean(&Prediction::kl);
     let (top1, top1_stderr) = mean(&|p| f64::from(u8::from(p.a.top == p.b.top)));
     let (loss_difference, loss_difference_stderr) = mean(&|p| p.b.loss() - p.a.loss());
     Ok(Comparison {
-        a: summarize(&sums(&|p| p.a.loss()), &ranges, protocol, windows),
-        b: summarize(&sums(&|p| p.b.loss()), &ranges, protocol, windows),
+        a,
+        b,
         embedding_error: apart[0].relative(),
         block_errors: apart[1..].iter().map(|s| s.relative()).collect(),
         kl,

@@ -135,7 +135,7 @@ pub(super) fn scored(windows: &[(Vec<u32>, usize)], protocol: Protocol) -> Resul
 /// Perplexity over `windows`, each with the first token that counts as new (0 but for `hf-stride`).
 ///
 /// # Errors
-/// If nothing is scored, an id is out of range, or a weight cannot be read.
+/// If nothing is scored, an id is out of range, a weight cannot be read, or a loss is not finite.
 pub fn perplexity(model: &Model, windows: &[(Vec<u32>, usize)], protocol: Protocol, control: &EvalControl<'_>) -> Result<Perplexity> {
     let ranges = scored(windows, protocol)?;
     let edges = model.edges()?;
@@ -157,7 +157,7 @@ pub fn perplexity(model: &Model, windows: &[(Vec<u32>, usize)], protocol: Protoc
         let finals = stream.finish(&*edges)?;
         sums.extend(nll(&*edges, windows, ranges, &finals, control, &mut step)?);
     }
-    Ok(summarize(&sums, &ranges, protocol, windows))
+    summarize(&sums, &ranges, protocol, windows)
 }
 
 /// The logits of some rows of the head, of which `range` are the targets. Target t is predicted at position t − 1.
@@ -274,7 +274,17 @@ pub(super) fn per_token(sums: &[f64], ranges: &[Range<usize>]) -> Vec<f64> {
 }
 
 /// The perplexity of summed negative log-likelihoods.
-pub(super) fn summarize(sums: &[f64], ranges: &[Range<usize>], protocol: Protocol, windows: &[(Vec<u32>, usize)]) -> Perplexity {
+///
+/// # Errors
+/// If one is not finite.
+pub(super) fn summarize(sums: &[f64], ranges: &[Range<usize>], protocol: Protocol, windows: &[(Vec<u32>, usize)]) -> Result<Perplexity> {
+    if let Some(w) = sums.iter().position(|s| !s.is_finite()) {
+        return Err(Error::numeric(
+            "eval::not-finite",
+            format!("the loss of window {w} is {}: logits of the model are not finite", sums[w]),
+        )
+        .hint("its weights are damaged, or rounded so coarsely that activations overflow"));
+    }
     let windows_nll = per_token(sums, ranges);
     let (mean, stderr) = Weights::new(ranges, protocol).mean(&windows_nll);
     let mut hasher = blake3::Hasher::new();
@@ -284,7 +294,7 @@ pub(super) fn summarize(sums: &[f64], ranges: &[Range<usize>], protocol: Protoco
             hasher.update(&id.to_le_bytes());
         });
     }
-    Perplexity {
+    Ok(Perplexity {
         perplexity: mean.exp(),
         perplexity_stderr: mean.exp() * stderr,
         windows_nll,
@@ -293,5 +303,22 @@ pub(super) fn summarize(sums: &[f64], ranges: &[Range<usize>], protocol: Protoco
         seq_len: windows.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0),
         protocol,
         data_hash: hasher.finalize().to_hex().to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_not_finite_is_an_error() {
+        let windows = vec![(vec![1, 2, 3], 0), (vec![4, 5, 6], 0)];
+        let of = |sums: [f64; 2]| summarize(&sums, &[1..3, 1..3], Protocol::Gptq, &windows);
+        assert_eq!(of([2.0, 4.0]).unwrap().windows_nll, [1.0, 2.0]);
+        for bad in [f64::NAN, f64::INFINITY] {
+            let e = of([2.0, bad]).unwrap_err();
+            assert_eq!(e.code(), "eval::not-finite");
+            assert!(e.to_string().contains("the loss of window 1 is"), "{e}");
+        }
     }
 }

@@ -15,14 +15,14 @@ pub(super) struct Limits {
 impl Limits {
     /// The same weights in another program's f32, or in f16.
     pub(super) const F32: Self = Self { cosine: 0.9999, of_mean: false, largest: 5e-3, perplexity: Some(3e-3) };
-    /// The same weights in bf16, which is that far off by itself: a recipe that is run so has a container of floats too, to compare with. Transformers
-    /// in bf16 is at 0.99936 and 2e-2 from itself in f32 where mxfp8 of the Qwen2 with random biases is run, as codes or as floats.
+    /// The same weights in bf16, which is that far off by itself: a recipe that is run so has a container of floats too, to compare with. The
+    /// farthest is mxfp8 of the Qwen2 with random biases in transformers, codes and floats alike.
     pub(super) const BF16: Self = Self { cosine: 0.999, of_mean: false, largest: 3e-2, perplexity: Some(1e-2) };
     /// Activations are rounded to 8 bits, so that a difference in the last bit of one may be a step.
     pub(super) const ROUNDED: Self = Self { cosine: 0.99, of_mean: false, largest: 0.1, perplexity: None };
     /// The same where single positions may be anywhere: in a real model, some of whose activations are so far out that 8 bits leave nothing of the
-    /// others, and in halves, where more differs than the last bit. Transformers run in f16 is that far from itself in f32: of the Qwen2 with
-    /// random biases and inputs of fp8 the smallest cosine is 0.951, the mean 0.9993.
+    /// others, and in halves, where more differs than the last bit: of the Qwen2 with random biases and inputs of fp8 transformers in f16 is not as
+    /// near to itself in f32 as vLLM is to us.
     pub(super) const ROUNDED_OUTLIERS: Self = Self { cosine: 0.99, of_mean: true, largest: f64::INFINITY, perplexity: Some(1e-2) };
 
     /// The wider of both.
