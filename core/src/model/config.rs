@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// Most decoder blocks of a model: more than thirty times what the deepest have.
-const BLOCKS: usize = 4096;
+/// Most decoder blocks of a model: eight times what the deepest have.
+const BLOCKS: usize = 1024;
 
 /// An object of a model configuration.
 #[derive(Clone, Copy)]

@@ -201,9 +201,14 @@ pub fn activate_gated(f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tenso
     }
     for_real!(gate, R => with_slice::<R, _>(gate, |g| with_slice::<R, _>(up, |u| {
         let mut y = g.to_vec();
-        vectorize(InPlace { f, y: &mut y, factor: Some(u) });
+        activate_in_place(f, &mut y, u);
         tensor(y, gate.shape().clone())
     })))
+}
+
+/// `gate ← f(gate) ⊙ up`
+pub(super) fn activate_in_place<R: Real>(f: Activation, gate: &mut [R], up: &[R]) {
+    vectorize(InPlace { f, y: gate, factor: Some(up) });
 }
 
 fn composed(f: Activation, x: &Tensor) -> Result<Tensor> {

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
+use super::activation::{Activation, activate_gated, activate_in_place};
 use super::bf16::{Bf16Panels, Bf16Unit};
 use super::gemm::{Onto, Transpose, gemm};
 use super::gradient::{Traced, backward, step1, traced};
@@ -47,6 +48,56 @@ impl Matrix {
     }
 }
 
+/// `[x W₁ᵀ + b₁, x W₂ᵀ + b₂, …]`, bit for bit as [`Matrix::apply`] computes each: an input that is rounded is rounded once for all of them.
+///
+/// # Errors
+/// As [`Matrix::apply`].
+pub fn linears<const N: usize>(x: &Tensor, layers: [(&Matrix, Option<&Tensor>); N]) -> Result<[Tensor; N]> {
+    let results = match rounded(x, layers.map(|(w, _)| w)) {
+        None => layers.map(|(w, b)| w.apply(x, b)).into_iter().collect::<Result<Vec<_>>>()?,
+        Some(all) => {
+            let t = x.dim(0)?;
+            let mut results = all.map(|panels| vec![0.0; t * panels.shape().0]);
+            with_slice::<f32, _>(x, |x| {
+                Bf16Panels::products(all, x, t, Onto::Replace, results.each_mut().map(Vec::as_mut_slice));
+                Ok(())
+            })?;
+            let finish = |(y, (b, panels)): (Vec<f32>, (Option<&Tensor>, &Bf16Panels))| tensor(with_bias(y, b)?, (t, panels.shape().0));
+            results.into_iter().zip(layers.map(|(_, b)| b).into_iter().zip(all)).map(finish).collect::<Result<Vec<_>>>()?
+        }
+    };
+    results.try_into().map_err(|_| Error::internal("as many results as layers"))
+}
+
+/// `f(x Gᵀ + b_G) ⊙ (x Uᵀ + b_U)`, bit for bit as the verbs one after the other compute it: rounded weights are multiplied a part of their
+/// rows after the other, so that neither product is ever stored whole.
+///
+/// # Errors
+/// As [`Matrix::apply`], or if the shapes of the two differ.
+pub fn gated_linears(f: Activation, x: &Tensor, [gate, up]: [(&Matrix, Option<&Tensor>); 2]) -> Result<Tensor> {
+    let Some([g, u]) = rounded(x, [gate.0, up.0]).filter(|[g, u]| g.shape() == u.shape() && gate.1.is_none() && up.1.is_none()) else {
+        let [gate, up] = linears(x, [gate, up])?;
+        return activate_gated(f, &gate, &up);
+    };
+    let (t, o) = (x.dim(0)?, g.shape().0);
+    let mut y = vec![0.0; t * o];
+    with_slice::<f32, _>(x, |x| {
+        Bf16Panels::combined(g, u, x, t, &mut y, |gate, up| activate_in_place(f, gate, up));
+        Ok(())
+    })?;
+    tensor(y, (t, o))
+}
+
+/// These weights as panels, if all of them are rounded, and `x` is an input that they can be multiplied with.
+fn rounded<'a, const N: usize>(x: &Tensor, weights: [&'a Matrix; N]) -> Option<[&'a Bf16Panels; N]> {
+    let fits = |w: &'a Matrix| match w {
+        Matrix::Bf16(panels) => Some(panels).filter(|p| x.dims2().is_ok_and(|(_, i)| i == p.shape().1)),
+        _ => None,
+    };
+    let all: Vec<&Bf16Panels> = weights.into_iter().map_while(fits).collect();
+    all.try_into().ok().filter(|_| on_host(&[x]) && x.dtype() == DType::F32)
+}
+
 /// As [`linear`], of a rounded weight.
 pub(super) fn linear_bf16(x: &Tensor, panels: &Bf16Panels, bias: Option<&Tensor>) -> Result<Tensor> {
     let ((t, i), (o, i2)) = (x.dims2()?, panels.shape());
@@ -58,11 +109,7 @@ pub(super) fn linear_bf16(x: &Tensor, panels: &Bf16Panels, bias: Option<&Tensor>
         panels.product(x, t, Onto::Replace, &mut y);
         Ok(())
     })?;
-    let y = match bias {
-        Some(b) => with_slice::<f32, _>(b, |b| Ok(with_bias(y, b)))?,
-        None => y,
-    };
-    tensor(y, (t, o))
+    tensor(with_bias(y, bias)?, (t, o))
 }
 
 /// `x` `[T, I]`, `weight` `[O, I]`, `bias` `[O]` → `[T, O]`.
@@ -84,11 +131,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
     for_real!(x, R => {
         let y = with_slice::<R, _>(x, |x| with_slice::<R, _>(weight, |w| Ok(product(x, w, (t, o, i)))))?;
-        let y = match bias {
-            Some(b) => with_slice::<R, _>(b, |b| Ok(with_bias(y, b)))?,
-            None => y,
-        };
-        tensor(y, (t, o))
+        tensor(with_bias(y, bias)?, (t, o))
     })
 }
 
@@ -98,11 +141,51 @@ fn product<R: Real>(x: &[R], w: &[R], (t, o, i): (usize, usize, usize)) -> Vec<R
     y
 }
 
-fn with_bias<R: Real>(mut y: Vec<R>, b: &[R]) -> Vec<R> {
-    for row in y.chunks_exact_mut(b.len()) {
-        for (y, b) in row.iter_mut().zip(b) {
-            *y += *b;
+fn with_bias<R: Real>(mut y: Vec<R>, bias: Option<&Tensor>) -> Result<Vec<R>> {
+    let Some(bias) = bias else { return Ok(y) };
+    with_slice::<R, _>(bias, |b| {
+        for row in y.chunks_exact_mut(b.len()) {
+            for (y, b) in row.iter_mut().zip(b) {
+                *y += *b;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(y)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn wave(shape: (usize, usize), f: f64) -> Tensor {
+        let values = (0..shape.0 * shape.1).map(|i| ((i as f64 * f).sin() * 2.0) as f32).collect();
+        Tensor::from_vec::<_, f32>(values, shape, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn layers_together_are_the_layers_one_by_one() {
+        let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        let x = wave((37, 70), 0.37);
+        for unit in Bf16Unit::all().map(Some).chain([None]) {
+            let [g, u, other] = [(wave((300, 70), 0.73), unit), (wave((300, 70), 0.29), unit), (wave((3, 70), 0.51), None)]
+                .map(|(weight, unit)| Matrix::new(weight, unit).unwrap());
+            let bias = wave((1, 300), 0.11).flatten_all().unwrap();
+            for (of_gate, of_up) in [(None, None), (Some(&bias), None), (None, Some(&bias)), (Some(&bias), Some(&bias))] {
+                let (gate, up) = (g.apply(&x, of_gate).unwrap(), u.apply(&x, of_up).unwrap());
+                let [a, b, c] = linears(&x, [(&g, of_gate), (&u, of_up), (&other, None)]).unwrap();
+                assert_eq!([bits(&a), bits(&b), bits(&c)], [bits(&gate), bits(&up), bits(&other.apply(&x, None).unwrap())]);
+                let [a, b] = linears(&x, [(&g, of_gate), (&u, of_up)]).unwrap();
+                assert_eq!([bits(&a), bits(&b)], [bits(&gate), bits(&up)]);
+                for f in [Activation::Silu, Activation::GeluTanh] {
+                    let want = activate_gated(f, &gate, &up).unwrap();
+                    assert_eq!(bits(&gated_linears(f, &x, [(&g, of_gate), (&u, of_up)]).unwrap()), bits(&want));
+                }
+            }
+            assert!(linears(&wave((2, 69), 0.1), [(&g, None), (&u, None)]).is_err());
+            assert!(gated_linears(Activation::Silu, &x, [(&g, None), (&other, None)]).is_err());
         }
     }
-    y
 }

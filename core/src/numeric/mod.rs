@@ -62,7 +62,7 @@ pub use hadamard::{Hadamard, next_sizes};
 pub use host::Real;
 pub(crate) use host::{with_slice, with_slices};
 pub use inverse_factor::{FactorOptions, InverseFactor, inverse_factor};
-pub use linear::{Matrix, linear};
+pub use linear::{Matrix, gated_linears, linear, linears};
 pub use low_rank::subtract_low_rank;
 pub use norm::{layer_norm, rms_norm};
 pub use orthogonal::{fixing_ones, random_orthogonal, reflect_ones};

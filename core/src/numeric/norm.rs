@@ -6,6 +6,7 @@ use candle_core::{D, Tensor};
 
 use super::gradient::{layer_norm_backward, rms_norm_backward, step1, traced};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
+use super::vectorize::{Kernel, vectorize};
 use crate::error::Result;
 
 /// RMSNorm of `x` `[T, n·C]` with weight `[C]`: of every stretch of `C` channels, such as the heads of queries, for itself.
@@ -24,16 +25,40 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
         return Ok(parts.broadcast_mul(&scale)?.broadcast_mul(weight)?.reshape(x.shape())?);
     }
     for_real!(x, R => with_slice::<R, _>(x, |x_| with_slice::<R, _>(weight, |w| {
-        let mut y = x_.to_vec();
-        for row in y.chunks_exact_mut(w.len()) {
-            let squares = sum(row, |v| v * v);
-            let scale = R::of(1.0) / (squares / R::of(w.len() as f64) + R::of(eps)).root();
+        tensor(vectorize(Rms { x: x_, w, eps: R::of(eps) }), x.shape().clone())
+    })))
+}
+
+struct Rms<'a, R> {
+    x: &'a [R],
+    w: &'a [R],
+    eps: R,
+}
+
+impl<R: Real> Kernel for Rms<'_, R> {
+    type Output = Vec<R>;
+    #[inline(always)]
+    fn run<S: pulp::Simd>(self, _: S) -> Vec<R> {
+        let Self { x, w, eps } = self;
+        row_by_row(x, w.len(), |row| {
+            let scale = R::of(1.0) / (sum(row, |v| v * v) / R::of(w.len() as f64) + eps).root();
             for (y, w) in row.iter_mut().zip(w) {
                 *y = *y * scale * *w;
             }
-        }
-        tensor(y, x.shape().clone())
-    })))
+        })
+    }
+}
+
+/// A copy of rows of `n`, each changed by `f` while it is in the cache.
+#[inline(always)]
+pub(super) fn row_by_row<R: Copy>(x: &[R], n: usize, mut f: impl FnMut(&mut [R])) -> Vec<R> {
+    let mut y = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(n) {
+        let start = y.len();
+        y.extend_from_slice(row);
+        f(&mut y[start..]);
+    }
+    y
 }
 
 /// LayerNorm of `x` `[T, C]` with weight and bias `[C]`.
@@ -52,18 +77,32 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
         return Ok(centred.broadcast_mul(&scale)?.broadcast_mul(weight)?.broadcast_add(bias)?);
     }
     for_real!(x, R => with_slice::<R, _>(x, |x_| with_slice::<R, _>(weight, |w| with_slice::<R, _>(bias, |b| {
+        tensor(vectorize(Centred { x: x_, w, b, eps: R::of(eps) }), x.shape().clone())
+    }))))
+}
+
+struct Centred<'a, R> {
+    x: &'a [R],
+    w: &'a [R],
+    b: &'a [R],
+    eps: R,
+}
+
+impl<R: Real> Kernel for Centred<'_, R> {
+    type Output = Vec<R>;
+    #[inline(always)]
+    fn run<S: pulp::Simd>(self, _: S) -> Vec<R> {
+        let Self { x, w, b, eps } = self;
         let n = R::of(w.len() as f64);
-        let mut y = x_.to_vec();
-        for row in y.chunks_exact_mut(w.len()) {
+        row_by_row(x, w.len(), |row| {
             let mean = sum(row, |v| v) / n;
             let variance = sum(row, |v| (v - mean) * (v - mean)) / n;
-            let scale = R::of(1.0) / (variance + R::of(eps)).root();
+            let scale = R::of(1.0) / (variance + eps).root();
             for ((y, w), b) in row.iter_mut().zip(w).zip(b) {
                 *y = (*y - mean) * scale * *w + *b;
             }
-        }
-        tensor(y, x.shape().clone())
-    }))))
+        })
+    }
 }
 
 /// Σ f(v) over eight interleaved partial sums: a fixed order that vectorizes.

@@ -6,7 +6,9 @@
 use candle_core::{D, Tensor};
 
 use super::gradient::{step1, traced};
-use super::host::{for_real, on_host, tensor, with_slice};
+use super::host::{Real, for_real, on_host, tensor, with_slice};
+use super::norm::row_by_row;
+use super::vectorize::{Kernel, vectorize};
 use crate::error::Result;
 
 /// Rotates `x` `[T, heads·head_dim]` by `cos`, `sin` `[T, d/2]`, `d ≤ head_dim`.
@@ -33,15 +35,33 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result
         return Ok(Tensor::cat(&parts, D::Minus1)?.reshape((t, width))?);
     }
     for_real!(x, R => with_slice::<R, _>(x, |x_| with_slice::<R, _>(cos, |cos| with_slice::<R, _>(sin, |sin| {
-        let mut y = x_.to_vec();
-        for (row, (cos, sin)) in y.chunks_exact_mut(width).zip(cos.chunks_exact(half).zip(sin.chunks_exact(half))) {
+        tensor(vectorize(Heads { x: x_, cos, sin, width, half, head_dim }), (t, width))
+    }))))
+}
+
+struct Heads<'a, R> {
+    x: &'a [R],
+    cos: &'a [R],
+    sin: &'a [R],
+    width: usize,
+    half: usize,
+    head_dim: usize,
+}
+
+impl<R: Real> Kernel for Heads<'_, R> {
+    type Output = Vec<R>;
+    #[inline(always)]
+    fn run<S: pulp::Simd>(self, _: S) -> Vec<R> {
+        let Self { x, cos, sin, width, half, head_dim } = self;
+        let mut angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+        row_by_row(x, width, |row| {
+            let Some((cos, sin)) = angles.next() else { return };
             for head in row.chunks_exact_mut(head_dim) {
                 let (x1, x2) = head[..2 * half].split_at_mut(half);
                 for (((a, b), c), s) in x1.iter_mut().zip(x2).zip(cos).zip(sin) {
                     (*a, *b) = (*a * *c - *b * *s, *b * *c + *a * *s);
                 }
             }
-        }
-        tensor(y, (t, width))
-    }))))
+        })
+    }
 }

@@ -132,7 +132,7 @@ pub(crate) fn of_gguf(keys: &BTreeMap<String, Key>) -> Option<Vec<Expected>> {
 }
 
 /// Most blocks that are listed: counts come from anywhere.
-const BLOCKS: usize = 4096;
+const BLOCKS: usize = 1024;
 
 fn llama(d: &Dims) -> Vec<Expected> {
     let (q, kv) = (d.heads.saturating_mul(d.head_dim), d.kv_heads.saturating_mul(d.head_dim));

@@ -20,7 +20,7 @@ use super::{Block, Dims, Edges, Flow, KvCache, Span};
 use crate::error::{Error, Result};
 use crate::numeric::{
     Activation, AttentionShape, Bf16Unit, Matrix, activate, activate_gated, add, attention, attention_mix, attention_probs,
-    attention_scores, rms_norm, rotate,
+    attention_scores, gated_linears, linears, rms_norm, rotate,
 };
 use crate::topology::{Part, Port, PortName as P, Role, SiteId};
 
@@ -40,6 +40,10 @@ impl Projection {
 
     pub(in crate::model) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         self.weight.apply(x, self.bias.as_ref())
+    }
+
+    pub(in crate::model) fn layer(&self) -> (&Matrix, Option<&Tensor>) {
+        (&self.weight, self.bias.as_ref())
     }
 }
 
@@ -108,9 +112,8 @@ impl Block for DecoderBlock {
             if at.ends(P::AttnIn) {
                 return Ok(flow);
             }
-            let mut q = pass(tap, P::Q, self.q.apply(&flow.x)?)?;
-            let mut k = pass(tap, P::K, self.k.apply(&flow.x)?)?;
-            let v = pass(tap, P::V, self.v.apply(&flow.x)?)?;
+            let [q, k, v] = linears(&flow.x, [self.q.layer(), self.k.layer(), self.v.layer()])?;
+            let (mut q, mut k, v) = (pass(tap, P::Q, q)?, pass(tap, P::K, k)?, pass(tap, P::V, v)?);
             if let Some((q_norm, k_norm)) = &self.head_norms {
                 q = rms_norm(&q, q_norm, self.eps)?;
                 k = rms_norm(&k, k_norm, self.eps)?;
@@ -135,12 +138,17 @@ impl Block for DecoderBlock {
         if at.ends(P::MlpIn) {
             return Ok(flow);
         }
-        let gate = pass(tap, P::Gate, self.gate.apply(&flow.x)?)?;
-        let up = pass(tap, P::Up, self.up.apply(&flow.x)?)?;
-        flow.x = if tap.wants(P::Act.into()) {
-            (pass(tap, P::Act, activate(self.activation, &gate)?)? * up)?
+        let layers = [self.gate.layer(), self.up.layer()];
+        flow.x = if [P::Gate, P::Up, P::Act].iter().any(|port| tap.wants((*port).into())) {
+            let [gate, up] = linears(&flow.x, layers)?;
+            let (gate, up) = (pass(tap, P::Gate, gate)?, pass(tap, P::Up, up)?);
+            if tap.wants(P::Act.into()) {
+                (pass(tap, P::Act, activate(self.activation, &gate)?)? * up)?
+            } else {
+                activate_gated(self.activation, &gate, &up)?
+            }
         } else {
-            activate_gated(self.activation, &gate, &up)?
+            gated_linears(self.activation, &flow.x, layers)?
         };
         flow.x = pass(tap, P::DownIn, flow.x)?;
         if at.ends(P::DownIn) {

@@ -19,7 +19,7 @@ use super::tap::{Tap, pass};
 use super::weights::WeightSource;
 use super::{Block, Dims, Edges, Flow, Span};
 use crate::error::{Error, Result};
-use crate::numeric::{Activation, AttentionShape, Bf16Unit, activate, add, layer_norm};
+use crate::numeric::{Activation, AttentionShape, Bf16Unit, activate, add, layer_norm, linears};
 use crate::topology::{Part, PortName as P, Role, SiteId};
 
 pub(super) use topology::topology;
@@ -96,7 +96,7 @@ impl Heads {
                 let part = |i: usize| -> Result<Tensor> { Ok(qkv.narrow(1, i * width, width)?.contiguous()?) };
                 Ok([part(0)?, part(1)?, part(2)?])
             }
-            Self::Separate([q, k, v]) => Ok([q.apply(x)?, k.apply(x)?, v.apply(x)?]),
+            Self::Separate(heads) => linears(x, heads.each_ref().map(Projection::layer)),
         }
     }
 }

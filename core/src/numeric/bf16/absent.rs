@@ -29,6 +29,18 @@ impl Bf16Panels {
     pub fn product(&self, _: &[f32], _: usize, _: Onto, _: &mut [f32]) {
         match self.0.0 {}
     }
+
+    /// `C ← A·Bᵀ`, for each B.
+    pub fn products<const N: usize>(all: [&Self; N], _: &[f32], _: usize, _: Onto, _: [&mut [f32]; N]) {
+        if let Some(b) = all.first() {
+            match b.0.0 {}
+        }
+    }
+
+    /// `C ← f(A·Bᵀ, A·Dᵀ)`
+    pub fn combined(b: &Self, _: &Self, _: &[f32], _: usize, _: &mut [f32], _: impl Fn(&mut [f32], &[f32])) {
+        match b.0.0 {}
+    }
 }
 
 /// Needs a unit.

@@ -1,14 +1,14 @@
 //! `C ← A·Bᵀ` with B, the weight, in panels made once.
 //!
 //! ```text
-//! for each block of k                      C is touched once a block
-//!   for 512 rows of A                      rounded to pairs, they stay in the second cache
-//!     for each panel of 32 rows of B       it stays in the first cache
-//!       for each 12 rows of A              a tile of C in registers
+//! for 512 rows of A                            rounded to pairs once, for every B that they are multiplied with
+//!   for each 8 panels of 32 rows of B          their part of C stays in the second cache, over all of k
+//!     for each block of k
+//!       for each panel, for each 12 rows of A  the panel stays in the first cache, a tile of C in registers
 //! ```
 //!
-//! Tiles of AMX are faster than the second cache: there the two innermost loops change places within eight panels, and 32 rows of A stay in
-//! the first cache, for half a block of `k` at a time.
+//! Tiles of AMX are faster than the second cache: there the two innermost loops change places, and 32 rows of A stay in the first cache, for
+//! half a block of `k` at a time.
 
 use std::ops::Range;
 
@@ -26,6 +26,8 @@ pub(super) const DEPTH: usize = 576;
 pub(super) const STRIDE: usize = DEPTH / 2;
 /// Rows of A rounded at once.
 const HEIGHT: usize = 512;
+/// Panels of B whose part of C is finished before the next.
+const TOGETHER: usize = 8;
 
 /// A matrix B `[n, k]`, rounded and laid out for products with it.
 ///
@@ -91,45 +93,113 @@ impl Bf16Panels {
     /// # Panics
     /// If a slice does not have its size: a bug of the caller.
     pub fn product(&self, a: &[f32], m: usize, onto: Onto, c: &mut [f32]) {
-        let (n, k) = (self.n, self.k);
-        assert_eq!((a.len(), c.len()), (m * k, m * n), "A is {m}x{k}, C {m}x{n}");
-        if m == 0 || n == 0 {
-            return;
-        }
-        if k == 0 && onto == Onto::Replace {
-            c.fill(0.0);
-        }
-        with_words(HEIGHT.min(m).next_multiple_of(HIGH) * STRIDE, |rounded| self.multiply(a, onto, c, rounded));
+        Self::products([self], a, m, onto, [c]);
     }
 
-    fn multiply(&self, a: &[f32], onto: Onto, c: &mut [f32], rounded: &mut [u32]) {
-        let (n, k) = (self.n, self.k);
+    /// [`Self::product`] of one A with several B, which is rounded once.
+    ///
+    /// # Panics
+    /// If a slice does not have its size, or these B differ in `k`: a bug of the caller.
+    pub fn products<const N: usize>(all: [&Self; N], a: &[f32], m: usize, onto: Onto, mut c: [&mut [f32]; N]) {
+        let Some(k) = all.first().map(|b| b.k) else { return };
+        for (b, c) in all.iter().zip(&mut c) {
+            assert!(b.k == k && (a.len(), c.len()) == (m * k, m * b.n), "A is {m}x{k}, B {}x{}, C {m}x{}", b.n, b.k, b.n);
+            if k == 0 && onto == Onto::Replace {
+                c.fill(0.0);
+            }
+        }
+        if k == 0 {
+            return;
+        }
+        for (a, first) in a.chunks(HEIGHT * k).zip((0..m).step_by(HEIGHT)) {
+            with_rows(all[0].unit, a, k, |rows| {
+                for (b, c) in all.iter().zip(&mut c) {
+                    for panels in b.parts() {
+                        let column = panels.start * COLUMNS;
+                        b.times(rows, panels, onto, (&mut c[first * b.n + column..], b.n));
+                    }
+                }
+            });
+        }
+    }
+
+    /// `C ← f(A·Bᵀ, A·Dᵀ)`, element by element: some columns of both products after the other, while they are in the cache. `f` is given
+    /// a part of a row of both, and leaves in the first what C is to be.
+    ///
+    /// # Panics
+    /// If a slice does not have its size, or B and D are of two shapes: a bug of the caller.
+    pub fn combined(b: &Self, d: &Self, a: &[f32], m: usize, c: &mut [f32], f: impl Fn(&mut [f32], &[f32])) {
+        let (n, k) = b.shape();
+        assert!(d.shape() == (n, k) && (a.len(), c.len()) == (m * k, m * n), "A is {m}x{k}, B {n}x{k}, D {:?}, C {m}x{n}", d.shape());
+        if n == 0 || k == 0 {
+            c.fill(0.0);
+            return f(c, &vec![0.0; m * n]);
+        }
+        let width = n.min(TOGETHER * COLUMNS);
+        let mut other = vec![0.0; m.min(HEIGHT) * width];
+        for (a, c) in a.chunks(HEIGHT * k).zip(c.chunks_mut(HEIGHT * n)) {
+            with_rows(b.unit, a, k, |rows| {
+                for panels in b.parts() {
+                    b.times(rows, panels.clone(), Onto::Replace, (&mut c[panels.start * COLUMNS..], n));
+                    d.times(rows, panels.clone(), Onto::Replace, (&mut other, width));
+                    let columns = panels.start * COLUMNS..n.min(panels.end * COLUMNS);
+                    for (c, other) in c.chunks_exact_mut(n).zip(other.chunks_exact(width)) {
+                        f(&mut c[columns.clone()], &other[..columns.len()]);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Panels, [`TOGETHER`] at a time.
+    fn parts(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let all = self.n.div_ceil(COLUMNS);
+        (0..all).step_by(TOGETHER).map(move |first| first..all.min(first + TOGETHER))
+    }
+
+    /// `C ← A·Bᵀ`, or added to C, for the columns of some panels: `c` begins at the first of them, and has rows `stride` long.
+    fn times(&self, rows: &Rows<'_>, panels: Range<usize>, onto: Onto, (c, stride): (&mut [f32], usize)) {
         let engine = Engine::new(self.unit);
         let mut rest = self.lines.as_slice();
-        for block in blocks(k) {
+        for (block, words) in blocks(self.k).zip(rows.words.chunks_exact(rows.block)) {
             let length = 2 * pairs(block.len());
-            let (here, behind) = rest.split_at(length * n.div_ceil(COLUMNS));
+            let (here, behind) = rest.split_at(length * self.n.div_ceil(COLUMNS));
             rest = behind;
             let onto = if block.start == 0 { onto } else { Onto::Add };
-            for (a, c) in a.chunks(HEIGHT * k).zip(c.chunks_mut(HEIGHT * n)) {
-                for (a, rounded) in a.chunks_exact(k).zip(rounded.chunks_exact_mut(STRIDE)) {
-                    round(self.unit, &a[block.clone()], rounded);
-                }
-                let (rows, all) = (a.len() / k, n.div_ceil(COLUMNS));
-                for (first, high) in (0..all).step_by(engine.together()).flat_map(|p| engine.strips(rows).map(move |r| (p, r))) {
-                    for (depth, onto) in engine.depths(length / 2, onto) {
-                        for panel in first..all.min(first + engine.together()) {
-                            let column = panel * COLUMNS;
-                            let keep = Keep { width: COLUMNS.min(n - column), below: COLUMNS };
-                            let c = (&mut c[high.start * n + column..], n);
-                            let (a, b) = (&rounded[high.start * STRIDE + depth.start..], &here[panel * length..]);
-                            engine.panel(high.len(), a, &b[2 * depth.start..2 * depth.end], c, keep, onto);
-                        }
+            for high in engine.strips(rows.count) {
+                for (depth, onto) in engine.depths(length / 2, onto) {
+                    for panel in panels.clone() {
+                        let column = panel * COLUMNS;
+                        let keep = Keep { width: COLUMNS.min(self.n - column), below: COLUMNS };
+                        let c = (&mut c[high.start * stride + column - panels.start * COLUMNS..], stride);
+                        let (a, b) = (&words[high.start * STRIDE + depth.start..], &here[panel * length..]);
+                        engine.panel(high.len(), a, &b[2 * depth.start..2 * depth.end], c, keep, onto);
                     }
                 }
             }
         }
     }
+}
+
+/// Rows of A as pairs: for each block of `k`, so many words, [`STRIDE`] of them a row.
+struct Rows<'a> {
+    count: usize,
+    block: usize,
+    words: &'a [u32],
+}
+
+/// Rounds the rows of `a`, each `k` long, for `f`, which must not ask for words.
+fn with_rows(unit: Bf16Unit, a: &[f32], k: usize, f: impl FnOnce(&Rows<'_>)) {
+    let count = a.len() / k;
+    let block = count.next_multiple_of(HIGH) * STRIDE;
+    with_words(blocks(k).count() * block, |words| {
+        for (range, words) in blocks(k).zip(words.chunks_exact_mut(block)) {
+            for (a, words) in a.chunks_exact(k).zip(words.chunks_exact_mut(STRIDE)) {
+                round(unit, &a[range.clone()], words);
+            }
+        }
+        f(&Rows { count, block, words });
+    });
 }
 
 /// Rounds the `n` rows of a matrix, each `length` long and at most [`DEPTH`], into panels: 32 rows each, zeros for those that are missing.

@@ -61,6 +61,34 @@ fn a_product_is_that_of_the_rounded_matrices() {
 }
 
 #[test]
+fn products_that_share_an_operand_are_those_alone() {
+    for unit in Bf16Unit::all() {
+        for (m, k) in [(1, 1), (33, 577), (600, 40), (513, 1153), (2, 0), (0, 3)] {
+            let a = wave(m * k, 0.37);
+            let panels = |n: usize, f| Bf16Panels::new(unit, &wave(n * k, f), (n, k));
+            let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            for (n, others) in [(1, 300), (257, 32), (300, 1)] {
+                let (b, d, e) = (panels(n, 0.73), panels(n, 0.29), panels(others, 0.51));
+                let alone = |b: &Bf16Panels| {
+                    let mut c = vec![1.0; m * b.shape().0];
+                    b.product(&a, m, Onto::Replace, &mut c);
+                    c
+                };
+                let [mut x, mut y, mut z] = [vec![7.0; m * n], vec![7.0; m * n], vec![7.0; m * others]];
+                Bf16Panels::products([&b, &d, &e], &a, m, Onto::Replace, [&mut x, &mut y, &mut z]);
+                for (got, b) in [(&x, &b), (&y, &d), (&z, &e)] {
+                    assert_eq!(bits(got), bits(&alone(b)), "{m}x{k}, {n} and {others}");
+                }
+                let mut both = vec![7.0; m * n];
+                Bf16Panels::combined(&b, &d, &a, m, &mut both, |c, d| c.iter_mut().zip(d).for_each(|(c, d)| *c = *c * 0.5 + *d));
+                let want: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x * 0.5 + y).collect();
+                assert_eq!(bits(&both), bits(&want), "{m}x{k}, twice {n}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_product_over_tokens_is_that_of_the_transposes() {
     for unit in Bf16Unit::all() {
         for t in [1, 2, 7, 513] {
