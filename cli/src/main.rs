@@ -9,6 +9,7 @@ mod dynamic;
 mod hub;
 mod plugins;
 mod terminal;
+mod unknown_flag;
 
 use std::process::ExitCode;
 
@@ -19,7 +20,8 @@ use arguments::{Cli, Command};
 
 fn main() -> ExitCode {
     allocator::tune();
-    let cli = Cli::parse();
+    let command = std::env::args_os().nth(1).and_then(|word| word.into_string().ok()).unwrap_or_default();
+    let cli = Cli::try_parse().unwrap_or_else(|e| unknown_flag::with_keys(e, &command).exit());
     let result = match cli.command {
         Command::Quickstart(a) => command::quickstart::run(&a),
         Command::ListPlugins(a) => command::list_plugins::run(&a),

@@ -156,7 +156,13 @@ impl Session {
         let device = device(&raw.harness.device)?;
         let calibrated = needs_calibration(&raw, registry)?;
         let (mut opened, notes) = source(&raw, registry, model, calibrated)?;
-        let windows = if calibrated { calibrate(&raw.calibration, &data(&raw.calibration)?, &opened)? } else { Windows::new(Vec::new()) };
+        let windows = if calibrated {
+            // What the plan alone refuses is refused before data is looked for, which may have to come from far.
+            plan(&raw, registry, &opened, None, sorted)?;
+            calibrate(&raw.calibration, &data(&raw.calibration)?, &opened)?
+        } else {
+            Windows::new(Vec::new())
+        };
         let calibration = (!windows.ids.is_empty()).then(|| CalibrationPlan {
             samples: windows.ids.len(),
             seq_len: windows.ids.iter().map(Vec::len).max().unwrap_or(0),

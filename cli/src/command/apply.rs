@@ -67,9 +67,12 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
         say(&format!("`{out}` is finished already, under this very plan"));
         return Ok(());
     }
+    let formats = &plan.output.formats;
+    let dir = |f: &String| if formats.len() > 1 { format!("{out}/{f}") } else { out.to_owned() };
+    let dirs: Vec<String> = formats.iter().map(dir).collect();
     if summary.sites.is_empty() {
         say(&format!("`{out}`: {}, nothing quantized", size(summary.bytes)));
-        next(out, false);
+        next(&dirs, false);
         return Ok(());
     }
     say(&format!("{} layers quantized in {}, peak memory {}", summary.sites.len(), duration(summary.seconds), size(peak_rss())));
@@ -82,22 +85,21 @@ fn report(session: &Session, summary: &Summary, out: &str, json: bool) -> Result
     for s in worst.iter().take(3) {
         say(&format!("  {:<24} {:.4}", shown(plan, &s.site), error_of(s)));
     }
-    next(out, true);
-    let formats = &plan.output.formats;
-    let dir = |f: &String| if formats.len() > 1 { format!("{out}/{f}") } else { out.to_owned() };
-    adapter::say_how(&formats.iter().map(dir).collect::<Vec<_>>(), plan);
+    next(&dirs, true);
+    adapter::say_how(&dirs, plan);
     Ok(())
 }
 
 /// What to do with the result: a graph is not read here, and floats need no other format.
-fn next(out: &str, quantized: bool) {
-    if Path::new(out).join("model.onnx").exists() {
-        say(&format!("next: load {out}/model.onnx in onnxruntime"));
-    } else {
-        say(&format!("next: qfw eval {out} --data FILE"));
+fn next(dirs: &[String], quantized: bool) {
+    let graph = |dir: &&String| Path::new(dir).join("model.onnx").exists();
+    if let Some(dir) = dirs.iter().find(|dir| !graph(dir)) {
+        say(&format!("next: qfw eval {dir} --data FILE"));
         if quantized {
-            say(&format!("      qfw export {out} --format F -o DIR  (the same codes for another engine)"));
+            say(&format!("      qfw export {dir} --format F -o DIR  (the same codes for another engine)"));
         }
+    } else if let Some(dir) = dirs.first() {
+        say(&format!("next: load {dir}/model.onnx in onnxruntime"));
     }
 }
 

@@ -80,11 +80,12 @@ fn say_weights(w: &WeightErrors) {
         kinds.entry(kind).or_default().push((m.error, &m.site));
     }
     say("weights     relative error: in the middle, and the largest");
+    let wide = kinds.keys().map(|kind| kind.len()).max().unwrap_or(0) + 2;
     for (kind, mut errors) in kinds {
         errors.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (middle, worst) = (errors[errors.len() / 2].0, errors[errors.len() - 1]);
         let of = if errors.len() > 1 { format!("  {:.4}  {}", worst.0, worst.1) } else { String::new() };
-        say(&format!("  {kind:<10}{middle:.4}{of}"));
+        say(&format!("  {kind:<wide$}{middle:.4}{of}"));
     }
     w.unmatched.iter().for_each(|m| say(&format!("  not compared: {m}")));
 }

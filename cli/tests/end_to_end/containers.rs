@@ -104,7 +104,13 @@ fn rounded_activations_and_floats_survive_the_container() {
 fn calibrated_codes_survive_the_container_too() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    apply("tiny-llama", &out, "--algo gptq --set scheme.weights.granularity.group=32 --format qfw,compressed-tensors");
+    let done = apply("tiny-llama", &out, "--algo gptq --set scheme.weights.granularity.group=32 --format qfw,compressed-tensors");
+    // What is advised is there, and what was meant by the directory of both is said.
+    let shown = out.display();
+    assert!(done.stdout.contains(&format!("next: qfw eval {shown}/qfw --data FILE")), "{}", done.stdout);
+    let ran = qfw(&args("inspect", &[&shown.to_string()]));
+    let hint = format!("hint: give the one that is meant: `{shown}/compressed-tensors`, `{shown}/qfw`");
+    assert!(ran.code == Some(1) && ran.stderr.contains(&hint), "{}", ran.stderr);
     let native = eval(&out.join("qfw"));
     assert_eq!(native, eval(&out.join("compressed-tensors")));
     for format in ["qfw", "compressed-tensors"] {

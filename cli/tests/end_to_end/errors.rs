@@ -100,12 +100,46 @@ fn unknown_names_are_answered_with_the_nearest_and_all_known() {
 }
 
 #[test]
+fn a_flag_that_is_a_key_says_so() {
+    let ran = plan(&asset("tiny-llama"), "--algo rtn --seq_len 128");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{}", ran.stderr);
+    for part in ["unexpected argument '--seq_len'", "`--set calibration.seq-len=VALUE` sets it"] {
+        assert!(ran.stderr.contains(part), "`{part}` is not in\n{}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("-- --seq_len"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_the_plan_refuses_is_refused_before_data_is_looked_for() {
+    let ran = plan(&asset("tiny-llama"), &format!("{INT4} --algo gptq,rtn --data no-such-file.txt"));
+    refused_with(&ran, 2, "plan::two-rounds", &["would be rounded by gptq and rtn"]);
+}
+
+#[test]
 fn unknown_and_wrong_options_of_a_pass_are_named() {
     refused(
         "--algo gptq --set gptq.dampp=1",
         "config::invalid",
         &["options of `gptq`: unknown field `dampp`", "hint: its options: block-size, num-blocks, damp, act-order (off, static, group), "],
     );
+    refused(
+        "--preset w4a16 --set gptq.actorder=group",
+        "config::invalid",
+        &[
+            "`act-order` and `actorder` are two names of one option of `gptq`",
+            "hint: keep one of them; a preset or a file may have set the other",
+        ],
+    );
+    // An option that may be left out is not left out by a number that is none.
+    for number in ["nan", "inf", "-inf"] {
+        let set = format!("learned-round.lr={number}");
+        let shown = number.replace("nan", "NaN");
+        refused(
+            &format!("--algo learned-round --set {set}"),
+            "config::invalid",
+            &["options.lr` from `--set ", &format!("`{shown}` is not a finite number")],
+        );
+    }
     refused("--algo gptq --set gptq.damp=2", "config::invalid", &["option `damp` of `gptq` is 2", "hint: it must be from 0 to 1"]);
     refused("--algo rtn --set rtn.damp=1", "config::invalid", &["options of `rtn`", "`damp`"]);
 }

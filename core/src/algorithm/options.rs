@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{BuiltAlgorithm, PtqAlgorithm};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, did_you_mean};
 
 /// A name that is an option in another system, but none here.
 pub struct Elsewhere {
@@ -90,6 +90,10 @@ pub fn read_options<T: DeserializeOwned>(algo: &str, options: &Value, known: &st
         }
     }
     serde_json::from_value(options.clone()).map_err(|e| {
+        if let Some((one, other)) = two_names::<T>(&options) {
+            return Error::config("config::invalid", format!("`{one}` and `{other}` are two names of one option of `{algo}`"))
+                .hint("keep one of them; a preset or a file may have set the other");
+        }
         // Serde says what is wrong with a value, and not whose it is: the option that fails alike on its own.
         let alike = |name: &str, value: &Value| {
             let alone = serde_json::from_value::<T>(Value::Object([(name.to_owned(), value.clone())].into_iter().collect()));
@@ -100,8 +104,33 @@ pub fn read_options<T: DeserializeOwned>(algo: &str, options: &Value, known: &st
             Some(name) => format!("option `{name}` of `{algo}`"),
             None => format!("options of `{algo}`"),
         };
-        Error::config("config::invalid", format!("{of}: {e}")).hint(format!("its options: {known}"))
+        Error::config("config::invalid", format!("{of}: {}", briefly(&e.to_string()))).hint(format!("its options: {known}"))
     })
+}
+
+/// Two keys that are names of one option.
+fn two_names<T: DeserializeOwned>(options: &Value) -> Option<(&str, &str)> {
+    let all: Vec<(&String, &Value)> = options.as_object()?.iter().collect();
+    let pairs = all.iter().enumerate().flat_map(|(i, one)| all[i + 1..].iter().map(move |other| (one, other)));
+    let alone = |map: &[(&String, &Value)]| {
+        let map = map.iter().map(|(name, value)| ((*name).clone(), (*value).clone())).collect();
+        serde_json::from_value::<T>(Value::Object(map)).err().map(|e| e.to_string())
+    };
+    let twice = |(one, other): &(&(&String, &Value), &(&String, &Value))| {
+        alone(&[**one, **other]).is_some_and(|e| e.starts_with("duplicate field"))
+    };
+    pairs.into_iter().find(twice).map(|((one, _), (other, _))| (one.as_str(), other.as_str()))
+}
+
+/// What serde says, the nearest name in place of all that there are with their spellings in other systems.
+fn briefly(said: &str) -> String {
+    match said.split_once(", expected one of ") {
+        Some((what, names)) if what.starts_with("unknown field") => {
+            let wrong = what.split('`').nth(1).unwrap_or_default();
+            format!("{what}{}", did_you_mean(wrong, names.split(", ").map(|name| name.trim_matches('`'))))
+        }
+        _ => said.to_owned(),
+    }
 }
 
 /// The algorithm over options that were read, and these written out with their defaults, as the plan records them.
@@ -189,5 +218,31 @@ mod tests {
             (e.to_string().as_str(), e.hint_text()),
             ("options of `m`: unknown field `dampp`, expected `damp`", Some("its options: damp"))
         );
+    }
+
+    #[test]
+    fn two_spellings_and_misspellings_are_named() {
+        #[derive(serde::Deserialize, Debug, Default)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+        #[allow(dead_code, reason = "only read")]
+        struct Options {
+            #[serde(alias = "act_order", alias = "desc-act")]
+            act_order: bool,
+            damp: f64,
+        }
+        let read = |options| {
+            let e = read_options::<Options>("m", &options, "act-order, damp", &[]).unwrap_err();
+            (e.to_string(), e.hint_text().unwrap_or_default().to_owned())
+        };
+        let (message, hint) = read(json!({ "act-order": true, "damp": 0.1, "desc-act": false }));
+        assert_eq!(message, "`act-order` and `desc-act` are two names of one option of `m`");
+        assert!(hint.contains("a preset or a file may have set the other"), "{hint}");
+        let (message, hint) = read(json!({ "act-ordr": true }));
+        assert_eq!(
+            (message.as_str(), hint.as_str()),
+            ("options of `m`: unknown field `act-ordr` (did you mean `act-order`?)", "its options: act-order, damp")
+        );
+        assert_eq!(read(json!({ "other": 1 })).0, "options of `m`: unknown field `other`");
+        assert_eq!(read(json!({ "damp": "x", "act_order": true })).0, "option `damp` of `m`: invalid type: string \"x\", expected f64");
     }
 }

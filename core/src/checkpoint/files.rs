@@ -140,6 +140,19 @@ pub(super) fn single_archive(dir: &Path) -> Result<Option<PathBuf>> {
     the_one(dir, "irpa", found)
 }
 
+/// What could have been meant by a directory that is no checkpoint: the checkpoints directly below it, as a run in several formats makes them.
+pub(super) fn checkpoints_in(dir: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {
+        let path = entry.map_err(|e| Error::io(dir, "list", e))?.path();
+        if path.join("config.json").is_file() || matches!(single_gguf(&path), Ok(Some(_))) {
+            found.push(format!("`{}`", path.display()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 fn with_extension(dir: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, "list", e))? {

@@ -220,8 +220,12 @@ impl Checkpoint {
         let config_text = match std::fs::read_to_string(&config_path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::input("checkpoint::no-config", format!("`{}` has no config.json", path.display()))
-                    .hint("a Hugging Face checkpoint directory holds config.json beside its weights"));
+                let inside = files::checkpoints_in(path)?;
+                let hint = match inside.as_slice() {
+                    [] => "a Hugging Face checkpoint directory holds config.json beside its weights".to_owned(),
+                    dirs => format!("give the one that is meant: {}", dirs.join(", ")),
+                };
+                return Err(Error::input("checkpoint::no-config", format!("`{}` has no config.json", path.display())).hint(hint));
             }
             Err(e) => return Err(Error::io(&config_path, "read", e)),
         };

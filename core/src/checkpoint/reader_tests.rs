@@ -72,6 +72,14 @@ fn what_is_no_checkpoint_is_named() {
         failure(&[("config.json", LLAMA.as_bytes())]),
         "[checkpoint::no-weights] `DIR` holds no *.safetensors file | give the directory that holds the weights"
     );
+    for (name, file) in [("onnx", "config.json"), ("gguf", "model.gguf"), ("empty", "README.md")] {
+        std::fs::create_dir_all(dir_.path().join("several").join(name)).unwrap();
+        std::fs::write(dir_.path().join("several").join(name).join(file), "").unwrap();
+    }
+    assert_eq!(
+        open("several"),
+        "[checkpoint::no-config] `DIR/several` has no config.json | give the one that is meant: `DIR/several/gguf`, `DIR/several/onnx`"
+    );
     assert_eq!(failure(&[("a.gguf", b""), ("b.gguf", b"")]), "[checkpoint::ambiguous] `DIR` holds 2 .gguf files | name one of them");
 }
 

@@ -17,7 +17,7 @@ use crate::model::{Activations, Block, Branch, MapWeights, WeightSource};
 use crate::numeric::{Factor, Matrix, Record, Traced, bias_gradient, walk_back, weight_gradient};
 use crate::topology::{Part, SiteId};
 
-/// Rows of a weight's gradient that one task computes.
+/// Fewest rows of a weight's gradient that one task computes: each reads all of what the weight was multiplied with.
 const STRIPE: usize = 384;
 
 /// What sees the records of some windows; whether they are the first.
@@ -98,16 +98,16 @@ impl<'a> TracedBlock<'a> {
     pub(super) fn gradients(&self, windows: &[usize], factors: &[Arc<Factor>], objective: &Objective<'_>) -> Result<Gradients> {
         let zeros = |n: fn(&(usize, usize)) -> usize| self.sites.iter().map(|(_, shape)| vec![0.0; n(shape)]).collect::<Vec<Vec<f32>>>();
         let (mut weights, mut biases) = (zeros(|(o, i)| o * i), zeros(|(o, _)| *o));
+        // A few tasks for each thread, so that none waits long for the last one; how rows are split changes no bit.
+        let tasks = 4 * rayon::current_num_threads().max(1);
+        let enough = self.sites.iter().map(|(_, (o, _))| o).sum::<usize>().div_ceil(tasks).max(STRIPE);
         let mut add = |records: &[Arc<Record>], first: bool| {
-            let stripes: Vec<(usize, usize, &mut [f32])> = weights
-                .iter_mut()
-                .zip(&self.sites)
-                .enumerate()
-                .flat_map(|(slot, (g, (_, (_, columns))))| g.chunks_mut(STRIPE * columns).enumerate().map(move |(i, c)| (slot, i, c)))
-                .collect();
-            stripes.into_par_iter().try_for_each(|(slot, i, out)| {
-                let columns = self.sites[slot].1.1;
-                let rows = i * STRIPE..i * STRIPE + out.len() / columns;
+            let parts = weights.iter_mut().zip(&self.sites).enumerate().flat_map(|(slot, (g, (_, (o, columns))))| {
+                let rows = o.div_ceil(o.div_ceil(enough).max(1)).max(1);
+                g.chunks_mut(rows * columns).enumerate().map(move |(i, part)| (slot, i * rows, part))
+            });
+            parts.collect::<Vec<_>>().into_par_iter().try_for_each(|(slot, start, out)| {
+                let rows = start..start + out.len() / self.sites[slot].1.1;
                 weight_gradient(records, slot, rows, out, first, self.run.bf16())
             })?;
             let mut biased = biases.iter_mut().enumerate().filter(|(slot, _)| self.biased[*slot]);

@@ -58,12 +58,16 @@ pub fn linears<const N: usize>(x: &Tensor, layers: [(&Matrix, Option<&Tensor>); 
         Some(all) => {
             let t = x.dim(0)?;
             let mut results = all.map(|panels| vec![0.0; t * panels.shape().0]);
-            with_slice::<f32, _>(x, |x| {
+            with_slice::<f32, _>(&x.detach(), |x| {
                 Bf16Panels::products(all, x, t, Onto::Replace, results.each_mut().map(Vec::as_mut_slice));
                 Ok(())
             })?;
-            let finish = |(y, (b, panels)): (Vec<f32>, (Option<&Tensor>, &Bf16Panels))| tensor(with_bias(y, b)?, (t, panels.shape().0));
-            results.into_iter().zip(layers.map(|(_, b)| b).into_iter().zip(all)).map(finish).collect::<Result<Vec<_>>>()?
+            let mut tensors = Vec::with_capacity(N);
+            for ((y, (weight, bias)), panels) in results.into_iter().zip(layers).zip(all) {
+                let y = tensor(with_bias(y, bias)?, (t, panels.shape().0))?;
+                tensors.push(if let Matrix::Traced(traced) = weight { traced.follow(x, y)? } else { y });
+            }
+            tensors
         }
     };
     results.try_into().map_err(|_| Error::internal("as many results as layers"))
@@ -75,7 +79,8 @@ pub fn linears<const N: usize>(x: &Tensor, layers: [(&Matrix, Option<&Tensor>); 
 /// # Errors
 /// As [`Matrix::apply`], or if the shapes of the two differ.
 pub fn gated_linears(f: Activation, x: &Tensor, [gate, up]: [(&Matrix, Option<&Tensor>); 2]) -> Result<Tensor> {
-    let Some([g, u]) = rounded(x, [gate.0, up.0]).filter(|[g, u]| g.shape() == u.shape() && gate.1.is_none() && up.1.is_none()) else {
+    let plain = |(weight, bias): (&Matrix, Option<&Tensor>)| matches!(weight, Matrix::Bf16(_)) && bias.is_none();
+    let Some([g, u]) = rounded(x, [gate.0, up.0]).filter(|[g, u]| g.shape() == u.shape() && plain(gate) && plain(up)) else {
         let [gate, up] = linears(x, [gate, up])?;
         return activate_gated(f, &gate, &up);
     };
@@ -90,12 +95,14 @@ pub fn gated_linears(f: Activation, x: &Tensor, [gate, up]: [(&Matrix, Option<&T
 
 /// These weights as panels, if all of them are rounded, and `x` is an input that they can be multiplied with.
 fn rounded<'a, const N: usize>(x: &Tensor, weights: [&'a Matrix; N]) -> Option<[&'a Bf16Panels; N]> {
-    let fits = |w: &'a Matrix| match w {
-        Matrix::Bf16(panels) => Some(panels).filter(|p| x.dims2().is_ok_and(|(_, i)| i == p.shape().1)),
-        _ => None,
+    let panels = |w: &'a Matrix| match w {
+        Matrix::Bf16(panels) => Some(panels).filter(|_| !x.track_op()),
+        Matrix::Traced(traced) => traced.rounded(),
+        Matrix::Plain(_) => None,
     };
-    let all: Vec<&Bf16Panels> = weights.into_iter().map_while(fits).collect();
-    all.try_into().ok().filter(|_| on_host(&[x]) && x.dtype() == DType::F32)
+    let fits = |p: &&Bf16Panels| x.dims2().is_ok_and(|(_, i)| i == p.shape().1);
+    let all: Vec<&Bf16Panels> = weights.into_iter().map_while(|w| panels(w).filter(fits)).collect();
+    all.try_into().ok().filter(|_| on_host(&[&x.detach()]) && x.dtype() == DType::F32)
 }
 
 /// As [`linear`], of a rounded weight.
@@ -156,8 +163,11 @@ fn with_bias<R: Real>(mut y: Vec<R>, bias: Option<&Tensor>) -> Result<Vec<R>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use candle_core::Device;
 
+    use super::super::gradient::{Factor, Record, inner_product, walk_back, weight_gradient};
     use super::*;
 
     fn wave(shape: (usize, usize), f: f64) -> Tensor {
@@ -186,6 +196,48 @@ mod tests {
             }
             assert!(linears(&wave((2, 69), 0.1), [(&g, None), (&u, None)]).is_err());
             assert!(gated_linears(Activation::Silu, &x, [(&g, None), (&other, None)]).is_err());
+        }
+    }
+    /// Values, and the gradients of weights and input.
+    #[test]
+    fn layers_under_training_share_an_input_too() {
+        let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let (x, target) = (wave((37, 70), 0.37), wave((37, 300), 0.23));
+        for unit in Bf16Unit::all().map(Some).chain([None]) {
+            let factors = [0.73, 0.29].map(|f| Arc::new(Factor::new(wave((300, 70), f), unit).unwrap()));
+            let run = |together: bool| {
+                let record = Arc::new(Record::new(2).unwrap());
+                let [gate, up] = [0, 1].map(|i| Matrix::Traced(Traced::new(Arc::clone(&factors[i]), Arc::clone(&record), Some(i))));
+                let (of_x, seen) = (Arc::new(Mutex::new(None)), Mutex::new(Vec::new()));
+                walk_back(|| {
+                    let of_x = Arc::clone(&of_x);
+                    let x = record.watch(&x, move |g| {
+                        *of_x.lock().unwrap() = Some(g.clone());
+                        Ok(())
+                    })?;
+                    let layers = [(&gate, None), (&up, None)];
+                    let y = if together {
+                        gated_linears(Activation::Silu, &x, layers)?
+                    } else {
+                        activate_gated(Activation::Silu, &gate.apply(&x, None)?, &up.apply(&x, None)?)?
+                    };
+                    seen.lock().unwrap().extend(y.detach().flatten_all()?.to_vec1::<f32>()?);
+                    inner_product(&y, &target)
+                })
+                .unwrap();
+                let mut all = vec![bits(&seen.into_inner().unwrap())];
+                for slot in 0..2 {
+                    let mut w = vec![0.0f32; 300 * 70];
+                    weight_gradient(&[Arc::clone(&record)], slot, 0..300, &mut w, true, unit).unwrap();
+                    all.push(bits(&w));
+                }
+                let of_x = of_x.lock().unwrap().take().unwrap();
+                all.push(bits(&of_x.flatten_all().unwrap().to_vec1::<f32>().unwrap()));
+                all
+            };
+            let (together, apart) = (run(true), run(false));
+            assert!(together.iter().all(|part| part.iter().any(|b| *b != 0)));
+            assert!(together == apart, "{unit:?}");
         }
     }
 }

@@ -72,6 +72,7 @@ impl<'a> Reader<'a> {
                 Ok(unsigned) => visitor.visit_u64(unsigned),
                 Err(_) => visitor.visit_i64(*i),
             },
+            Value::Float(f) if !f.is_finite() => Err(de::Error::custom(format!("`{f}` is not a finite number"))),
             Value::Float(f) => visitor.visit_f64(*f),
             Value::Boolean(b) => visitor.visit_bool(*b),
             Value::Array(items) => {

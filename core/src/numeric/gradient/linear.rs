@@ -86,8 +86,18 @@ impl Traced {
 
     /// As [`Matrix::apply`].
     pub(in super::super) fn apply(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let value = self.factor.forward.apply(&x.detach(), bias)?;
+        self.follow(x, value)
+    }
+
+    /// The weight as panels, if it is rounded.
+    pub(in super::super) fn rounded(&self) -> Option<&Bf16Panels> {
+        if let Matrix::Bf16(panels) = &self.factor.forward { Some(panels) } else { None }
+    }
+
+    /// Leaves behind how `value`, which is what [`Self::apply`] makes of `x`, runs backwards.
+    pub(in super::super) fn follow(&self, x: &Tensor, value: Tensor) -> Result<Tensor> {
         let frozen = x.detach();
-        let value = self.factor.forward.apply(&frozen, bias)?;
         let (factor, tracked) = (Arc::clone(&self.factor), x.track_op());
         let Some(slot) = self.slot else {
             return if tracked { step1(x, value, move |g| factor.backward(g)) } else { Ok(value) };

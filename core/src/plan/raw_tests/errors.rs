@@ -122,7 +122,7 @@ fn specs_say_what_is_wrong() {
         ),
         ("range = { mse = 1 }", "range.mse` in run.toml line 3: expected a table, got integer `1`"),
         ("min-threshold = -1.0", "min-threshold` in run.toml line 3: expected a finite number of at least 0, got floating point `-1.0`"),
-        ("min-threshold = nan", "min-threshold` in run.toml line 3: expected a finite number of at least 0, got floating point `NaN`"),
+        ("min-threshold = nan", "min-threshold` in run.toml line 3: `NaN` is not a finite number"),
     ];
     for (text, message) in cases {
         let text = with_model(&format!("scheme.weights = {{ format = \"int4\", {text} }}"));
