@@ -2,7 +2,7 @@
 
     pip install torch==2.8.0 sharktank==3.8.0 wave-lang==3.8.1 iree-turbine==3.9.0 iree-base-compiler==3.9.0 iree-base-runtime==3.9.0
     pip install --no-deps amdsharktank==3.9.0
-    python datasets.py QFW DIR [--compile]
+    python shark.py QFW DIR [--compile]
 
 QFW is the program, DIR an empty directory. Each recipe quantizes `tiny-llama` into `shark` and into `safetensors-f32`, the floats that the codes
 of the same run stand for. A line is a recipe, the layouts that hold its weights, and how many tensors sharktank and amdsharktank dequantize to
