@@ -1,4 +1,9 @@
-//! Allocator settings of the program.
+//! The allocator of the program, and its settings.
+
+use qfw_core::CacheLines;
+
+#[global_allocator]
+static ALLOCATOR: CacheLines = CacheLines;
 
 /// Keeps large tensors on the heap instead of mapping fresh pages for each: with glibc's defaults every tensor above a threshold costs a
 /// page fault per 4 KiB, which is several times the cost of the arithmetic on it. Embedders are not affected.

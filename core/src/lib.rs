@@ -1,6 +1,7 @@
 //! Post-training quantization of language models.
 
 pub mod algorithm;
+mod allocator;
 pub mod calibration;
 pub mod checkpoint;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod statistic;
 pub mod target;
 pub mod topology;
 
+pub use allocator::CacheLines;
 pub use candle_core as candle;
 pub use error::{Error, ErrorKind, Result};
 #[doc(hidden)]

@@ -91,7 +91,7 @@ impl Case<'_> {
         for i in trained {
             let (site, (o, n)) = (self.linears[*i].site, self.linears[*i].shape);
             let mut gradient = vec![0.0f64; o * n];
-            weight_gradient(std::slice::from_ref(&record), *i, 0..o, &mut gradient, true, None).unwrap();
+            weight_gradient(std::slice::from_ref(&record), *i, 0..o, &mut gradient, true).unwrap();
             let direction = wave((o, n), 0.7, 1.0);
             let slope: f64 = direction.flatten_all().unwrap().to_vec1::<f64>().unwrap().iter().zip(&gradient).map(|(d, g)| d * g).sum();
             let at = |step: f64| {
@@ -166,6 +166,6 @@ fn through_rotations_and_multipliers_on_the_way() {
 #[test]
 fn a_weight_that_takes_no_part_is_an_error() {
     let record = Arc::new(Record::new(1).unwrap());
-    let nothing = weight_gradient(&[record], 0, 0..1, &mut [0.0f64], true, None);
+    let nothing = weight_gradient(&[record], 0, 0..1, &mut [0.0f64], true);
     assert!(nothing.unwrap_err().to_string().contains("takes part in nothing that the loss depends on"));
 }

@@ -22,6 +22,14 @@ pub trait Training: Sync {
     /// If a weight has another size, or the run is interrupted.
     fn loss(&self, windows: &[usize], weights: Vec<Vec<f32>>) -> Result<f64>;
 
+    /// The loss over `windows`, and the loss over `some` of them.
+    ///
+    /// # Errors
+    /// As [`Self::loss`].
+    fn losses(&self, windows: &[usize], some: &[usize], weights: Vec<Vec<f32>>) -> Result<(f64, f64)> {
+        Ok((self.loss(windows, weights.clone())?, self.loss(some, weights)?))
+    }
+
     /// The loss, and its gradients with respect to the weights.
     ///
     /// # Errors
@@ -130,8 +138,8 @@ struct Underway<L> {
     best: Option<(f64, usize, L)>,
 }
 
-/// Takes `batches.steps` steps, and leaves in `learner` what has the least loss over all windows: the start, the state with the least loss
-/// on its own batch, or the last. So it never ends worse than it began.
+/// Takes `batches.steps` steps, and leaves in `learner` what has the least loss over all windows: the start, the last state, or the one with
+/// the least loss on its own batch, unless the last one loses no more even there. So it never ends worse than it began.
 ///
 /// # Errors
 /// What running the block returns.
@@ -188,12 +196,20 @@ fn descend<L: Learner>(
     if batches.steps == 0 {
         return Ok(kept);
     }
-    let last = (batches.steps, now);
-    for (steps, candidate) in [Some(last), best.map(|(_, steps, learner)| (steps, learner))].into_iter().flatten() {
-        let loss = training.loss(&all, candidate.settled())?;
-        if loss < kept.reached {
+    let mut keep = |loss: f64, steps: usize, candidate: L| {
+        let better = loss < kept.reached;
+        if better {
             (kept.reached, kept.steps, *learner) = (loss, steps, candidate);
         }
+        better
+    };
+    let Some((least, steps, best)) = best else {
+        keep(training.loss(&all, now.settled())?, batches.steps, now);
+        return Ok(kept);
+    };
+    let (loss, there) = training.losses(&all, &batches.draw(steps, all.len()), now.settled())?;
+    if !keep(loss, batches.steps, now) || there > least {
+        keep(training.loss(&all, best.settled())?, steps, best);
     }
     Ok(kept)
 }
@@ -264,6 +280,33 @@ mod tests {
         let went = minimize(&Parabola, &mut bad, &batches).unwrap();
         assert_eq!((went.reached, went.steps, bad.0), (1.0, 0, [2.0]));
         assert_eq!(minimize(&Parabola, &mut bad, &Batches { steps: 0, ..batches }).unwrap().curve, [0.0; 0]);
+    }
+
+    /// Counts how often the loss is computed without gradients.
+    struct Counted(std::sync::atomic::AtomicUsize);
+
+    impl Training for Counted {
+        fn windows(&self) -> usize {
+            Parabola.windows()
+        }
+        fn loss(&self, windows: &[usize], weights: Vec<Vec<f32>>) -> Result<f64> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Parabola.loss(windows, weights)
+        }
+        fn gradients(&self, windows: &[usize], weights: Vec<Vec<f32>>) -> Result<(f64, Vec<Vec<f32>>)> {
+            Parabola.gradients(windows, weights)
+        }
+    }
+
+    /// The start, the last state over all windows and over one batch; and the state that was best on that batch, if the last is worse there.
+    #[test]
+    fn what_is_worse_where_it_was_best_is_not_tried_over_all_windows() {
+        let batches = Batches { steps: 8, size: 2, key: [1, 2] };
+        for (step, losses) in [(0.25, 3), (1.5, 4)] {
+            let counted = Counted(0.into());
+            minimize(&counted, &mut Point([2.0], step), &batches).unwrap();
+            assert_eq!(counted.0.into_inner(), losses, "steps of {step}");
+        }
     }
 
     impl Resumable for Point {

@@ -102,12 +102,14 @@ pub(super) struct BlockResult {
     pub(super) sites: Vec<SiteReport>,
     /// How the block rounds its activations from now on.
     pub(super) activations: Activations,
+    /// What the original block puts out on the reference stream, or on the only one that there is, if something learned from that.
+    pub(super) targets: Option<Stream>,
 }
 
 impl BlockResult {
     /// A block whose weights are these, before anything happened to it.
     pub(super) fn new(weights: MapWeights) -> Self {
-        Self { weights, tensors: Vec::new(), sites: Vec::new(), activations: Activations::default() }
+        Self { weights, tensors: Vec::new(), sites: Vec::new(), activations: Activations::default(), targets: None }
     }
 }
 

@@ -230,7 +230,10 @@ impl<'a> Run<'a> {
         }
         control.report(Progress::Step { name: "propagate" });
         if let Some(stream) = streams.get(StreamKind::Reference) {
-            propagate(&*self.model.block(b, original)?, stream, self.device(), control)?;
+            match &result.targets {
+                Some(targets) => for_each_window(stream.windows(), control, |i| stream.set(i, &targets.get(i, self.device())?))?,
+                None => propagate(&*self.model.block(b, original)?, stream, self.device(), control)?,
+            }
         }
         if let Some(stream) = streams.get(StreamKind::Quantized) {
             let block = result.activations.in_block(b, self.model.block(b, &result.weights)?);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::block::{BlockResult, Job, Moved, Streams, conditioned_or_skipped, finished, settle, site_context, split_off, values};
 use super::run::{Control, Run};
 use super::split;
-use super::training::{BlockTraining, Weights};
+use super::training::{BlockTraining, targets};
 use crate::algorithm::{BlockContext, Event, Rounded, SiteContext, Stage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::MapWeights;
@@ -53,19 +53,18 @@ pub(super) fn round_together(
         told.append(&mut site.events);
         moved.push(site);
     }
-    let sites: Vec<SiteContext<'_>> = plain.iter().zip(&moved).map(|(cx, moved)| moved.seen(cx)).collect();
-    let stream = run.needs(pass).training.unwrap_or(run.stream());
+    let contexts: Vec<SiteContext<'_>> = plain.iter().zip(&moved).map(|(cx, moved)| moved.seen(cx)).collect();
+    let inputs = streams.kept(run.needs(pass).training.unwrap_or(run.stream()))?;
+    if result.targets.is_none() {
+        let reference = streams.get(StreamKind::Reference).unwrap_or(inputs);
+        result.targets = Some(targets(run, b, original, reference, &streams.dir, control)?);
+    }
+    let targets = result.targets.as_ref().ok_or_else(|| Error::internal("a block learns without targets"))?;
     let rounded = {
-        let training = BlockTraining::new(
-            run,
-            b,
-            Weights { original, current: &result.weights, activations: &result.activations },
-            &group.iter().map(|job| job.linear.site).collect::<Vec<_>>(),
-            (streams.kept(stream)?, streams.get(StreamKind::Reference).map_or_else(|| streams.kept(stream), Ok)?),
-            &streams.dir,
-            control,
-        )?;
-        algorithm.round(&BlockContext { sites: &sites, training: &training, block: b, seed: run.plan().harness.seed })
+        let weights = (&result.weights, &result.activations);
+        let sites: Vec<_> = group.iter().map(|job| job.linear.site).collect();
+        let training = BlockTraining::new(run, b, weights, &sites, (inputs, targets), control)?;
+        algorithm.round(&BlockContext { sites: &contexts, training: &training, block: b, seed: run.plan().harness.seed })
     };
     let rounded = match rounded.map_err(|e| e.within(format!("block {b}"))) {
         Err(e) if e.kind() == ErrorKind::Numeric && run.plan().harness.on_failure == Failure::Rtn => {

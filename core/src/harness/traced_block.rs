@@ -1,8 +1,8 @@
 //! A block run forwards and backwards, many windows side by side.
 //!
-//! Each window has a graph of its own; what weights were multiplied with, and the gradients of what came out, wait until as many windows
-//! as there are threads are done, and become part of the weights' gradients then. Gradients are sums over windows in their order, so that
-//! neither threads nor how many windows wait changes a bit.
+//! Each window has a graph of its own; what weights were multiplied with, and the gradients of what came out, wait until some windows are
+//! done, and become part of the weights' gradients then. Gradients are sums over windows in their order, so that neither threads nor how
+//! many windows wait changes a bit.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,6 +19,10 @@ use crate::topology::{Part, SiteId};
 
 /// Fewest rows of a weight's gradient that one task computes: each reads all of what the weight was multiplied with.
 const STRIPE: usize = 384;
+/// Tasks begin at multiples of so many rows, as rounded products ask for.
+const PANEL: usize = 32;
+/// Windows that wait for each thread where what they wait with is rounded, which takes half the room: a gradient is visited less often.
+const WAITING: usize = 2;
 
 /// What sees the records of some windows; whether they are the first.
 type SeeRecords<'a> = dyn FnMut(&[Arc<Record>], bool) -> Result<()> + 'a;
@@ -89,12 +93,12 @@ impl<'a> TracedBlock<'a> {
         Ok(self.activations.in_block(self.block, self.run.model().block(self.block, &source)?))
     }
 
-    /// The sum of the objective over `windows`.
-    pub(super) fn loss(&self, windows: &[usize], factors: &[Arc<Factor>], objective: &Objective<'_>) -> Result<f64> {
+    /// The objective on each of `windows`.
+    pub(super) fn losses(&self, windows: &[usize], factors: &[Arc<Factor>], objective: &Objective<'_>) -> Result<Vec<f64>> {
         self.sweep(windows, factors, objective, None)
     }
 
-    /// It, and its gradients.
+    /// The sum of the objective over `windows`, and its gradients.
     pub(super) fn gradients(&self, windows: &[usize], factors: &[Arc<Factor>], objective: &Objective<'_>) -> Result<Gradients> {
         let zeros = |n: fn(&(usize, usize)) -> usize| self.sites.iter().map(|(_, shape)| vec![0.0; n(shape)]).collect::<Vec<Vec<f32>>>();
         let (mut weights, mut biases) = (zeros(|(o, i)| o * i), zeros(|(o, _)| *o));
@@ -103,31 +107,32 @@ impl<'a> TracedBlock<'a> {
         let enough = self.sites.iter().map(|(_, (o, _))| o).sum::<usize>().div_ceil(tasks).max(STRIPE);
         let mut add = |records: &[Arc<Record>], first: bool| {
             let parts = weights.iter_mut().zip(&self.sites).enumerate().flat_map(|(slot, (g, (_, (o, columns))))| {
-                let rows = o.div_ceil(o.div_ceil(enough).max(1)).max(1);
+                let rows = o.div_ceil(o.div_ceil(enough).max(1)).next_multiple_of(PANEL).max(1);
                 g.chunks_mut(rows * columns).enumerate().map(move |(i, part)| (slot, i * rows, part))
             });
             parts.collect::<Vec<_>>().into_par_iter().try_for_each(|(slot, start, out)| {
                 let rows = start..start + out.len() / self.sites[slot].1.1;
-                weight_gradient(records, slot, rows, out, first, self.run.bf16())
+                weight_gradient(records, slot, rows, out, first)
             })?;
             let mut biased = biases.iter_mut().enumerate().filter(|(slot, _)| self.biased[*slot]);
             biased.try_for_each(|(slot, g)| bias_gradient(records, slot, g))
         };
-        let loss = self.sweep(windows, factors, objective, Some(&mut add))?;
+        let loss = self.sweep(windows, factors, objective, Some(&mut add))?.into_iter().sum();
         Ok(Gradients { loss, weights, biases })
     }
 
-    /// Runs `windows`, as many at once as there are threads; `then` sees their records, in order.
+    /// Runs `windows`, as many at once as there are threads; `then` sees the records of some at a time, in order.
     fn sweep(
         &self,
         windows: &[usize],
         factors: &[Arc<Factor>],
         objective: &Objective<'_>,
         mut then: Option<&mut SeeRecords<'_>>,
-    ) -> Result<f64> {
+    ) -> Result<Vec<f64>> {
         let trains = then.is_some();
-        let mut loss = 0.0;
-        for (nth, chunk) in windows.chunks(rayon::current_num_threads().max(1)).enumerate() {
+        let mut all = Vec::with_capacity(windows.len());
+        let waiting = if trains && self.run.bf16().is_some() { WAITING } else { 1 };
+        for (nth, chunk) in windows.chunks(waiting * rayon::current_num_threads().max(1)).enumerate() {
             let records = chunk.iter().map(|_| Ok(Arc::new(Record::new(self.sites.len())?))).collect::<Result<Vec<_>>>()?;
             let losses: Vec<Mutex<f64>> = chunk.iter().map(|_| Mutex::new(f64::NAN)).collect();
             for_each_window(chunk.len(), self.control, |i| {
@@ -139,13 +144,14 @@ impl<'a> TracedBlock<'a> {
                 Ok(())
             })?;
             // In the order of the windows, whoever was done first.
-            loss = losses.into_iter().fold(loss, |sum, l| sum + l.into_inner().unwrap_or(f64::NAN));
+            all.extend(losses.into_iter().map(|l| l.into_inner().unwrap_or(f64::NAN)));
             if let Some(then) = &mut then {
                 then(&records, nth == 0)?;
             }
         }
+        let loss: f64 = all.iter().sum();
         if loss.is_finite() {
-            return Ok(loss);
+            return Ok(all);
         }
         Err(Error::numeric("numeric::not-finite", format!("the error of the block became {loss} while it was learned"))
             .hint("take smaller steps"))

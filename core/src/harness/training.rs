@@ -17,44 +17,50 @@ pub(super) struct BlockTraining<'a> {
     run: &'a Run<'a>,
     traced: TracedBlock<'a>,
     inputs: &'a Stream,
-    targets: Stream,
+    targets: &'a Stream,
 }
 
-/// What a block is, and what it was: see [`BlockTraining::new`].
-pub(super) struct Weights<'a> {
-    pub(super) original: &'a MapWeights,
-    pub(super) current: &'a MapWeights,
-    pub(super) activations: &'a Activations,
+/// What a block with its original weights puts out on `inputs`; what does not fit in memory lies in `dir`.
+pub(super) fn targets(
+    run: &Run<'_>,
+    block: u32,
+    original: &MapWeights,
+    inputs: &Stream,
+    dir: &Path,
+    control: &Control<'_>,
+) -> Result<Stream> {
+    let targets = run.empty_stream(&dir.join("training.f32"))?;
+    let model = run.model().block(block, original)?;
+    for_each_window(targets.windows(), control, |i| {
+        targets.set(i, &model.run(Span::BLOCK, Flow::new(inputs.get(i, run.device())?), &mut Nothing)?.x)
+    })?;
+    Ok(targets)
 }
 
 impl<'a> BlockTraining<'a> {
-    /// The training of `sites` in a block, which is to put out, on `inputs`, what it puts out on `reference` with its original weights.
+    /// The training of `sites` in a block, whose weights are these, and which is to put out `targets` on `inputs`.
     pub(super) fn new(
         run: &'a Run<'a>,
         block: u32,
-        Weights { original, current, activations }: Weights<'a>,
+        weights: (&'a MapWeights, &'a Activations),
         sites: &[SiteId],
-        (inputs, reference): (&'a Stream, &Stream),
-        dir: &Path,
+        (inputs, targets): (&'a Stream, &'a Stream),
         control: &'a Control<'a>,
     ) -> Result<Self> {
-        let targets = run.empty_stream(&dir.join("training.f32"))?;
-        let model = run.model().block(block, original)?;
-        for_each_window(targets.windows(), control, |i| {
-            targets.set(i, &model.run(Span::BLOCK, Flow::new(reference.get(i, run.device())?), &mut Nothing)?.x)
-        })?;
-        let traced = TracedBlock::new(run, block, (current, activations), sites, control)?;
+        let traced = TracedBlock::new(run, block, weights, sites, control)?;
         Ok(Self { run, traced, inputs, targets })
+    }
+
+    fn tokens(&self, windows: &[usize]) -> f64 {
+        windows.iter().map(|w| self.run.window_tokens(*w) as f64).sum()
     }
 
     /// What `with` makes of the error: each window counts by its tokens.
     fn error<T>(&self, windows: &[usize], with: impl FnOnce(&Objective<'_>) -> Result<T>) -> Result<T> {
-        let tokens = |w: usize| self.run.window_tokens(w) as f64;
-        let total: f64 = windows.iter().map(|w| tokens(*w)).sum();
-        let device = self.run.device();
+        let (total, device) = (self.tokens(windows), self.run.device());
         with(&|block, window, _| {
             let out = block.run(Span::BLOCK, Flow::new(self.inputs.get(window, device)?), &mut Nothing)?.x;
-            squared_error(&out, &self.targets.get(window, device)?, tokens(window) / total)
+            squared_error(&out, &self.targets.get(window, device)?, self.tokens(&[window]) / total)
         })
     }
 }
@@ -65,8 +71,14 @@ impl Training for BlockTraining<'_> {
     }
 
     fn loss(&self, windows: &[usize], weights: Vec<Vec<f32>>) -> Result<f64> {
+        Ok(self.losses(windows, &[], weights)?.0)
+    }
+
+    fn losses(&self, windows: &[usize], some: &[usize], weights: Vec<Vec<f32>>) -> Result<(f64, f64)> {
         let factors = self.traced.factors(weights)?;
-        self.error(windows, |error| self.traced.loss(windows, &factors, error))
+        let each = self.error(windows, |error| self.traced.losses(windows, &factors, error))?;
+        let of_some: f64 = windows.iter().zip(&each).filter(|(w, _)| some.contains(w)).map(|(_, loss)| loss).sum();
+        Ok((each.iter().sum(), of_some * self.tokens(windows) / self.tokens(some)))
     }
 
     fn gradients(&self, windows: &[usize], weights: Vec<Vec<f32>>) -> Result<(f64, Vec<Vec<f32>>)> {

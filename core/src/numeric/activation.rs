@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::elementwise::{PART, part_by_part};
 use super::gradient::{activate_backward, activate_gated_backward, step1, step2, traced};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
 use super::vectorize::{Kernel, vectorize};
@@ -176,9 +177,7 @@ pub fn activate(f: Activation, x: &Tensor) -> Result<Tensor> {
         return composed(f, x);
     }
     for_real!(x, R => with_slice::<R, _>(x, |s| {
-        let mut y = s.to_vec();
-        vectorize(InPlace { f, y: &mut y, factor: None });
-        tensor(y, x.shape().clone())
+        tensor(part_by_part(s, PART, |_, y| vectorize(InPlace { f, y, factor: None })), x.shape().clone())
     }))
 }
 
@@ -200,9 +199,7 @@ pub fn activate_gated(f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tenso
         return Ok((composed(f, gate)? * up)?);
     }
     for_real!(gate, R => with_slice::<R, _>(gate, |g| with_slice::<R, _>(up, |u| {
-        let mut y = g.to_vec();
-        activate_in_place(f, &mut y, u);
-        tensor(y, gate.shape().clone())
+        tensor(part_by_part(g, PART, |at, y| activate_in_place(f, y, &u[at..][..y.len()])), gate.shape().clone())
     })))
 }
 

@@ -31,9 +31,20 @@ const PIECE: usize = 1 << 20;
 
 /// The values of the nearest codes of a matrix, row-major.
 pub fn nearest_values(grid: &Grid, params: &QParams, weight: &[f32]) -> Vec<f32> {
-    let mut out = Vec::new();
-    decode(grid, params, &encode(grid, params, weight), 0..params.layout.rows, None, &mut out);
+    let (mut out, cols) = (weight.to_vec(), params.layout.cols);
+    out.par_chunks_mut(ROWS_PER_TASK * cols).enumerate().for_each(|(task, out)| {
+        for (r, out) in out.chunks_mut(cols).enumerate() {
+            for_each_tile(params, task * ROWS_PER_TASK + r, |tile, cols| {
+                round_values(grid, (params.scale[tile], params.zero[tile]), &mut out[cols])
+            });
+        }
+    });
     out
+}
+
+/// Makes numbers that share a scale and a zero point the values of their nearest codes.
+pub fn round_values(grid: &Grid, (s, z): (f32, f32), x: &mut [f32]) {
+    vectorize(OverGrid(grid, RoundTile { x, s, z }));
 }
 
 /// What a code is stored in while it is worked on.
@@ -181,6 +192,22 @@ impl<V: WithCoder> Kernel for OverGrid<'_, V> {
     }
 }
 
+struct RoundTile<'a> {
+    x: &'a mut [f32],
+    s: f32,
+    z: f32,
+}
+
+impl WithCoder for RoundTile<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<C: Coder + ?Sized>(self, coder: &C) {
+        for x in self.x {
+            *x = coder.nearest(*x, self.s, self.z);
+        }
+    }
+}
+
 struct EncodeTile<'a, U> {
     codes: &'a mut [U],
     weight: &'a [f32],
@@ -252,5 +279,26 @@ fn for_each_tile(params: &QParams, row: usize, mut f: impl FnMut(usize, Range<us
     let base = layout.tile(row, 0);
     for (i, start) in (0..layout.cols).step_by(layout.tile_cols).enumerate() {
         f(base + i, start..layout.cols.min(start + layout.tile_cols));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheme::{TileLayout, Zero};
+
+    #[test]
+    fn the_nearest_values_are_those_of_the_nearest_codes() {
+        let (rows, cols) = (37, 70);
+        let weight: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
+        let layout = TileLayout { rows, cols, tile_rows: 1, tile_cols: 32 };
+        let int = |lo, hi, zero| Grid::Int { lo, hi, zero };
+        for (grid, zero) in [(int(-8, 7, Zero::None), 0.0), (int(0, 15, Zero::Integer), 5.0), (int(0, 15, Zero::Float), 5.3)] {
+            let scale = (0..layout.tiles()).map(|t| 0.2 + t as f32 * 0.01).collect();
+            let params = QParams { layout, scale, zero: vec![zero; layout.tiles()], global: None };
+            let mut decoded = Vec::new();
+            decode(&grid, &params, &encode(&grid, &params, &weight), 0..rows, None, &mut decoded);
+            assert_eq!(nearest_values(&grid, &params, &weight), decoded, "{grid:?}");
+        }
     }
 }

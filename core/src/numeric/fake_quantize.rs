@@ -1,5 +1,6 @@
 //! Quantizing a tensor and taking the value back at once: what a low-precision kernel would compute with, in floats.
 
+use super::codes::round_values;
 use super::vectorize::{Kernel, vectorize};
 use crate::observer::ScaleRule;
 use crate::scheme::{Coder, Extent, Granularity, Grid, WithCoder};
@@ -53,10 +54,10 @@ pub fn fake_quantize(x: &mut [f32], cols: usize, granularity: &Granularity, grid
                 }
             };
             if tiles == 1 {
-                vectorize(Apply { x: rows, grid, s, z });
+                round_values(grid, (s, z), rows);
             } else {
                 for row in rows.chunks_mut(cols) {
-                    vectorize(Apply { x: &mut row[span.clone()], grid, s, z });
+                    round_values(grid, (s, z), &mut row[span.clone()]);
                 }
             }
         }
@@ -109,37 +110,6 @@ impl Kernel for Extremes<'_> {
         }
         let lo = lo.into_iter().fold(f32::INFINITY, f32::min);
         (lo, hi.into_iter().fold(f32::NEG_INFINITY, f32::max), bad.iter().all(|b| *b == 0))
-    }
-}
-
-struct Apply<'a> {
-    x: &'a mut [f32],
-    grid: &'a Grid,
-    s: f32,
-    z: f32,
-}
-
-impl Kernel for Apply<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: pulp::Simd>(self, _: S) {
-        self.grid.with(ApplyWith { x: self.x, s: self.s, z: self.z });
-    }
-}
-
-struct ApplyWith<'a> {
-    x: &'a mut [f32],
-    s: f32,
-    z: f32,
-}
-
-impl WithCoder for ApplyWith<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<C: Coder + ?Sized>(self, coder: &C) {
-        for v in self.x {
-            *v = coder.nearest(*v, self.s, self.z);
-        }
     }
 }
 

@@ -65,7 +65,7 @@ pub fn linears<const N: usize>(x: &Tensor, layers: [(&Matrix, Option<&Tensor>); 
             let mut tensors = Vec::with_capacity(N);
             for ((y, (weight, bias)), panels) in results.into_iter().zip(layers).zip(all) {
                 let y = tensor(with_bias(y, bias)?, (t, panels.shape().0))?;
-                tensors.push(if let Matrix::Traced(traced) = weight { traced.follow(x, y)? } else { y });
+                tensors.push(if let Matrix::Traced(traced) = weight { traced.follow(x, y, bias.is_some())? } else { y });
             }
             tensors
         }
@@ -228,7 +228,7 @@ mod tests {
                 let mut all = vec![bits(&seen.into_inner().unwrap())];
                 for slot in 0..2 {
                     let mut w = vec![0.0f32; 300 * 70];
-                    weight_gradient(&[Arc::clone(&record)], slot, 0..300, &mut w, true, unit).unwrap();
+                    weight_gradient(&[Arc::clone(&record)], slot, 0..300, &mut w, true).unwrap();
                     all.push(bits(&w));
                 }
                 let of_x = of_x.lock().unwrap().take().unwrap();

@@ -47,7 +47,7 @@ pub use attention::{AttentionShape, attention, attention_mix, attention_probs, a
 pub use bf16::{Bf16Panels, Bf16Unit, across_bf16, gram_bf16};
 pub use cayley::cayley;
 pub(crate) use codes::with_units;
-pub use codes::{Codes, Unit, Units, decode, encode, encode_narrow, encode_wide, nearest_values};
+pub use codes::{Codes, Unit, Units, decode, encode, encode_narrow, encode_wide, nearest_values, round_values};
 pub use eigenvalue::largest_eigenvalue;
 pub use elementwise::add;
 pub(crate) use fake_quantize::Extremes;

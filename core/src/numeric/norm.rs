@@ -4,6 +4,7 @@
 
 use candle_core::{D, Tensor};
 
+use super::elementwise::part_by_part;
 use super::gradient::{layer_norm_backward, rms_norm_backward, step1, traced};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
 use super::vectorize::{Kernel, vectorize};
@@ -40,25 +41,13 @@ impl<R: Real> Kernel for Rms<'_, R> {
     #[inline(always)]
     fn run<S: pulp::Simd>(self, _: S) -> Vec<R> {
         let Self { x, w, eps } = self;
-        row_by_row(x, w.len(), |row| {
+        part_by_part(x, w.len(), |_, row| {
             let scale = R::of(1.0) / (sum(row, |v| v * v) / R::of(w.len() as f64) + eps).root();
             for (y, w) in row.iter_mut().zip(w) {
                 *y = *y * scale * *w;
             }
         })
     }
-}
-
-/// A copy of rows of `n`, each changed by `f` while it is in the cache.
-#[inline(always)]
-pub(super) fn row_by_row<R: Copy>(x: &[R], n: usize, mut f: impl FnMut(&mut [R])) -> Vec<R> {
-    let mut y = Vec::with_capacity(x.len());
-    for row in x.chunks_exact(n) {
-        let start = y.len();
-        y.extend_from_slice(row);
-        f(&mut y[start..]);
-    }
-    y
 }
 
 /// LayerNorm of `x` `[T, C]` with weight and bias `[C]`.
@@ -94,7 +83,7 @@ impl<R: Real> Kernel for Centred<'_, R> {
     fn run<S: pulp::Simd>(self, _: S) -> Vec<R> {
         let Self { x, w, b, eps } = self;
         let n = R::of(w.len() as f64);
-        row_by_row(x, w.len(), |row| {
+        part_by_part(x, w.len(), |_, row| {
             let mean = sum(row, |v| v) / n;
             let variance = sum(row, |v| (v - mean) * (v - mean)) / n;
             let scale = R::of(1.0) / (variance + eps).root();

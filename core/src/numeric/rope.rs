@@ -5,9 +5,9 @@
 
 use candle_core::{D, Tensor};
 
+use super::elementwise::part_by_part;
 use super::gradient::{step1, traced};
 use super::host::{Real, for_real, on_host, tensor, with_slice};
-use super::norm::row_by_row;
 use super::vectorize::{Kernel, vectorize};
 use crate::error::Result;
 
@@ -54,7 +54,7 @@ impl<R: Real> Kernel for Heads<'_, R> {
     fn run<S: pulp::Simd>(self, _: S) -> Vec<R> {
         let Self { x, cos, sin, width, half, head_dim } = self;
         let mut angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-        row_by_row(x, width, |row| {
+        part_by_part(x, width, |_, row| {
             let Some((cos, sin)) = angles.next() else { return };
             for head in row.chunks_exact_mut(head_dim) {
                 let (x1, x2) = head[..2 * half].split_at_mut(half);

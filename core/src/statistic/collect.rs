@@ -142,7 +142,7 @@ impl Tap for WindowTap<'_> {
                 with_slice::<f32, _>(&host, |x| {
                     with_slice::<f32, _>(&reference, |r| {
                         match self.collector.bf16 {
-                            Some(unit) => across_bf16(unit, (x, n, 0..n), (r, n), Onto::Replace, h),
+                            Some(unit) => across_bf16(unit, (x, n), (r, n), h),
                             None => gemm((n, n, t), Onto::Replace, h, n, x, Transpose::Yes, n, r, Transpose::No, n),
                         }
                         Ok(())

@@ -7,6 +7,9 @@ use crate::Moves;
 use crate::options::Options;
 use crate::site::Site;
 
+/// Offsets of a task.
+const PIECE: usize = 1 << 14;
+
 /// The offsets of a block.
 #[derive(Clone)]
 pub(crate) struct Offsets<'a> {
@@ -24,35 +27,29 @@ impl<'a> Offsets<'a> {
     }
 }
 
-fn moved(site: &Site<'_>, offsets: &[f32]) -> Vec<f32> {
-    let mut moved = vec![0.0; offsets.len()];
-    site.each(&site.params(), &mut moved, |i, w, gap| w + offsets[i] * gap);
-    moved
-}
-
 impl Learner for Offsets<'_> {
     fn weights(&self) -> Vec<Vec<f32>> {
-        self.sites.iter().map(|(site, offsets)| site.nearest(&site.params(), &moved(site, offsets))).collect()
+        self.sites.iter().map(|(site, offsets)| site.rounded(&site.params(), offsets)).collect()
     }
 
     fn step(&mut self, gradients: &[Vec<f32>], done: f64) {
         let lr = self.options.lr_at(done) as f32;
         for ((site, offsets), g) in self.sites.iter_mut().zip(gradients) {
-            let params = site.params();
-            let before = self.options.learns_scale().then(|| moved(site, offsets));
-            offsets.par_iter_mut().zip(g).with_min_len(1 << 14).for_each(|(v, g)| {
-                let by = if *g == 0.0 { 0.0 } else { lr.copysign(*g) };
-                *v = (*v - by).clamp(-0.5, 0.5);
-            });
-            if let Some(before) = before {
-                site.step(&params, &before, g, self.options, done);
+            if self.options.learns_scale() {
+                site.step(offsets, g, self.options, done);
             }
+            offsets.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).for_each(|(offsets, g)| {
+                for (v, g) in offsets.iter_mut().zip(g) {
+                    let by = if *g == 0.0 { 0.0 } else { lr.copysign(*g) };
+                    *v = (*v - by).clamp(-0.5, 0.5);
+                }
+            });
         }
     }
 }
 
 impl<'a> Moves<'a> for Offsets<'a> {
     fn moved(&self) -> Vec<(&Site<'a>, Vec<f32>)> {
-        self.sites.iter().map(|(site, offsets)| (site, moved(site, offsets))).collect()
+        self.sites.iter().map(|(site, offsets)| (site, site.moved(&site.params(), offsets))).collect()
     }
 }

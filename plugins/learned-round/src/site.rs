@@ -12,7 +12,7 @@
 
 use qfw_core::Result;
 use qfw_core::algorithm::SiteContext;
-use qfw_core::numeric::nearest_values;
+use qfw_core::numeric::{nearest_values, round_values};
 use qfw_core::observer::ScaleRule;
 use qfw_core::scheme::{Grid, QParams};
 use rayon::prelude::*;
@@ -21,6 +21,10 @@ use crate::options::{Options, ScaleOptimizer};
 
 /// Rows of a task.
 const ROWS: usize = 16;
+/// Fewest tiles of a task.
+const TILES: usize = 64;
+/// Sums side by side: one after the other they would wait for each other.
+const LANES: usize = 8;
 
 /// How far a range may be moved.
 const LEAST: f64 = 0.25;
@@ -86,23 +90,59 @@ impl<'a> Site<'a> {
         (s * (f64::from(q_lo) - z), s * (f64::from(q_hi) - z))
     }
 
-    /// Calls `each(row-major index, w, gap)` for rows of `out`, in parallel; `gap` is the distance between the two numbers of the grid
-    /// around `w`, nothing where it lies beyond them.
-    pub(crate) fn each(&self, params: &QParams, out: &mut [f32], each: impl Fn(usize, f32, f32) -> f32 + Sync) {
+    /// Calls `part(tile, row-major index of the first, out)` for what each row of `out` has in each tile, in parallel.
+    fn parts(params: &QParams, out: &mut [f32], part: impl Fn(usize, usize, &mut [f32]) + Sync) {
         let layout = params.layout;
         out.par_chunks_mut(ROWS * layout.cols).enumerate().for_each(|(task, out)| {
             for (r, out) in out.chunks_mut(layout.cols).enumerate() {
                 let row = task * ROWS + r;
                 for (t, out) in out.chunks_mut(layout.tile_cols).enumerate() {
-                    let first = row * layout.cols + t * layout.tile_cols;
-                    let s = params.scale[layout.tile(row, t * layout.tile_cols)].abs();
-                    for (i, out) in out.iter_mut().enumerate() {
-                        let w = self.weight[first + i];
-                        *out = each(first + i, w, s * self.unit_gap(w, s));
-                    }
+                    let column = t * layout.tile_cols;
+                    part(layout.tile(row, column), row * layout.cols + column, out);
                 }
             }
         });
+    }
+
+    /// Calls `each(row-major index, w, gap)` for all of `out`, in parallel; `gap` is the distance between the two numbers of the grid around
+    /// `w`, nothing where it lies beyond them.
+    pub(crate) fn each(&self, params: &QParams, out: &mut [f32], each: impl Fn(usize, f32, f32) -> f32 + Sync) {
+        Self::parts(params, out, |tile, first, out| {
+            let s = params.scale[tile].abs();
+            for (i, out) in out.iter_mut().enumerate() {
+                let w = self.weight[first + i];
+                *out = each(first + i, w, s * self.unit_gap(w, s));
+            }
+        });
+    }
+
+    /// `w + v·gap` for numbers of one tile, from the row-major index `first` on.
+    fn move_part(&self, s: f32, first: usize, offsets: &[f32], out: &mut [f32]) {
+        let s = s.abs();
+        let each = out.iter_mut().zip(&self.weight[first..]).zip(&offsets[first..]);
+        if self.units.is_empty() {
+            each.for_each(|((out, w), v)| *out = w + v * s);
+        } else {
+            each.for_each(|((out, w), v)| *out = w + v * (s * self.unit_gap(*w, s)));
+        }
+    }
+
+    /// `w + v·gap`
+    pub(crate) fn moved(&self, params: &QParams, offsets: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; offsets.len()];
+        Self::parts(params, &mut out, |tile, first, out| self.move_part(params.scale[tile], first, offsets, out));
+        out
+    }
+
+    /// The same, rounded to nearest.
+    pub(crate) fn rounded(&self, params: &QParams, offsets: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; offsets.len()];
+        Self::parts(params, &mut out, |tile, first, out| {
+            let s = params.scale[tile];
+            self.move_part(s, first, offsets, out);
+            round_values(self.grid(), (s, params.zero[tile]), out);
+        });
+        out
     }
 
     #[inline(always)]
@@ -119,9 +159,9 @@ impl<'a> Site<'a> {
         nearest_values(self.grid(), params, moved)
     }
 
-    /// Moves the ranges against the gradient `g` of what `moved` was rounded to.
-    pub(crate) fn step(&mut self, params: &QParams, moved: &[f32], g: &[f32], o: &Options, done: f64) {
-        let rounded = self.nearest(params, moved);
+    /// Moves the ranges against the gradient `g` of what weights moved by `offsets` were rounded to.
+    pub(crate) fn step(&mut self, offsets: &[f32], g: &[f32], o: &Options, done: f64) {
+        let params = &self.params();
         let layout = params.layout;
         let (q_lo, q_hi) = self.grid().limits();
         let steps = f64::from(q_hi - q_lo);
@@ -129,21 +169,31 @@ impl<'a> Site<'a> {
         let (tile_rows, tiles) = layout.grid();
         let slopes: Vec<(f64, f64)> = (0..tile_rows * tiles)
             .into_par_iter()
-            .map(|tile| {
-                let (s, z) = (f64::from(params.scale[tile]), f64::from(params.zero[tile]));
+            .with_min_len(TILES)
+            .map_init(<[Vec<f32>; 2]>::default, |[moved, rounded], tile| {
                 let ends = self.ends(params, tile);
-                let (mut ds, mut dz) = (0.0f64, 0.0f64);
+                let (mut ds, mut dz) = ([0.0; LANES], [0.0; LANES]);
                 let (tr, tc) = (tile / tiles, tile % tiles);
                 for row in tr * layout.tile_rows..layout.rows.min((tr + 1) * layout.tile_rows) {
                     let columns = tc * layout.tile_cols..layout.cols.min((tc + 1) * layout.tile_cols);
-                    for i in row * layout.cols + columns.start..row * layout.cols + columns.end {
-                        let (g, q) = (f64::from(g[i]), f64::from(rounded[i]));
-                        let beyond = moved[i] < ends.0 || moved[i] > ends.1;
-                        ds += g * if beyond { q } else { q - f64::from(self.weight[i]) };
-                        dz -= if beyond { g } else { 0.0 };
+                    let first = row * layout.cols + columns.start;
+                    moved.resize(columns.len(), 0.0);
+                    self.move_part(params.scale[tile], first, offsets, moved);
+                    rounded.clone_from(moved);
+                    round_values(self.grid(), (params.scale[tile], params.zero[tile]), rounded);
+                    let (w, g) = (&self.weight[first..][..columns.len()], &g[first..][..columns.len()]);
+                    let parts = moved.chunks(LANES).zip(rounded.chunks(LANES)).zip(w.chunks(LANES).zip(g.chunks(LANES)));
+                    for ((moved, rounded), (w, g)) in parts {
+                        for (((m, q), (w, g)), (ds, dz)) in moved.iter().zip(rounded).zip(w.iter().zip(g)).zip(ds.iter_mut().zip(&mut dz)) {
+                            let (g, q) = (f64::from(*g), f64::from(*q));
+                            let beyond = *m < ends.0 || *m > ends.1;
+                            *ds += g * if beyond { q } else { q - f64::from(*w) };
+                            *dz -= if beyond { g } else { 0.0 };
+                        }
                     }
                 }
-                let (ds, dz) = (ds / s, dz * s);
+                let (s, z) = (f64::from(params.scale[tile]), f64::from(params.zero[tile]));
+                let (ds, dz) = (ds.iter().sum::<f64>() / s, dz.iter().sum::<f64>() * s);
                 if self.rule.symmetric() {
                     return (0.0, ds * f64::from(self.base.scale[tile]));
                 }

@@ -20,6 +20,11 @@ impl Bf16Panels {
         match unit.0 {}
     }
 
+    /// What rounds what it is multiplied with.
+    pub fn unit(&self) -> Bf16Unit {
+        self.0
+    }
+
     /// Rows and columns of B.
     pub fn shape(&self) -> (usize, usize) {
         match self.0.0 {}
@@ -48,8 +53,37 @@ pub fn gram_bf16(unit: Bf16Unit, _: &[f32], _: usize, _: &mut [f32]) {
     match unit.0 {}
 }
 
+/// Has no values here.
+#[derive(Debug)]
+pub(in crate::numeric) struct Bf16Left(Bf16Unit);
+
+impl Bf16Left {
+    /// Needs a unit.
+    pub(in crate::numeric) fn new(unit: Bf16Unit, _: &[f32], _: usize) -> Self {
+        match unit.0 {}
+    }
+}
+
+/// Has no values here.
+#[derive(Debug)]
+pub(in crate::numeric) struct Bf16Right(Bf16Unit);
+
+impl Bf16Right {
+    /// Needs a unit.
+    pub(in crate::numeric) fn new(unit: Bf16Unit, _: &[f32], _: usize) -> Self {
+        match unit.0 {}
+    }
+}
+
+/// `C ← Σ GᵀX`
+pub(in crate::numeric) fn sum_across(all: &[(&Bf16Left, &Bf16Right)], _: Range<usize>, _: Onto, _: &mut [f32]) {
+    if let Some((g, _)) = all.first() {
+        match g.0.0 {}
+    }
+}
+
 /// Needs a unit.
-pub fn across_bf16(unit: Bf16Unit, _: (&[f32], usize, Range<usize>), _: (&[f32], usize), _: Onto, _: &mut [f32]) {
+pub fn across_bf16(unit: Bf16Unit, _: (&[f32], usize), _: (&[f32], usize), _: &mut [f32]) {
     match unit.0 {}
 }
 

@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use super::Bf16Unit;
+use super::across::lay_out_across;
 use super::engine::{Engine, HIGH};
-use super::gram::lay_out_across;
 use super::panels::{DEPTH, STRIDE, lay_out};
 use super::scratch::{with_lines, with_words};
 use super::tile::{COLUMNS, Keep, Line, pairs, round};

@@ -9,9 +9,9 @@
 use std::ops::Range;
 
 use super::Bf16Unit;
+use super::across::{lay_out_across, multiply_across};
 use super::attention::{Queries, WIDEST_HEAD};
 use super::engine::Engine;
-use super::gram::{lay_out_across, multiply_across};
 use super::panels::lay_out;
 use super::scratch::with_lines;
 use super::tile::{COLUMNS, pairs};

@@ -15,6 +15,8 @@
 #[cfg(not(target_arch = "x86_64"))]
 mod absent;
 #[cfg(target_arch = "x86_64")]
+mod across;
+#[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod attention;
@@ -34,15 +36,19 @@ mod tests;
 mod tile;
 
 #[cfg(not(target_arch = "x86_64"))]
-pub use absent::{Bf16Panels, across_bf16, gram_bf16};
+pub(super) use absent::{Bf16Left, Bf16Right, WIDEST_HEAD, attention_backward_bf16, attention_bf16, sum_across};
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use absent::{WIDEST_HEAD, attention_backward_bf16, attention_bf16};
+pub use absent::{Bf16Panels, across_bf16, gram_bf16};
+#[cfg(target_arch = "x86_64")]
+pub use across::across_bf16;
+#[cfg(target_arch = "x86_64")]
+pub(super) use across::{Bf16Left, Bf16Right, sum_across};
 #[cfg(target_arch = "x86_64")]
 pub(super) use attention::{WIDEST_HEAD, attention_bf16};
 #[cfg(target_arch = "x86_64")]
 pub(super) use attention_backward::attention_backward_bf16;
 #[cfg(target_arch = "x86_64")]
-pub use gram::{across_bf16, gram_bf16};
+pub use gram::gram_bf16;
 #[cfg(target_arch = "x86_64")]
 pub use panels::Bf16Panels;
 

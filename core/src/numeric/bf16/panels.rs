@@ -13,9 +13,9 @@
 use std::ops::Range;
 
 use super::Bf16Unit;
+use super::across::lay_out_across;
 use super::amx::turned_back;
 use super::engine::{Engine, HIGH};
-use super::gram::lay_out_across;
 use super::scratch::with_words;
 use super::tile::{COLUMNS, Keep, Line, pairs, round};
 use crate::numeric::Onto;
@@ -81,6 +81,11 @@ impl Bf16Panels {
 
     fn room(n: usize, k: usize) -> Vec<Line> {
         vec![Line([0; 16]); n.div_ceil(COLUMNS) * 2 * blocks(k).map(|block| pairs(block.len())).sum::<usize>()]
+    }
+
+    /// What rounds what it is multiplied with.
+    pub fn unit(&self) -> Bf16Unit {
+        self.unit
     }
 
     /// Rows and columns of B.

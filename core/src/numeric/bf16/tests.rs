@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{Bf16Panels, Bf16Unit, across_bf16, gram_bf16};
+use super::{Bf16Left, Bf16Panels, Bf16Right, Bf16Unit, across_bf16, gram_bf16, sum_across};
 use crate::numeric::gradient::attention_backward;
 use crate::numeric::{AttentionShape, Onto, attention};
 
@@ -92,12 +92,16 @@ fn products_that_share_an_operand_are_those_alone() {
 fn a_product_over_tokens_is_that_of_the_transposes() {
     for unit in Bf16Unit::all() {
         for t in [1, 2, 7, 513] {
-            for (width, columns, n) in [(1, 0..1, 1), (40, 3..40, 33), (44, 0..32, 7), (97, 64..97, 45)] {
+            for (width, columns, n) in [(1, 0..1, 1), (40, 32..40, 33), (44, 0..32, 7), (97, 64..97, 45), (70, 0..70, 290)] {
                 let (g, x) = (wave(t * width, 0.37), wave(t * n, 0.73));
                 let m = columns.len();
                 let (mut c, mut d) = (vec![f32::NAN; m * n], vec![1.0; m * n]);
-                across_bf16(unit, (&g, width, columns.clone()), (&x, n), Onto::Replace, &mut c);
-                across_bf16(unit, (&g, width, columns.clone()), (&x, n), Onto::Add, &mut d);
+                let (left, right) = (Bf16Left::new(unit, &g, width), Bf16Right::new(unit, &x, n));
+                sum_across(&[(&left, &right)], columns.clone(), Onto::Replace, &mut c);
+                sum_across(&[(&left, &right)], columns.clone(), Onto::Add, &mut d);
+                let mut whole = vec![f32::NAN; width * n];
+                across_bf16(unit, (&g, width), (&x, n), &mut whole);
+                assert!(c.iter().zip(&whole[columns.start * n..]).all(|(c, w)| c.to_bits() == w.to_bits()), "{t} {m}x{n}: a part");
                 for i in 0..m {
                     for j in 0..n {
                         let (want, bound) = sum((0..t).map(|p| (g[p * width + columns.start + i], x[p * n + j])), t.div_ceil(512));
@@ -106,6 +110,13 @@ fn a_product_over_tokens_is_that_of_the_transposes() {
                         assert!((added - want - 1.0).abs() <= bound + 1e-6 * (1.0 + want.abs()), "{t} {m}x{n} at {i},{j}: {added}");
                     }
                 }
+                // Of several windows, longer and shorter ones: one after the other.
+                let (g, x) = (wave((t + 3) * width, 0.19), wave((t + 3) * n, 0.53));
+                let (longer, by) = (Bf16Left::new(unit, &g, width), Bf16Right::new(unit, &x, n));
+                let mut together = vec![f32::NAN; m * n];
+                sum_across(&[(&left, &right), (&longer, &by)], columns.clone(), Onto::Replace, &mut together);
+                sum_across(&[(&longer, &by)], columns.clone(), Onto::Add, &mut c);
+                assert!(c.iter().zip(&together).all(|(c, d)| c.to_bits() == d.to_bits()), "{t} {m}x{n}: one after the other");
             }
         }
     }

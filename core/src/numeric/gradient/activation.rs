@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::super::activation::{Activation, OverPointwise, Pointwise};
+use super::super::elementwise::{PART, part_by_part};
 use super::super::host::{Real, for_real, tensor, with_slice};
 use super::super::vectorize::{Kernel, vectorize};
 use crate::error::Result;
@@ -40,8 +41,7 @@ impl<R: Real> Kernel for Back<'_, R> {
 /// The gradient of `x`, from `g`, that of `f(x)`.
 pub(in super::super) fn activate_backward(f: Activation, x: &Tensor, g: &Tensor) -> Result<Tensor> {
     for_real!(x, R => with_slice::<R, _>(x, |x_| with_slice::<R, _>(g, |g| {
-        let mut dx = x_.to_vec();
-        vectorize(Back { f, x: &mut dx, factor: None, g });
+        let dx = part_by_part(x_, PART, |at, x| vectorize(Back { f, g: &g[at..][..x.len()], x, factor: None }));
         tensor(dx, x.shape().clone())
     })))
 }
@@ -49,8 +49,11 @@ pub(in super::super) fn activate_backward(f: Activation, x: &Tensor, g: &Tensor)
 /// The gradients of `gate` and `up`, from `g`, that of `f(gate) ⊙ up`.
 pub(in super::super) fn activate_gated_backward(f: Activation, gate: &Tensor, up: &Tensor, g: &Tensor) -> Result<(Tensor, Tensor)> {
     for_real!(gate, R => with_slice::<R, _>(gate, |x| with_slice::<R, _>(up, |u| with_slice::<R, _>(g, |g| {
-        let (mut dx, mut du) = (x.to_vec(), u.to_vec());
-        vectorize(Back { f, x: &mut dx, factor: Some(&mut du), g });
+        let mut du = Vec::with_capacity(u.len());
+        let dx = part_by_part(x, PART, |at, x| {
+            du.extend_from_slice(&u[at..][..x.len()]);
+            vectorize(Back { f, g: &g[at..][..x.len()], x, factor: Some(&mut du[at..]) });
+        });
         Ok((tensor(dx, gate.shape().clone())?, tensor(du, up.shape().clone())?))
     }))))
 }

@@ -87,7 +87,7 @@ impl Traced {
     /// As [`Matrix::apply`].
     pub(in super::super) fn apply(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let value = self.factor.forward.apply(&x.detach(), bias)?;
-        self.follow(x, value)
+        self.follow(x, value, bias.is_some())
     }
 
     /// The weight as panels, if it is rounded.
@@ -95,17 +95,17 @@ impl Traced {
         if let Matrix::Bf16(panels) = &self.factor.forward { Some(panels) } else { None }
     }
 
-    /// Leaves behind how `value`, which is what [`Self::apply`] makes of `x`, runs backwards.
-    pub(in super::super) fn follow(&self, x: &Tensor, value: Tensor) -> Result<Tensor> {
-        let frozen = x.detach();
+    /// Leaves behind how `value`, which is what [`Self::apply`] makes of `x` with a bias or without, runs backwards.
+    pub(in super::super) fn follow(&self, x: &Tensor, value: Tensor, biased: bool) -> Result<Tensor> {
         let (factor, tracked) = (Arc::clone(&self.factor), x.track_op());
         let Some(slot) = self.slot else {
             return if tracked { step1(x, value, move |g| factor.backward(g)) } else { Ok(value) };
         };
         let record = Arc::clone(&self.record);
+        let input = record.input(x, self.rounded().map(Bf16Panels::unit))?;
         step2((x, self.record.root()), value, move |g| {
             let dx = if tracked { Some(factor.backward(g)?) } else { None };
-            record.add(slot, frozen.clone(), g.clone())?;
+            record.add(slot, &input, g, biased)?;
             Ok([dx, None])
         })
     }

@@ -7,14 +7,15 @@
 
 use candle_core::Tensor;
 
+use super::super::elementwise::part_by_part;
 use super::super::host::{Real, for_real, tensor, with_slice};
 use super::super::norm::sum;
 use super::super::vectorize::{Kernel, vectorize};
 use crate::error::Result;
 
-/// `x` becomes its gradient; without its mean, RMSNorm is what LayerNorm is.
+/// The gradient of `x`; without its mean, RMSNorm is what LayerNorm is.
 struct Back<'a, R> {
-    x: &'a mut [R],
+    x: &'a [R],
     w: &'a [R],
     g: &'a [R],
     eps: R,
@@ -23,12 +24,13 @@ struct Back<'a, R> {
 }
 
 impl<R: Real> Kernel for Back<'_, R> {
-    type Output = ();
+    type Output = Vec<R>;
     #[inline(always)]
-    fn run<S: pulp::Simd>(self, _: S) {
+    fn run<S: pulp::Simd>(self, _: S) -> Vec<R> {
         let (zero, n) = (R::of(0.0), R::of(self.w.len() as f64));
         let (mut h, mut products) = (vec![zero; self.w.len()], vec![zero; self.w.len()]);
-        for (x, g) in self.x.chunks_exact_mut(self.w.len()).zip(self.g.chunks_exact(self.w.len())) {
+        part_by_part(self.x, self.w.len(), |at, x| {
+            let g = &self.g[at..][..x.len()];
             let mean = if self.centred { sum(x, |v| v) / n } else { zero };
             let r = R::of(1.0) / (sum(x, |v| (v - mean) * (v - mean)) / n + self.eps).root();
             for (((h, p), x), (g, w)) in h.iter_mut().zip(&mut products).zip(x.iter_mut()).zip(g.iter().zip(self.w)) {
@@ -40,15 +42,13 @@ impl<R: Real> Kernel for Back<'_, R> {
             for (x, h) in x.iter_mut().zip(&h) {
                 *x = r * (*h - level - *x * along);
             }
-        }
+        })
     }
 }
 
 fn backward(x: &Tensor, weight: &Tensor, eps: f64, g: &Tensor, centred: bool) -> Result<Tensor> {
     for_real!(x, R => with_slice::<R, _>(x, |x_| with_slice::<R, _>(weight, |w| with_slice::<R, _>(g, |g| {
-        let mut dx = x_.to_vec();
-        vectorize(Back { x: &mut dx, w, g, eps: R::of(eps), centred });
-        tensor(dx, x.shape().clone())
+        tensor(vectorize(Back { x: x_, w, g, eps: R::of(eps), centred }), x.shape().clone())
     }))))
 }
 

@@ -18,6 +18,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// Rates are measured as the program runs.
+#[global_allocator]
+static ALLOCATOR: qfw_core::CacheLines = qfw_core::CacheLines;
+
 /// Tasks of this repository's developers
 #[derive(clap::Parser)]
 #[command(name = "cargo xtask")]
