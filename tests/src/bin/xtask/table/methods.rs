@@ -44,8 +44,7 @@ const REASONS: &[(&str, &str, &str)] = &[(
     "W4 g64: GPTQ",
     "W4 g64: RTN",
     "it is the stored order. Errors of early columns are passed on to late ones, whose groups are then fitted to what these have become, and \
-     columns that matter lie anywhere in this model; by activation, as in the next row, they come first. llm-compressor's GPTQ loses as much \
-     in stored order: 43.60 with this recipe, ours 43.34 layer by layer.",
+     columns that matter lie anywhere in this model; by activation, as in the next row, they come first.",
 )];
 
 fn id(scheme: &str, method: &str) -> String {

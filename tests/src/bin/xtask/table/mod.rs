@@ -2,8 +2,9 @@
 //!
 //! Rows are data ([`Table`]); this folder knows how to run, keep and print them. Every finished row is a line of a file beside the
 //! output, so a run that was killed goes on where it stood. Rows of a table in `docs/measurements` are committed with it, so that its hours
-//! may be taken one after another, on whatever machine is free: run it there, with the arguments that the table names. Rows that a change of
-//! the program moves are to be deleted by who makes it: what is kept is found by the version, not by the code.
+//! may be taken one after another, on whatever machine is free: run it there, with the same arguments and never
+//! with `--products auto`, which is another thing on another processor. Rows that a change of the program moves are to be deleted by who
+//! makes it: what is kept is found by the version, not by the code.
 
 #![allow(clippy::print_stderr, reason = "a developer watches the rows go by")]
 
