@@ -1,5 +1,6 @@
 //! A module of a block, run again and again on what it reads: what [`Replay`] is in a run.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -59,7 +60,11 @@ impl<'a> Module<'a> {
 }
 
 impl Replay for Module<'_> {
-    fn error(&self, weights: Vec<(SiteId, Vec<f32>)>) -> Result<f64> {
+    fn windows(&self) -> usize {
+        self.inputs.windows()
+    }
+
+    fn errors(&self, weights: Vec<(SiteId, Vec<f32>)>, windows: Range<usize>) -> Result<Vec<f64>> {
         let mut changed = self.weights.clone();
         for (site, values) in weights {
             let old = self.weights.get(site, Part::Weight)?;
@@ -70,16 +75,16 @@ impl Replay for Module<'_> {
             changed.insert(site, Part::Weight, new);
         }
         let (model, device) = (self.run.model().block(self.block, &changed)?, self.run.device());
-        let errors: Vec<Mutex<f64>> = (0..self.inputs.windows()).map(|_| Mutex::new(0.0)).collect();
-        for_each_window(errors.len(), self.control, |i| {
+        let errors: Vec<Mutex<f64>> = windows.clone().map(|_| Mutex::new(0.0)).collect();
+        for_each_window(errors.len(), self.control, |nth| {
+            let i = windows.start + nth;
             let out = model.run(self.span, Flow::new(self.inputs.get(i, device)?), &mut Nothing)?.x;
             let error = with_slice::<f32, _>(&out.to_device(&Device::Cpu)?, |out| {
                 self.outputs.read(i, |was| out.iter().zip(was).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>())
             })?;
-            *errors[i].lock().map_err(|_| Error::internal("a thread panicked in a replay"))? = error;
+            *errors[nth].lock().map_err(|_| Error::internal("a thread panicked in a replay"))? = error;
             Ok(())
         })?;
-        // In the order of the windows, whoever was done first.
-        Ok(errors.into_iter().map(|e| e.into_inner().unwrap_or(f64::NAN)).sum())
+        Ok(errors.into_iter().map(|e| e.into_inner().unwrap_or(f64::NAN)).collect())
     }
 }

@@ -145,6 +145,14 @@ pub(crate) trait WithCoder {
     fn run<C: Coder + ?Sized>(self, coder: &C) -> Self::Output;
 }
 
+/// A whole number of less than 23 bits as an integer, and 0 for what is none; `as` does the same for any number, but not side by side.
+#[inline(always)]
+fn whole(x: f32) -> i32 {
+    // 1.5·2²³: what is added to it ends up in its lowest bits.
+    const SHIFT: f32 = 12_582_912.0;
+    if x.is_nan() { 0 } else { (x + SHIFT).to_bits() as i32 - SHIFT.to_bits() as i32 }
+}
+
 struct Int {
     lo: f32,
     hi: f32,
@@ -154,7 +162,7 @@ impl Coder for Int {
     #[inline(always)]
     fn encode(&self, x: f32, scale: f32, zero: f32) -> i32 {
         // The clamp is done in f32 before the conversion: it also bounds what an infinite ratio converts to.
-        ((x / scale).round_ties_even() + zero).clamp(self.lo, self.hi) as i32
+        whole(((x / scale).round_ties_even() + zero).clamp(self.lo, self.hi))
     }
 
     #[inline(always)]
@@ -176,7 +184,7 @@ struct IntFloatZero {
 impl Coder for IntFloatZero {
     #[inline(always)]
     fn encode(&self, x: f32, scale: f32, zero: f32) -> i32 {
-        (x / scale + zero).round_ties_even().clamp(self.lo, self.hi) as i32
+        whole((x / scale + zero).round_ties_even().clamp(self.lo, self.hi))
     }
 
     #[inline(always)]
@@ -228,6 +236,14 @@ impl Coder for [f32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_are_converted_as_by_the_language() {
+        for x in -(1 << 22)..=1 << 22 {
+            assert_eq!(whole(x as f32), x);
+        }
+        assert_eq!((whole(f32::NAN), whole(-f32::NAN), whole(-0.0)), (0, 0, 0));
+    }
 
     #[test]
     fn every_code_is_a_fixed_point_and_codes_are_monotone() {

@@ -16,7 +16,8 @@
 //! ```
 //!
 //! which is the squared error of what the readers return, summed over all calibration tokens, from one matrix that they share. `s = 1` is
-//! among the candidates. Clipping, AWQ's second half, is the pass `clip`.
+//! among the candidates. With `loss = "module"` it is the squared error of what the module behind the readers returns, which is run again
+//! on window after window for every candidate that could still be the best ([`race`]). Clipping, AWQ's second half, is the pass `clip`.
 //!
 //! Where the rounding that follows feeds the error of each channel into those after it, most of that sum is made up for. What remains is
 //! each channel's error by itself, which `loss = "compensated"` counts instead:
@@ -28,6 +29,7 @@
 //! the squared errors that such rounding itself minimizes, with those of rounding to nearest for `Δ`. (This is not in the paper.)
 
 mod options;
+mod race;
 mod search;
 
 use qfw_core::algorithm::{

@@ -19,7 +19,7 @@ pub struct Options {
     pub duo_scaling: Duo,
     /// What is compared: what each layer puts out (`linear`), known from its Gram matrix; that part of it which rounding with
     /// error feedback cannot make up for in other channels (`compensated`); or what the whole module behind the region does (`module`),
-    /// which is run again for every exponent.
+    /// which is run again for every exponent, on as many windows as it takes to tell exponents apart.
     pub loss: Loss,
 }
 

@@ -8,6 +8,7 @@ use qfw_core::statistic::{Gram, StatKind};
 use rayon::prelude::*;
 
 use crate::options::{Loss, Options};
+use crate::race::{Best, race};
 
 /// What was found.
 pub(crate) struct Found {
@@ -30,29 +31,25 @@ pub(crate) fn search(cx: &RegionContext<'_>, options: &Options) -> Result<Option
     let repeat = (magnitudes.len() / cx.region.width) as f64;
     let m: Vec<f64> = cx.region.gather(magnitudes, |a, b| a + b)?.into_iter().map(|x| x / repeat).collect();
     let w = cx.region.gather(&weight_means(&rounded), |a, b| a + b)?.into_iter().map(|x| x / repeat).collect::<Vec<_>>();
-    let (mut unscaled, mut best): (f64, Option<(f64, Vec<f64>)>) = (f64::NAN, None);
-    for (nth, (exponent, duo)) in options.candidates().into_iter().enumerate() {
-        let factors = factors(&m, &w, exponent, duo);
-        let spread = cx.region.spread(&factors, gram.n)?;
-        let mut loss = 0.0;
-        match cx.replay {
-            Some(module) => {
-                let weights = rounded.iter().map(|r| Ok((r.linear.site, as_rounded(r, &spread, gram.n)?)));
-                loss += module.error(weights.collect::<Result<_>>()?)?;
-            }
-            None => {
-                for reader in &rounded {
-                    loss += error(reader, &spread, gram.n, measure)?;
-                }
-            }
-        }
-        if nth == 0 {
-            unscaled = loss;
-        } else if loss < best.as_ref().map_or(unscaled, |(l, _)| *l) {
-            best = Some((loss, factors));
-        }
-    }
-    Ok(best.map(|(loss, factors)| Found { factors, error: (loss.max(0.0) / unscaled).sqrt() }))
+    let candidates: Vec<Vec<f64>> = options.candidates().into_iter().map(|(exponent, duo)| factors(&m, &w, exponent, duo)).collect();
+    let linear = |factors: &[f64]| -> Result<f64> {
+        let spread = cx.region.spread(factors, gram.n)?;
+        rounded.iter().map(|reader| error(reader, &spread, gram.n, measure)).sum()
+    };
+    let best = match cx.replay {
+        Some(module) => race(candidates.len(), module.windows(), |candidate, windows| {
+            let spread = cx.region.spread(&candidates[candidate], gram.n)?;
+            let weights = rounded.iter().map(|r| Ok((r.linear.site, as_rounded(r, &spread, gram.n)?)));
+            module.errors(weights.collect::<Result<_>>()?, windows)
+        })?,
+        // A Gram matrix has seen all windows: one number for each candidate, and nothing to be saved.
+        None => race(candidates.len(), 1, |candidate, _| Ok(vec![linear(&candidates[candidate])?]))?,
+    };
+    let better = best.filter(|best| best.candidate != 0);
+    Ok(better.map(|Best { candidate, loss, first }| {
+        let factors = candidates.into_iter().nth(candidate).unwrap_or_default();
+        Found { factors, error: (loss.max(0.0) / first).sqrt() }
+    }))
 }
 
 /// `s` for an exponent.

@@ -33,8 +33,9 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 64)]
     max_windows: usize,
     /// rtn or gptq (int4 weights); w8a8 (int8 weights per channel and inputs per token), fp8-dynamic (the same in fp8) or kv8 (keys and
-    /// values in fp8 with a fixed scale), rounded to nearest; awq (int4 weights, rounded to nearest), w4a4 (int4 weights per channel and
-    /// inputs per token, rotated and rounded by gptq), or auto-round (integers learned a block at a time; the peer is AutoRound)
+    /// values in fp8 with a fixed scale), rounded to nearest; awq (int4 weights, rounded to nearest), awq-module (the same, with qfw too
+    /// comparing what whole modules put out), w4a4 (int4 weights per channel and inputs per token, rotated and rounded by gptq), or
+    /// auto-round (integers learned a block at a time; the peer is AutoRound)
     #[arg(long, default_value = "gptq")]
     method: String,
     /// Bits of weights, for auto-round
@@ -90,6 +91,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// AWQ by what whole modules put out.
+const AWQ_MODULE: &str = "awq-module";
+
 /// The method whose peer is another one.
 const AUTO_ROUND: &str = "auto-round";
 
@@ -108,7 +112,9 @@ fn peer(args: &Args, out: &Path) -> Result<Cost> {
         command.args([args.bits.to_string(), args.group.to_string(), args.iters.to_string(), args.batch.to_string()]);
     } else {
         script("llm_compressor.py");
-        command.arg(&args.method).arg(args.group.to_string()).arg(if args.affine { "affine" } else { "symmetric" });
+        // The peer's AWQ always compares modules.
+        let method = if args.method == AWQ_MODULE { "awq" } else { &args.method };
+        command.arg(method).arg(args.group.to_string()).arg(if args.affine { "affine" } else { "symmetric" });
     }
     let output = command.stderr(Stdio::null()).output().map_err(|e| Error::io(&args.python, "run", e))?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -138,6 +144,7 @@ fn recipe(args: &Args) -> Result<String> {
         "rtn" => (int4, "algo = 'rtn'"),
         "gptq" => (int4, "algo = 'gptq'\noptions = { act-order = 'static', damp = 0.01 }"),
         "awq" => (int4, "algo = 'awq'\n[[pass]]\nalgo = 'rtn'"),
+        AWQ_MODULE => (int4, "algo = 'awq'\noptions = { loss = 'module' }\n[[pass]]\nalgo = 'rtn'"),
         "w4a4" => (
             "weights = { format = 'int4', granularity = 'channel', convention = 'half-range' }\n\
              inputs = { format = 'int4', convention = 'half-range', granularity = 'token', timing = 'dynamic' }\n\
@@ -150,7 +157,7 @@ fn recipe(args: &Args) -> Result<String> {
         "kv8" => (format!("weights = 'keep'\nkeys = {{ {fp8} }}\nvalues = {{ {fp8} }}"), ""),
         other => {
             return Err(Error::config("compare::method", format!("unknown method `{other}`"))
-                .hint("methods: rtn, gptq, awq, w4a4, w8a8, fp8-dynamic, kv8, auto-round"));
+                .hint("methods: rtn, gptq, awq, awq-module, w4a4, w8a8, fp8-dynamic, kv8, auto-round"));
         }
     };
     let pass = if pass.is_empty() { String::new() } else { format!("[[pass]]\n{pass}\n") };

@@ -10,22 +10,23 @@
 //! and a fixed matrix in place of `U`. Either can be held to the room of an accumulator ([`super::accumulator`]).
 //!
 //! Rows are independent. A few are held side by side, which is the axis that vectorizes; a task takes several such bundles. Columns go in
-//! blocks: inside a block the update is applied at once, behind the block as one matrix product for all rows of the task, so that `U`, which
-//! is larger than any cache, is read once per task.
+//! blocks: inside a block the update is applied at once ([`block`]), behind the block as one matrix product for all rows of the task, so
+//! that `U`, which is larger than any cache, is read once per task.
 
-use std::ops::Range;
+mod block;
 
-use pulp::Simd;
 use rayon::prelude::*;
 
+use block::{BlockOfRows, Bundle, Column, ROWS, Room};
+
 use super::accumulator::{AccumulatorLimit, Limiter};
-use super::codes::{Codes, ROWS_PER_TASK, Unit, with_units};
+use super::codes::{Codes, Unit, with_units};
 use super::gemm::{Onto, Transpose, gemm};
 use super::greedy_path::GreedyPath;
 use super::inverse_factor::InverseFactor;
-use super::vectorize::{Kernel, vectorize};
+use super::vectorize::vectorize;
 use crate::observer::{Observer, ScaleRule};
-use crate::scheme::{Coder, Grid, QParams, TileLayout, WithCoder};
+use crate::scheme::{Grid, QParams};
 
 /// Where the quantization parameters of a column come from.
 #[derive(Clone, Copy)]
@@ -126,16 +127,6 @@ impl ColumnSweep<'_> {
     }
 }
 
-/// What a bundle of rows writes, block after block.
-struct Bundle<'a, U> {
-    codes: &'a mut [U],
-    scale: &'a mut [f32],
-    zero: &'a mut [f32],
-    limiter: Option<Limiter>,
-    /// Σ e² so far.
-    loss: f64,
-}
-
 struct Task<'a> {
     cols: usize,
     block: usize,
@@ -143,6 +134,8 @@ struct Task<'a> {
     feedback: Feedback<'a>,
     source: SweepParams<'a>,
     limit: Option<&'a AccumulatorLimit>,
+    /// The grid's smallest code.
+    lo: i32,
 }
 
 fn sweep_into<U: Unit>(sweep: &ColumnSweep<'_>, weight: &[f32], codes: &mut [U], lo: i32) -> (QParams, f64) {
@@ -151,7 +144,7 @@ fn sweep_into<U: Unit>(sweep: &ColumnSweep<'_>, weight: &[f32], codes: &mut [U],
     let layout = params.layout;
     let (cols, tiles_per_row) = (layout.cols, layout.grid().1);
     let mut fitted = params.clone();
-    let task = Task { cols, block: block.max(1), grid, feedback, source, limit };
+    let task = Task { cols, block: block.max(1), grid, feedback, source, limit, lo };
     let rows_per_task = rows_per_task(layout.rows);
     let tasks = layout.rows.div_ceil(rows_per_task);
     let mut losses = vec![0.0; tasks];
@@ -166,7 +159,7 @@ fn sweep_into<U: Unit>(sweep: &ColumnSweep<'_>, weight: &[f32], codes: &mut [U],
         .zip(losses.par_iter_mut())
         .enumerate()
         .for_each_init(Vec::new, |scratch, (t, (((codes, weight), (scale, zero)), loss))| {
-            *loss = task.run(t * rows_per_task, weight, codes, lo, (scale, zero), scratch);
+            *loss = task.run(t * rows_per_task, weight, codes, (scale, zero), scratch);
         });
     (fitted, losses.iter().sum::<f64>() / 2.0)
 }
@@ -174,119 +167,7 @@ fn sweep_into<U: Unit>(sweep: &ColumnSweep<'_>, weight: &[f32], codes: &mut [U],
 /// Rows of a task: bundles enough to read `U` seldom, and tasks enough for many threads. Depends on the shape alone.
 fn rows_per_task(rows: usize) -> usize {
     const BUNDLES: usize = 4;
-    (rows / 8 / ROWS_PER_BUNDLE).clamp(1, BUNDLES) * ROWS_PER_BUNDLE
-}
-
-/// What the rows of a bundle write.
-struct RowState<'a, U> {
-    codes: &'a mut [U],
-    lo: i32,
-    scale: &'a mut [f32],
-    zero: &'a mut [f32],
-    limiter: &'a mut Option<Limiter>,
-}
-
-/// Rows held side by side.
-const ROWS_PER_BUNDLE: usize = ROWS_PER_TASK;
-
-/// One value of each row of a bundle, side by side. Rows do not wait for each other, so this is the axis that vectorizes; rows that a
-/// short bundle lacks hold zeros.
-type Column = [f32; ROWS_PER_BUNDLE];
-
-/// One block of columns of all rows of a bundle; returns Σ e².
-struct BlockOfRows<'a, 'b, U> {
-    task: &'a Task<'a>,
-    first_row: usize,
-    columns: Range<usize>,
-    /// All columns of the rows, row-major.
-    w: &'a [f32],
-    /// All columns of what errors are taken against, where that is not the weight as updated.
-    targets: &'a [f32],
-    /// Room for the block's columns.
-    block: &'a mut [Column],
-    /// Receives what is fed back of each column of the block: `−e_j`, or `e_j` along a path.
-    errors: &'a mut [Column],
-    state: &'a mut RowState<'b, U>,
-}
-
-impl<U: Unit> Kernel for BlockOfRows<'_, '_, U> {
-    type Output = f64;
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> f64 {
-        self.task.grid.with(Steps { rows: self, simd })
-    }
-}
-
-/// The steps of a block, for a grid and an instruction set.
-struct Steps<'a, 'b, U, S> {
-    rows: BlockOfRows<'a, 'b, U>,
-    simd: S,
-}
-
-impl<U: Unit, S: Simd> WithCoder for Steps<'_, '_, U, S> {
-    type Output = f64;
-    #[inline(always)]
-    fn run<C: Coder + ?Sized>(self, coder: &C) -> f64 {
-        let (BlockOfRows { task, first_row, columns, w, targets, block, errors, state }, simd) = (self.rows, self.simd);
-        let (n, rows) = (task.cols, w.len() / task.cols);
-        let block = &mut block[..columns.len()];
-        block.fill([0.0; ROWS_PER_BUNDLE]);
-        for (r, w) in w.chunks_exact(n).enumerate() {
-            for (column, w) in block.iter_mut().zip(&w[columns.clone()]) {
-                column[r] = *w;
-            }
-        }
-        let mut losses = [0.0; ROWS_PER_BUNDLE];
-        for (i, j) in columns.clone().enumerate() {
-            let natural = task.feedback.order().map_or(j, |o| o[j] as usize);
-            let (mut scale, mut zero) = ([1.0; ROWS_PER_BUNDLE], [0.0; ROWS_PER_BUNDLE]);
-            task.parameters((first_row, rows), (i, j), natural, w, block, state, (&mut scale, &mut zero));
-            let u = &task.feedback.matrix()[j * n + j..j * n + columns.end];
-            let (now, later) = block[i..].split_at_mut(1);
-            let mut codes = [0; ROWS_PER_BUNDLE];
-            // Bounds that the compiler does not know: else it unrolls these loops and vectorizes across columns, by gathering.
-            let (now, codes, errors) = (&mut now[0][..rows], &mut codes[..rows], &mut errors[i]);
-            if let Some(limiter) = &mut *state.limiter {
-                let tile = natural / limiter.limit.tile;
-                let (thresholds, sums) = (&limiter.thresholds[tile], &mut limiter.sums[tile]);
-                for (r, (code, w)) in codes.iter_mut().zip(now.iter()).enumerate() {
-                    let shrunk = w.signum() * (w.abs() - thresholds[r]).max(0.0);
-                    *code = sums[r].fit(coder.encode(shrunk, scale[r], zero[r]), &limiter.limit);
-                }
-            } else {
-                for (code, ((w, s), z)) in codes.iter_mut().zip(now.iter().zip(&scale).zip(&zero)) {
-                    *code = coder.encode(*w, *s, *z);
-                }
-            }
-            let divisor = match task.feedback {
-                Feedback::Inverse(_) => u[0],
-                Feedback::Path { .. } => {
-                    for (now, row) in now.iter_mut().zip(targets.chunks_exact(n)) {
-                        *now = row[j];
-                    }
-                    -1.0
-                }
-            };
-            for ((error, loss), (((w, code), s), z)) in
-                errors[..rows].iter_mut().zip(&mut losses[..rows]).zip(now.iter().zip(&*codes).zip(&scale).zip(&zero))
-            {
-                let e = (w - coder.decode(*code, *s, *z)) / divisor;
-                *error = -e;
-                *loss += f64::from(e) * f64::from(e);
-            }
-            let (errors, _) = S::as_simd_f32s(errors);
-            for (column, u) in later.iter_mut().zip(&u[1..]) {
-                let u = simd.splat_f32s(*u);
-                for (w, e) in S::as_mut_simd_f32s(column).0.iter_mut().zip(errors) {
-                    *w = simd.mul_add_f32s(u, *e, *w);
-                }
-            }
-            for (r, code) in codes.iter().enumerate() {
-                state.codes[r * n + natural] = U::of(code - state.lo);
-            }
-        }
-        losses[..rows].iter().sum()
-    }
+    (rows / 8 / ROWS).clamp(1, BUNDLES) * ROWS
 }
 
 /// Padding for the zip above where there are fewer chunks of tiles than tasks.
@@ -302,7 +183,6 @@ impl Task<'_> {
         first_row: usize,
         weight: &[f32],
         codes: &mut [U],
-        lo: i32,
         (scale, zero): (&mut [f32], &mut [f32]),
         w: &mut Vec<f32>,
     ) -> f64 {
@@ -322,30 +202,21 @@ impl Task<'_> {
             path.start(w, &targets);
         }
         let mut bundles = self.bundles(first_row, weight, codes, scale, zero);
-        let mut block = vec![[0.0; ROWS_PER_BUNDLE]; self.block.min(n)];
-        let mut errors = block.clone();
+        let widest = self.block.min(n);
+        let mut room = Room::new(widest);
         // Of all bundles: `[columns of the block, rows]`.
-        let mut fed_back = vec![0.0; block.len() * rows];
+        let mut fed_back = vec![0.0; widest * rows];
         let mut start = 0;
         while start < n {
             let end = self.block_end(start);
             let width = end - start;
             for (i, bundle) in bundles.iter_mut().enumerate() {
-                let first = i * ROWS_PER_BUNDLE;
-                let range = first * n..rows.min(first + ROWS_PER_BUNDLE) * n;
-                let mut state = RowState { codes: bundle.codes, lo, scale: bundle.scale, zero: bundle.zero, limiter: &mut bundle.limiter };
-                bundle.loss += vectorize(BlockOfRows {
-                    task: self,
-                    first_row: first_row + first,
-                    columns: start..end,
-                    w: &w[range.clone()],
-                    targets: targets.get(range.clone()).unwrap_or_default(),
-                    block: &mut block,
-                    errors: &mut errors,
-                    state: &mut state,
-                });
+                let first = i * ROWS;
+                let range = first * n..rows.min(first + ROWS) * n;
+                let (w, targets) = (&w[range.clone()], targets.get(range.clone()).unwrap_or_default());
+                bundle.loss += vectorize(BlockOfRows { task: self, columns: start..end, w, targets, room: &mut room, bundle });
                 let held = range.len() / n;
-                for (all, column) in fed_back.chunks_exact_mut(rows).zip(&errors[..width]) {
+                for (all, column) in fed_back.chunks_exact_mut(rows).zip(&room.errors[..width]) {
                     all[first..first + held].copy_from_slice(&column[..held]);
                 }
             }
@@ -368,65 +239,38 @@ impl Task<'_> {
         scale: &'b mut [f32],
         zero: &'b mut [f32],
     ) -> Vec<Bundle<'b, U>> {
-        let chunk = ROWS_PER_BUNDLE * self.cols;
+        let chunk = ROWS * self.cols;
         let layout = self.source.params().layout;
         let refit = matches!(self.source, SweepParams::Refit { .. });
         // Where nothing is refitted nothing is written, and one bundle may hold it all.
-        let tiles = if refit { ROWS_PER_BUNDLE * layout.grid().1 } else { scale.len().max(1) };
+        let tiles = if refit { ROWS * layout.grid().1 } else { scale.len().max(1) };
         let mut tiles = scale.chunks_mut(tiles).zip(zero.chunks_mut(tiles));
         let bundle = |(i, (codes, weight)): (usize, (&'b mut [U], &[f32]))| {
             let limiter = self.limit.map(|limit| {
                 let QParams { layout, scale, .. } = self.source.params();
-                let first = first_row + i * ROWS_PER_BUNDLE;
+                let first = first_row + i * ROWS;
                 Limiter::new(*limit, weight, self.cols, |r, column| scale[layout.tile(first + r, column)])
             });
             let (scale, zero) = tiles.next().unwrap_or_default();
-            Bundle { codes, scale, zero, limiter, loss: 0.0 }
+            let tiles = self.side_by_side(first_row + i * ROWS, weight.len() / self.cols);
+            Bundle { codes, scale, zero, tiles, limiter, loss: 0.0 }
         };
         codes.chunks_mut(chunk).zip(weight.chunks(chunk)).enumerate().map(bundle).collect()
     }
 
-    /// Scales and zero points of a column, one for each of the task's rows; a refit makes them where a group begins. `i` is the column's
-    /// place in the block, `j` in the order.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "the inner step of one loop")]
-    fn parameters<U>(
-        &self,
-        (first_row, rows): (usize, usize),
-        (i, j): (usize, usize),
-        natural: usize,
-        w: &[f32],
-        block: &[Column],
-        state: &mut RowState<'_, U>,
-        (scale, zero): (&mut Column, &mut Column),
-    ) {
-        match self.source {
-            SweepParams::Fixed(p) => {
-                let TileLayout { tile_rows, tile_cols, .. } = p.layout;
-                let (tiles, column) = (p.layout.grid().1, natural / tile_cols);
-                for r in 0..rows {
-                    let row = if tile_rows == 1 { first_row + r } else { (first_row + r) / tile_rows };
-                    (scale[r], zero[r]) = (p.scale[row * tiles + column], p.zero[row * tiles + column]);
-                }
-            }
-            SweepParams::Refit { params, observer, rule } => {
-                let (g, tiles) = (params.layout.tile_cols, params.layout.grid().1);
-                let end = self.cols.min(j + g);
-                for r in 0..rows {
-                    let tile = r * tiles + j / g;
-                    if j % g == 0 {
-                        // Behind the first column the block is ahead of the rows; a group that begins there lies in the block.
-                        let values: Vec<f32> = if i == 0 {
-                            w[r * self.cols..][j..end].to_vec()
-                        } else {
-                            block[i..i + end - j].iter().map(|column| column[r]).collect()
-                        };
-                        (state.scale[tile], state.zero[tile]) = observer.fit(&values, rule);
-                    }
-                    (scale[r], zero[r]) = (state.scale[tile], state.zero[tile]);
+    /// Scales and zero points of some rows, tile of columns after tile of columns; of a refit, room for them.
+    fn side_by_side(&self, first_row: usize, rows: usize) -> Vec<(Column, Column)> {
+        let QParams { layout, scale, zero, .. } = self.source.params();
+        let mut tiles = vec![([1.0; ROWS], [0.0; ROWS]); layout.grid().1];
+        if matches!(self.source, SweepParams::Fixed(_)) {
+            for r in 0..rows {
+                let row = layout.tile(first_row + r, 0);
+                for (tile, (scale, zero)) in tiles.iter_mut().zip(scale[row..].iter().zip(&zero[row..])) {
+                    (tile.0[r], tile.1[r]) = (*scale, *zero);
                 }
             }
         }
+        tiles
     }
 
     /// Where the block that starts at `start` ends. A refit reads its whole group, so no group may straddle a block.
