@@ -34,8 +34,9 @@ pub(crate) struct Args {
     max_windows: usize,
     /// rtn or gptq (int4 weights); w8a8 (int8 weights per channel and inputs per token), fp8-dynamic (the same in fp8) or kv8 (keys and
     /// values in fp8 with a fixed scale), rounded to nearest; awq (int4 weights, rounded to nearest), awq-module (the same, with qfw too
-    /// comparing what whole modules put out), w4a4 (int4 weights per channel and inputs per token, rotated and rounded by gptq), or
-    /// auto-round (integers learned a block at a time; the peer is AutoRound)
+    /// comparing what whole modules put out), w4a4 (int4 weights per channel and inputs per token, rotated and rounded by gptq),
+    /// w4a4-brevitas (the same, the peer being Brevitas, whose losses are of its own simulation), or auto-round (integers learned a block at a
+    /// time; the peer is AutoRound)
     #[arg(long, default_value = "gptq")]
     method: String,
     /// Bits of weights, for auto-round
@@ -56,7 +57,7 @@ pub(crate) struct Args {
     /// What qfw rounds the operands of its products to: f32 (as they are), bf16 or auto
     #[arg(long, default_value = "auto")]
     products: String,
-    /// A Python that has llmcompressor, or auto-round
+    /// A Python that has llmcompressor, auto-round or brevitas
     #[arg(long, default_value = "python3")]
     python: PathBuf,
     /// Run qfw alone
@@ -71,6 +72,9 @@ struct Cost {
     wall_seconds: f64,
     cpu_seconds: f64,
     peak_rss_bytes: u64,
+    /// Of a peer that scores by itself what it can not write down.
+    #[serde(default)]
+    windows_nll: Option<Vec<f64>>,
 }
 
 /// Runs both and prints the table.
@@ -82,7 +86,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.no_peer {
         eprintln!("running {}", name(args));
         let out = dir.path().join("peer");
-        rows.push((peer(args, &out)?, perplexity(args, &qfw, &out)?));
+        let cost = peer(args, &out)?;
+        let measured = match &cost.windows_nll {
+            Some(windows_nll) => Measured::of(windows_nll),
+            None => perplexity(args, &qfw, &out)?,
+        };
+        rows.push((cost, measured));
     }
     eprintln!("running qfw");
     let out = dir.path().join("qfw");
@@ -97,24 +106,38 @@ const AWQ_MODULE: &str = "awq-module";
 /// The method whose peer is another one.
 const AUTO_ROUND: &str = "auto-round";
 
+/// The same recipe as `w4a4`, beside another peer.
+const W4A4_BREVITAS: &str = "w4a4-brevitas";
+
 /// The peer's package.
 fn name(args: &Args) -> &'static str {
-    if args.method == AUTO_ROUND { AUTO_ROUND } else { "llmcompressor" }
+    match args.method.as_str() {
+        AUTO_ROUND => AUTO_ROUND,
+        W4A4_BREVITAS => "brevitas",
+        _ => "llmcompressor",
+    }
 }
 
 fn peer(args: &Args, out: &Path) -> Result<Cost> {
     let mut command = Command::new(&args.python);
     let mut script = |file: &str| {
-        command.arg(workspace::root().join("tests/peers").join(file)).arg(&args.model).arg(&args.ids).arg(out);
+        command.arg(workspace::root().join("tests/peers").join(file)).arg(&args.model).arg(&args.ids);
     };
-    if args.method == AUTO_ROUND {
-        script("auto_round.py");
-        command.args([args.bits.to_string(), args.group.to_string(), args.iters.to_string(), args.batch.to_string()]);
-    } else {
-        script("llm_compressor.py");
-        // The peer's AWQ always compares modules.
-        let method = if args.method == AWQ_MODULE { "awq" } else { &args.method };
-        command.arg(method).arg(args.group.to_string()).arg(if args.affine { "affine" } else { "symmetric" });
+    match args.method.as_str() {
+        AUTO_ROUND => {
+            script("auto_round.py");
+            command.arg(out).args([args.bits.to_string(), args.group.to_string(), args.iters.to_string(), args.batch.to_string()]);
+        }
+        W4A4_BREVITAS => {
+            script("brevitas_llm.py");
+            command.arg(args.eval.as_deref().unwrap_or(Path::new("-"))).args([args.seq_len.to_string(), args.max_windows.to_string()]);
+        }
+        method => {
+            script("llm_compressor.py");
+            // The peer's AWQ always compares modules.
+            let method = if method == AWQ_MODULE { "awq" } else { method };
+            command.arg(out).arg(method).arg(args.group.to_string()).arg(if args.affine { "affine" } else { "symmetric" });
+        }
     }
     let output = command.stderr(Stdio::null()).output().map_err(|e| Error::io(&args.python, "run", e))?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -145,7 +168,7 @@ fn recipe(args: &Args) -> Result<String> {
         "gptq" => (int4, "algo = 'gptq'\noptions = { act-order = 'static', damp = 0.01 }"),
         "awq" => (int4, "algo = 'awq'\n[[pass]]\nalgo = 'rtn'"),
         AWQ_MODULE => (int4, "algo = 'awq'\noptions = { loss = 'module' }\n[[pass]]\nalgo = 'rtn'"),
-        "w4a4" => (
+        "w4a4" | W4A4_BREVITAS => (
             "weights = { format = 'int4', granularity = 'channel', convention = 'half-range' }\n\
              inputs = { format = 'int4', convention = 'half-range', granularity = 'token', timing = 'dynamic' }\n\
              [output]\nformat = ['qfw']"
@@ -157,7 +180,7 @@ fn recipe(args: &Args) -> Result<String> {
         "kv8" => (format!("weights = 'keep'\nkeys = {{ {fp8} }}\nvalues = {{ {fp8} }}"), ""),
         other => {
             return Err(Error::config("compare::method", format!("unknown method `{other}`"))
-                .hint("methods: rtn, gptq, awq, awq-module, w4a4, w8a8, fp8-dynamic, kv8, auto-round"));
+                .hint("methods: rtn, gptq, awq, awq-module, w4a4, w4a4-brevitas, w8a8, fp8-dynamic, kv8, auto-round"));
         }
     };
     let pass = if pass.is_empty() { String::new() } else { format!("[[pass]]\n{pass}\n") };
@@ -176,7 +199,7 @@ fn ours(args: &Args, recipe: &str, qfw: &Path, out: &Path) -> Result<Cost> {
     // The largest child so far is this one, unless the peer (or a compiler) was larger: the run's own report says it exactly.
     let peer = format!("qfw {}, {} products", env!("CARGO_PKG_VERSION"), args.products);
     let Took { cpu_seconds, wall_seconds } = took;
-    Ok(Cost { peer, wall_seconds, cpu_seconds, peak_rss_bytes: logged_peak(out).unwrap_or_else(|| children().1) })
+    Ok(Cost { peer, wall_seconds, cpu_seconds, peak_rss_bytes: logged_peak(out).unwrap_or_else(|| children().1), windows_nll: None })
 }
 
 /// Peak memory as the run itself logged it.
@@ -190,6 +213,17 @@ struct Measured {
     perplexity: f64,
     stderr: f64,
     windows_nll: Vec<f64>,
+}
+
+impl Measured {
+    /// What losses in nats per token amount to; none of none.
+    fn of(windows_nll: &[f64]) -> Option<Self> {
+        if windows_nll.is_empty() {
+            return None;
+        }
+        let (mean, error) = paired(windows_nll, &vec![0.0; windows_nll.len()]);
+        Some(Self { perplexity: mean.exp(), stderr: mean.exp() * error, windows_nll: windows_nll.to_vec() })
+    }
 }
 
 /// Perplexity, where data for it was given.

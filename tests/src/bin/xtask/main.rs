@@ -32,7 +32,7 @@ struct Line {
 
 #[derive(clap::Subcommand)]
 enum Task {
-    /// Time qfw and llm-compressor side by side, with the same recipe on the same ids
+    /// Time qfw and a peer (llm-compressor, AutoRound, Brevitas) side by side, with the same recipe on the same ids
     Compare(compare::Args),
     /// Count the rows of `tests/features.toml`, and fail if a done one names no test
     Features(features::Args),
