@@ -17,7 +17,7 @@
 //!
 //! which is the squared error of what the readers return, summed over all calibration tokens, from one matrix that they share. `s = 1` is
 //! among the candidates. With `loss = "module"` it is the squared error of what the module behind the readers returns, which is run again
-//! on window after window for every candidate that could still be the best ([`race`]). Clipping, AWQ's second half, is the pass `clip`.
+//! on window after window for every candidate that could still be the best (`race.rs`). Clipping, AWQ's second half, is the pass `clip`.
 //!
 //! Where the rounding that follows feeds the error of each channel into those after it, most of that sum is made up for. What remains is
 //! each channel's error by itself, which `loss = "compensated"` counts instead:

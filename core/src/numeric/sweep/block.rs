@@ -44,7 +44,6 @@ pub(super) struct Bundle<'a, U> {
 }
 
 /// Room for the columns of a block.
-#[derive(Clone)]
 pub(super) struct Room {
     /// The weight, as updated.
     columns: Vec<Column>,

@@ -72,7 +72,7 @@ struct Cost {
     wall_seconds: f64,
     cpu_seconds: f64,
     peak_rss_bytes: u64,
-    /// Of a peer that scores by itself what it can not write down.
+    /// Of a peer that scores by itself what it cannot write down.
     #[serde(default)]
     windows_nll: Option<Vec<f64>>,
 }
@@ -139,12 +139,17 @@ fn peer(args: &Args, out: &Path) -> Result<Cost> {
             command.arg(out).arg(method).arg(args.group.to_string()).arg(if args.affine { "affine" } else { "symmetric" });
         }
     }
-    let output = command.stderr(Stdio::null()).output().map_err(|e| Error::io(&args.python, "run", e))?;
+    let output = command.stderr(Stdio::piped()).output().map_err(|e| Error::io(&args.python, "run", e))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let cost = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
     cost.filter(|_| output.status.success()).ok_or_else(|| {
-        Error::input("compare::peer", format!("`{}` could not run {}: {}", args.python.display(), name(args), output.status))
-            .hint(format!("it needs the package {} (`--python PATH` names another Python), or give `--no-peer`", name(args)))
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
+        Error::input(
+            "compare::peer",
+            format!("`{}` could not run {}: {}; it said: {last}", args.python.display(), name(args), output.status),
+        )
+        .hint(format!("it needs the package {} (`--python PATH` names another Python), or give `--no-peer`", name(args)))
     })
 }
 
