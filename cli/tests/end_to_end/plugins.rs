@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::errors::refused_with;
-use super::{Ran, apply_args, args, asset, command, finish};
+use super::{Ran, apply_args, args, asset, command, finish, tensors};
 
 /// A home directory with plugins of its own.
 pub(super) struct Home {
@@ -89,21 +89,6 @@ pub(super) fn compiled(source: &str, flags: &[&str], to: &Path) -> bool {
     }
 }
 
-/// Every tensor of the shards in a directory, by name: type, shape and bytes.
-pub(super) fn tensors(dir: &Path) -> std::collections::BTreeMap<String, (String, Vec<u8>)> {
-    let mut all = std::collections::BTreeMap::new();
-    let files = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "safetensors"));
-    for file in files {
-        let bytes = std::fs::read(&file).unwrap();
-        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        for (name, view) in read.tensors() {
-            all.insert(name, (format!("{:?} {:?}", view.dtype(), view.shape()), view.data().to_vec()));
-        }
-    }
-    assert!(!all.is_empty(), "{} holds tensors", dir.display());
-    all
-}
-
 #[track_caller]
 fn same_tensors(a: &Path, b: &Path) {
     let (a, b) = (tensors(a), tensors(b));
@@ -131,6 +116,7 @@ fn a_loaded_algorithm_gives_the_bytes_of_the_linked_one() {
         "--algo clip,gptq --format qfw",
         "--algo clip,rtn --set scheme.weights.format=int3 --format qfw",
         "--algo awq,zeroquant --set scheme.weights.granularity.group=32",
+        "--algo awq,gptq --set scheme.weights.granularity.group=32",
         "--algo svdquant,rtn --set svdquant.rank=4 --set svdquant.gram=true --format qfw",
         "--algo smoothquant,svdquant,gptq --set svdquant.rank=4 --set svdquant.compensate=true --format qfw",
     ]

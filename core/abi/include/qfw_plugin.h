@@ -195,6 +195,10 @@ typedef struct qfw_stat {
     const qfw_tensor *tensor;
 } qfw_stat;
 
+enum {
+    QFW_SITE_FEEDS_BACK = 1 /* what rounds it says QFW_FEEDS_BACK; known where the layer reads a region */
+};
+
 typedef struct qfw_site {
     uint32_t size;
     uint32_t stream; /* the stream to take statistics from */
@@ -214,7 +218,7 @@ typedef struct qfw_site {
     qfw_str input;          /* how its input is rounded, as JSON; empty if it is not */
     qfw_str linear;         /* shape, ports and bias of the layer, as JSON */
     float amax;             /* largest magnitude over the weights that share a factor with this one */
-    uint32_t reserved;
+    uint32_t flags;             /* QFW_SITE_... */
 } qfw_site;
 
 /* ---- host extension "qfw.numeric/1" ----
@@ -273,7 +277,8 @@ struct qfw_algo;
 enum {
     QFW_REENTRANT = 1,     /* calls of one instance may run at once */
     QFW_WEIGHT_ONLY = 2,   /* it reads no activations with its default options; others may ask for them, through "qfw.plan/1" */
-    QFW_CHECKS_OPTIONS = 4 /* `create` checks options and fills in defaults; else the host does, by the schema */
+    QFW_CHECKS_OPTIONS = 4, /* `create` checks options and fills in defaults; else the host does, by the schema */
+    QFW_FEEDS_BACK = 8      /* it rounds, and the error of each column moves those that come after it */
 };
 
 typedef struct qfw_algo_desc {

@@ -40,7 +40,7 @@ pub fn layouts() -> Vec<Layout> {
         "qfw_tiles" = raw::Tiles { size, reserved, rows, cols, tile_rows, tile_cols }
         "qfw_stat" = raw::Stat { size, kind, stream, reserved, tokens, id, tensor }
         "qfw_site" = raw::Site {
-            size, stream, token, name, role, block, seed, weight, original, ranged, stats, n_stats, grid, tiles, spec, input, linear, amax, reserved,
+            size, stream, token, name, role, block, seed, weight, original, ranged, stats, n_stats, grid, tiles, spec, input, linear, amax, flags,
         }
         "qfw_factor" = raw::Factor { size, reserved, n, u, order, dead, n_dead, damp }
         "qfw_numeric" = raw::Numeric { size, reserved, gemm, fit, nearest, expand, factor, sweep, random, parallel_for }

@@ -123,6 +123,10 @@ pub const CORRECT: u32 = 4;
 pub const REENTRANT: u32 = 1;
 pub const WEIGHT_ONLY: u32 = 2;
 pub const CHECKS_OPTIONS: u32 = 4;
+pub const FEEDS_BACK: u32 = 8;
+
+/// A bit of [`Site::flags`].
+pub const SITE_FEEDS_BACK: u32 = 1;
 
 pub const GRID_INT: u32 = 0;
 pub const GRID_FLOAT: u32 = 1;
@@ -210,7 +214,7 @@ pub struct Site {
     pub input: Str,
     pub linear: Str,
     pub amax: f32,
-    pub reserved: u32,
+    pub flags: u32,
 }
 
 #[repr(C)]

@@ -36,6 +36,7 @@ impl Factory for Breaks {
             needs: Vec::new(),
             weight_only: true,
             checks_options: false,
+            feeds_back: false,
         }
     }
 

@@ -53,6 +53,7 @@ impl Factory for Linked {
             needs: Vec::new(),
             weight_only: record.weight_only,
             checks_options: true,
+            feeds_back: feeds_back(record),
         }
     }
 
@@ -68,6 +69,12 @@ impl Factory for Linked {
         let registry = Registry::builtin().map_err(|e| failure(&e))?;
         Ok(Box::new(Bridged { algorithm, options: options.to_string(), registry, matrices: Matrices::default() }))
     }
+}
+
+/// Whether it rounds and feeds errors back, whatever its options are.
+fn feeds_back(record: &algorithm::AlgorithmRecord) -> bool {
+    let built = (record.build)(&serde_json::json!({}));
+    built.is_ok_and(|(algorithm, _)| matches!(algorithm.stage(), algorithm::Stage::Round(stage) if stage.feeds_back()))
 }
 
 /// A newer host may have layers that this version of core has no role for.

@@ -44,6 +44,7 @@ pub(crate) fn solve(bridged: &Bridged, stage: &dyn Transform, host: &Host<'_>, g
             weight: site.weight(),
             target: o.target.as_ref().map(|(spec, observer)| (spec, &**observer)),
             input: o.input.as_ref(),
+            feeds_back: site.feeds_back(),
         })
         .collect();
     let first = owned.first().ok_or_else(|| Failure::new(Status::Internal, "a region without readers"))?;

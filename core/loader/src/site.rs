@@ -49,6 +49,7 @@ pub(crate) struct Layer<'a> {
     pub(crate) stream: Stream,
     pub(crate) seed: u64,
     pub(crate) amax: f32,
+    pub(crate) feeds_back: bool,
 }
 
 impl<'a> Layer<'a> {
@@ -63,6 +64,7 @@ impl<'a> Layer<'a> {
             stream: cx.stream,
             seed: cx.seed,
             amax: cx.amax,
+            feeds_back: false,
         }
     }
 }
@@ -240,7 +242,7 @@ pub(crate) fn lend_site<'a>(layer: &Layer<'a>, stats: LentStats<'a>, token: u64)
         input,
         linear: described,
         amax: layer.amax,
-        reserved: 0,
+        flags: if layer.feeds_back { raw::SITE_FEEDS_BACK } else { 0 },
     };
     let (weight, original) = (Lent::view(layer.weight, &shape), Lent::view(layer.original, &shape));
     let ranged = layer.ranged.map(|ranged| Lent::view(ranged, &shape));

@@ -155,6 +155,12 @@ pub trait Round: Send + Sync {
     /// # Errors
     /// What makes the site unsolvable; the harness then applies the run's `on-failure`.
     fn round(&self, cx: &SiteContext<'_>) -> Result<Rounded>;
+
+    /// Whether the error of each column moves those that are rounded after it, so that the output loses less than the errors of the weights
+    /// add up to. A transform that weighs errors may want to know ([`Reader::feeds_back`]).
+    fn feeds_back(&self) -> bool {
+        false
+    }
 }
 
 /// Adapts what is not codes.

@@ -40,6 +40,8 @@ pub struct Reader<'a> {
     pub target: Option<(&'a QuantSpec, &'a dyn Observer)>,
     /// How its input is rounded, if it is.
     pub input: Option<&'a QuantSpec>,
+    /// Whether what rounds it [feeds errors back](super::Round::feeds_back).
+    pub feeds_back: bool,
 }
 
 /// A linear that writes a region's channels, or some rows of it.

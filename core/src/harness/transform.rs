@@ -141,7 +141,8 @@ fn readers<'a>(run: &'a Run<'_>, region: &Region, weights: &MapWeights) -> Resul
 
 fn reader<'a>(run: &'a Run<'_>, jobs: &'a [Job<'_>], linear: &'a Linear, weight: &'a [f32]) -> Reader<'a> {
     let job = jobs.iter().find(|j| j.linear.site == linear.site);
-    Reader { linear, weight, target: job.map(|j| (j.spec, j.observer)), input: run.input_of(linear) }
+    let feeds_back = job.is_some_and(|j| matches!(run.algorithm(j.pass).stage(), Stage::Round(round) if round.feeds_back()));
+    Reader { linear, weight, target: job.map(|j| (j.spec, j.observer)), input: run.input_of(linear), feeds_back }
 }
 
 /// Applies a symmetry to the weights and the statistics.

@@ -20,7 +20,7 @@
 //! on window after window for every candidate that could still be the best (`race.rs`). Clipping, AWQ's second half, is the pass `clip`.
 //!
 //! Where the rounding that follows feeds the error of each channel into those after it, most of that sum is made up for. What remains is
-//! each channel's error by itself, which `loss = "compensated"` counts instead:
+//! each channel's error by itself, which is counted instead of layers that are rounded so (`loss = "auto"`) or of all (`"compensated"`):
 //!
 //! ```text
 //! min_s  Σ_readers Σ_j ‖Δ_j‖² / U_jj²,   H⁻¹ = UᵀU,  U upper triangular, channels by falling H_jj

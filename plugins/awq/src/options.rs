@@ -18,8 +18,9 @@ pub struct Options {
     #[serde(alias = "duo_scaling")]
     pub duo_scaling: Duo,
     /// What is compared: what each layer puts out (`linear`), known from its Gram matrix; that part of it which rounding with
-    /// error feedback cannot make up for in other channels (`compensated`); or what the whole module behind the region does (`module`),
-    /// which is run again for every exponent, on as many windows as it takes to tell exponents apart.
+    /// error feedback cannot make up for in other channels (`compensated`); of these two the one that fits how the layer is rounded (`auto`);
+    /// or what the whole module behind the region does (`module`), which is run again for every exponent, on as many windows as it takes to
+    /// tell exponents apart.
     pub loss: Loss,
 }
 
@@ -27,8 +28,10 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
-    /// The layers' outputs.
+    /// `compensated` for layers whose rounding feeds errors back, `linear` for others.
     #[default]
+    Auto,
+    /// The layers' outputs.
     Linear,
     /// The part of them that no other channel can stand in for.
     Compensated,
@@ -86,7 +89,7 @@ impl From<Duo> for Said {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { grid: 20, duo_scaling: Duo::Off, loss: Loss::Linear }
+        Self { grid: 20, duo_scaling: Duo::Off, loss: Loss::Auto }
     }
 }
 
@@ -107,7 +110,8 @@ const ELSEWHERE: &[Elsewhere] = &[
 
 impl Options {
     pub(crate) fn read(options: &Value) -> Result<Self> {
-        let o: Self = read_options("awq", options, "grid, duo-scaling (false, true, both), loss (linear, compensated, module)", ELSEWHERE)?;
+        let o: Self =
+            read_options("awq", options, "grid, duo-scaling (false, true, both), loss (auto, linear, compensated, module)", ELSEWHERE)?;
         if !(1..=1000).contains(&o.grid) {
             return Err(invalid_option("awq", "grid", o.grid, "it must be from 1 to 1000; 20 is usual"));
         }

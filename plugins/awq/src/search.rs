@@ -26,15 +26,20 @@ pub(crate) fn search(cx: &RegionContext<'_>, options: &Options) -> Result<Option
     }
     let gram = cx.gram()?;
     let magnitudes = cx.channels(StatKind::AbsMean)?;
-    let left = if options.loss == Loss::Compensated { left_over(gram)? } else { Vec::new() };
-    let measure = if options.loss == Loss::Compensated { Measure::Left(&left) } else { Measure::Whole(&gram.lower) };
+    let compensated = |reader: &Reader<'_>| match options.loss {
+        Loss::Auto => reader.feeds_back,
+        Loss::Compensated => true,
+        Loss::Linear | Loss::Module => false,
+    };
+    let left = if rounded.iter().any(|r| compensated(r)) { left_over(gram)? } else { Vec::new() };
+    let measure = |reader: &Reader<'_>| if compensated(reader) { Measure::Left(&left) } else { Measure::Whole(&gram.lower) };
     let repeat = (magnitudes.len() / cx.region.width) as f64;
     let m: Vec<f64> = cx.region.gather(magnitudes, |a, b| a + b)?.into_iter().map(|x| x / repeat).collect();
     let w = cx.region.gather(&weight_means(&rounded), |a, b| a + b)?.into_iter().map(|x| x / repeat).collect::<Vec<_>>();
     let candidates: Vec<Vec<f64>> = options.candidates().into_iter().map(|(exponent, duo)| factors(&m, &w, exponent, duo)).collect();
     let linear = |factors: &[f64]| -> Result<f64> {
         let spread = cx.region.spread(factors, gram.n)?;
-        rounded.iter().map(|reader| error(reader, &spread, gram.n, measure)).sum()
+        rounded.iter().map(|reader| error(reader, &spread, gram.n, measure(reader))).sum()
     };
     let best = match cx.replay {
         Some(module) => race(candidates.len(), module.windows(), |candidate, windows| {

@@ -21,7 +21,7 @@ fn readers(seed: u64, width: usize, repeat: usize) -> Readers {
     let weights = [6, 10].map(|rows| (0..rows * n).map(|_| (0..6).map(|_| uniform()).sum::<f64>() as f32).collect()).to_vec();
     // Some channels are much larger than others: what the method lives on.
     let input = (0..64 * n).map(|k| uniform() * if k % n == 3 { 30.0 } else { 1.0 }).collect();
-    Readers { width, repeat, weights, input }
+    Readers { width, repeat, weights, input, feeds_back: false }
 }
 
 /// Rounded to nearest in groups of `group`, affine with 16 codes from the smallest value (or 0) to the largest, in f64. A symmetric step
@@ -118,6 +118,24 @@ fn the_scales_of_least_error_are_found() {
         let expected = (losses[best] / losses[0]).sqrt();
         assert!((error - expected).abs() < 1e-3, "{error}, {expected}");
     }
+}
+
+#[test]
+fn what_is_compared_fits_how_layers_are_rounded() {
+    let spec = spec("uint4", Granularity::group(32), false);
+    let found = |r: &Readers, options| match r.solve(&RECORD, Some(&spec), &options).unwrap().unwrap().symmetry {
+        Symmetry::Diagonal(factors) => factors,
+        other => panic!("{other:?}"),
+    };
+    let mut r = readers(1, 64, 1);
+    // The largest channel is almost the multiple of another one, so that feedback makes up for whatever happens to it.
+    r.input.chunks_exact_mut(64).for_each(|x| x[3] = 30.0 * x[4] + 0.1 * x[3]);
+    let [linear, compensated] = ["linear", "compensated"].map(|loss| found(&r, json!({ "loss": loss })));
+    assert_ne!(linear, compensated, "a case in which it matters");
+    assert_eq!(found(&r, json!({})), linear);
+    r.feeds_back = true;
+    assert_eq!(found(&r, json!({})), compensated);
+    assert_eq!(found(&r, json!({ "loss": "linear" })), linear, "what is asked for by name is done");
 }
 
 #[test]

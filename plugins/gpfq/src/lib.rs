@@ -67,6 +67,10 @@ impl Round for Gpfq {
         let swept = sweep.run(cx.weight);
         Ok(Rounded { codes: swept.codes, params: swept.params, group_index: None, events: input_events(path.dead.len(), 0.0, 0.0) })
     }
+
+    fn feeds_back(&self) -> bool {
+        true
+    }
 }
 
 /// The record, for registries built by hand.

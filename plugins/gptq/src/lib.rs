@@ -89,6 +89,10 @@ impl Round for Gptq {
         };
         Ok(Rounded { codes: swept.codes, params: swept.params, group_index, events })
     }
+
+    fn feeds_back(&self) -> bool {
+        true
+    }
 }
 
 /// The record, for registries built by hand.

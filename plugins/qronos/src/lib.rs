@@ -71,6 +71,10 @@ impl Round for Qronos {
         let events = input_events(alignment.factor.dead.len(), o.alpha, alignment.factor.damp);
         Ok(Rounded { codes: swept.codes, params: swept.params, group_index: None, events })
     }
+
+    fn feeds_back(&self) -> bool {
+        true
+    }
 }
 
 /// The record, for registries built by hand.

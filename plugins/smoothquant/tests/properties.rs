@@ -18,7 +18,7 @@ fn readers(width: usize, repeat: usize) -> Readers {
     let n = width * repeat;
     let weights = [3, 5].map(|rows| (0..rows * n).map(|_| uniform() as f32).collect()).to_vec();
     let input = (0..40 * n).map(|k| uniform() * (1 + k % n) as f64 + 0.3).collect();
-    Readers { width, repeat, weights, input }
+    Readers { width, repeat, weights, input, feeds_back: false }
 }
 
 #[test]

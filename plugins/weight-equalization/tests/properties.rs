@@ -74,8 +74,11 @@ impl Tiny {
         let Stage::Transform(transform) = algorithm.stage() else { panic!("it transforms") };
         let linears: Vec<_> = region.consumers.iter().map(|s| self.topology.linear(s.site).unwrap()).collect();
         let weights: Vec<_> = linears.iter().map(|l| self.numbers(l.site, Part::Weight)).collect();
-        let readers: Vec<Reader<'_>> =
-            linears.iter().zip(&weights).map(|(linear, weight)| Reader { linear, weight, target: None, input: None }).collect();
+        let readers: Vec<Reader<'_>> = linears
+            .iter()
+            .zip(&weights)
+            .map(|(linear, weight)| Reader { linear, weight, target: None, input: None, feeds_back: false })
+            .collect();
         let producers = Producer::of(region, &self.topology, &self.weights).unwrap();
         let cx = RegionContext {
             region,

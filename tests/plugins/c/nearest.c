@@ -64,7 +64,7 @@ static const qfw_algo_desc ALGORITHMS[] = {
     {sizeof(qfw_algo_desc), QFW_ROUND, "c.nearest", "round to nearest, in C", "{\"type\":\"object\",\"properties\":{}}", 0,
      QFW_REENTRANT | QFW_WEIGHT_ONLY, 0},
     {sizeof(qfw_algo_desc), QFW_ROUND, "c.gptq", "GPTQ, in C", "{\"type\":\"object\",\"properties\":{}}", QFW_NEED(QFW_STAT_GRAM),
-     0, 0},
+     QFW_FEEDS_BACK, 0},
 };
 
 static uint32_t count(void) {

@@ -211,7 +211,12 @@ impl Exported {
 
 fn described(factory: &dyn Factory) -> raw::AlgoDesc {
     let d = factory.descriptor();
-    let flags = [(true, raw::REENTRANT), (d.weight_only, raw::WEIGHT_ONLY), (d.checks_options, raw::CHECKS_OPTIONS)];
+    let flags = [
+        (true, raw::REENTRANT),
+        (d.weight_only, raw::WEIGHT_ONLY),
+        (d.checks_options, raw::CHECKS_OPTIONS),
+        (d.feeds_back, raw::FEEDS_BACK),
+    ];
     raw::AlgoDesc {
         size: size_of::<raw::AlgoDesc>() as u32,
         phase: d.phase.code(),

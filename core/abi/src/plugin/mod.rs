@@ -168,6 +168,8 @@ pub struct Descriptor {
     pub weight_only: bool,
     /// [`Factory::create`] checks the options and fills in defaults; else the host does, by the schema.
     pub checks_options: bool,
+    /// It rounds, and the error of each column moves those that come after it.
+    pub feeds_back: bool,
 }
 
 /// Makes instances of one algorithm.

@@ -280,6 +280,11 @@ impl<'a> Site<'a> {
     pub fn amax(&self) -> f32 {
         self.raw.amax
     }
+
+    /// Whether what rounds it moves later columns by the errors of earlier ones; known where the layer reads a region.
+    pub fn feeds_back(&self) -> bool {
+        self.raw.flags & raw::SITE_FEEDS_BACK != 0
+    }
 }
 
 /// A space of channels, and the layers that read it.

@@ -75,4 +75,8 @@ impl Round for Loaded {
         };
         finish().map_err(|e: Error| e.within(library.name()))
     }
+
+    fn feeds_back(&self) -> bool {
+        self.described.is(raw::FEEDS_BACK)
+    }
 }

@@ -107,6 +107,7 @@ impl Transform for Loaded {
                 stream: cx.stream,
                 seed: cx.seed,
                 amax: 0.0,
+                feeds_back: reader.feeds_back,
             };
             // Numerics over a site's grid are for the rounding phases: no token of this call.
             readers.push(lend_site(&layer, stats(cx.stats, reader.linear.input, &asked), u64::MAX)?);

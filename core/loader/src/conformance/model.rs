@@ -133,7 +133,8 @@ impl Model {
         collect(&mut stats, first.input, &inputs, first.shape.1, &needs.inputs);
         let lent = read.clone();
         let target = || Some((&self.target.spec, &*self.target.observer));
-        let readers = linears.iter().zip(&lent).map(|(linear, weight)| Reader { linear, weight, target: target(), input: None });
+        let readers =
+            linears.iter().zip(&lent).map(|(linear, weight)| Reader { linear, weight, target: target(), input: None, feeds_back: false });
         let readers: Vec<Reader<'_>> = readers.collect();
         let producers = if stage.reads_producers() { Producer::of(region, &self.topology, weights)? } else { Vec::new() };
         let seed = self.setting.seed;

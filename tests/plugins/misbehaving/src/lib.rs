@@ -139,6 +139,7 @@ impl Factory for Made {
             needs: if fault == Fault::Hang { vec![StatKind::Gram] } else { Vec::new() },
             weight_only: !matches!(fault, Fault::Hang | Fault::Idle),
             checks_options: false,
+            feeds_back: false,
         }
     }
 
