@@ -5,22 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{apply, args, asset, eval, perplexity, qfw, same_tree, tree};
-
-/// Type, shape and bytes of each tensor of a safetensors file, from its header as the format defines it.
-type Tensors = BTreeMap<String, (String, Value, Vec<u8>)>;
-
-fn tensors(dir: &Path) -> Tensors {
-    let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let data = &bytes[8 + length..];
-    let of = |(name, info): (String, Value)| {
-        let at = |i: usize| info["data_offsets"][i].as_u64().unwrap() as usize;
-        (name, (info["dtype"].as_str().unwrap().to_owned(), info["shape"].clone(), data[at(0)..at(1)].to_vec()))
-    };
-    header.into_iter().filter(|(name, _)| name != "__metadata__").map(of).collect()
-}
+use super::{Tensors, apply, args, asset, eval, perplexity, qfw, same_tree, tensors, tree};
 
 /// A file without the hash of the plan that made it.
 fn without_plan(dir: &Path, record: &Path, file: &str) -> Vec<u8> {

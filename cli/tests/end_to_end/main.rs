@@ -148,6 +148,29 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
+/// Type, shape and bytes of tensors by name.
+type Tensors = BTreeMap<String, (String, serde_json::Value, Vec<u8>)>;
+
+/// The tensors of all safetensors files in `dir`, from their headers as the format defines them. Files themselves differ wherever their
+/// plans do, which they name.
+#[track_caller]
+fn tensors(dir: &Path) -> Tensors {
+    let mut all = Tensors::new();
+    let files = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let data = &bytes[8 + length..];
+        for (name, info) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
+            let at = |i: usize| info["data_offsets"][i].as_u64().unwrap() as usize;
+            all.insert(name, (info["dtype"].as_str().unwrap().to_owned(), info["shape"].clone(), data[at(0)..at(1)].to_vec()));
+        }
+    }
+    assert!(!all.is_empty(), "{} holds tensors", dir.display());
+    all
+}
+
 /// Fails naming the files that differ, not their bytes.
 #[track_caller]
 fn same_tree(a: &BTreeMap<PathBuf, Vec<u8>>, b: &BTreeMap<PathBuf, Vec<u8>>, what: &str) {

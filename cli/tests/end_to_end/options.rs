@@ -1,25 +1,12 @@
 //! Keys of the configuration that change the result, each seen to do what it says.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use super::{apply, apply_args, args, asset, command, eval, perplexity, qfw, same_tree, tree};
-
-/// Type and bytes of every tensor of a `model.safetensors`.
-fn tensors(dir: &Path) -> BTreeMap<String, (String, Vec<u8>)> {
-    let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
-    let split = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..split]).unwrap();
-    let tensor = |info: &Value| {
-        let at = |i: usize| split + info["data_offsets"][i].as_u64().unwrap() as usize;
-        (info["dtype"].as_str().unwrap().to_owned(), bytes[at(0)..at(1)].to_vec())
-    };
-    header.iter().filter(|(name, _)| *name != "__metadata__").map(|(name, info)| (name.clone(), tensor(info))).collect()
-}
+use super::{apply, apply_args, args, asset, command, eval, perplexity, qfw, same_tree, tensors, tree};
 
 fn config(dir: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap()
@@ -36,7 +23,7 @@ fn untied(dir: &Path) -> PathBuf {
     let bytes = std::fs::read(source.join("model.safetensors")).unwrap();
     let split = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let mut header: Value = serde_json::from_slice(&bytes[8..split]).unwrap();
-    let mut head = tensors(&source)["model.embed_tokens.weight"].1.clone();
+    let mut head = tensors(&source)["model.embed_tokens.weight"].2.clone();
     head[0] ^= 1;
     let start = bytes.len() - split;
     header["lm_head.weight"] = header["model.embed_tokens.weight"].clone();
@@ -110,11 +97,11 @@ fn the_embedding_is_quantized_where_it_is_asked_for() {
     let stored = tensors(&with);
     assert!(!stored.contains_key("model.embed_tokens.weight"));
     let halves = |bytes: &[u8]| -> Vec<f64> { bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f64()).collect() };
-    let table = halves(&tensors(Path::new(&model))["model.embed_tokens.weight"].1);
+    let table = halves(&tensors(Path::new(&model))["model.embed_tokens.weight"].2);
     let scales: Vec<f32> =
-        stored["model.embed_tokens.scale"].1.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        stored["model.embed_tokens.scale"].2.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let codes: Vec<i32> =
-        stored["model.embed_tokens.codes"].1.iter().flat_map(|b| [i32::from(b & 15) - 8, i32::from(b >> 4) - 8]).collect();
+        stored["model.embed_tokens.codes"].2.iter().flat_map(|b| [i32::from(b & 15) - 8, i32::from(b >> 4) - 8]).collect();
     assert_eq!((codes.len(), scales.len() * 64), (table.len(), table.len()));
     for ((group, codes), s) in table.chunks_exact(64).zip(codes.chunks_exact(64)).zip(&scales) {
         let s = f64::from(*s);
@@ -236,7 +223,7 @@ fn weights_that_are_kept_have_the_type_asked_for() {
     }
     let [auto, same, wide, narrow] = ["auto", "float16", "float32", "bfloat16"].map(|d| dir.path().join(d));
     assert_eq!(eval(&auto), eval(&same));
-    let embedding = |dir: &Path| tensors(dir)["model.embed_tokens.weight"].1.clone();
+    let embedding = |dir: &Path| tensors(dir)["model.embed_tokens.weight"].2.clone();
     let numbers = |bytes: &[u8]| -> Vec<f32> { bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect() };
     // bfloat16 is the upper half of f32, to the nearest.
     for (x, b) in numbers(&embedding(&wide)).iter().zip(embedding(&narrow).chunks(2)) {

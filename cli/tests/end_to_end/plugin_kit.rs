@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use super::errors::refused_with;
 use super::plugins::{Home, LOADABLE, compiled, library, loadable};
 use super::plugins_refused::MISBEHAVING;
-use super::{args, asset};
+use super::{args, asset, tensors};
 
 /// Builds a new plugin the way its own README says; `None` where there is nothing to build it with.
 fn build(dir: &Path, lang: &str) -> Option<PathBuf> {
@@ -76,12 +76,12 @@ fn a_new_plugin_builds_passes_the_kit_and_works() {
         if phase == "round" {
             let plain = home.path(&format!("{lang}-plain"));
             home.apply(&plain, "--algo rtn --format qfw").ok();
-            assert!(super::plugins::tensors(&out) == super::plugins::tensors(&plain), "it rounds to nearest");
+            assert!(tensors(&out) == tensors(&plain), "it rounds to nearest");
             // Beside a linked one.
             let (mine, theirs) = (home.path(&format!("{lang}-smooth")), home.path(&format!("{lang}-smooth-plain")));
             home.apply(&mine, &format!("--algo smoothquant,{name}")).ok();
             home.apply(&theirs, "--algo smoothquant,rtn").ok();
-            assert!(super::plugins::tensors(&mine) == super::plugins::tensors(&theirs), "the same beside another pass");
+            assert!(tensors(&mine) == tensors(&theirs), "the same beside another pass");
         }
     }
     // What it would offer is there already, under its id or another name.
@@ -129,7 +129,7 @@ fn the_format_of_the_guide_builds_and_works() {
         home.add(&home.package("in-c", &home.path("nearest.so"), super::plugins::IN_C));
         let theirs = home.path("theirs");
         home.apply(&theirs, "--algo rtn --set scheme.weights.format=seven --format qfw").ok();
-        assert!(super::plugins::tensors(&ours) == super::plugins::tensors(&theirs), "a table is a table");
+        assert!(tensors(&ours) == tensors(&theirs), "a table is a table");
     }
 }
 
