@@ -89,7 +89,7 @@ fn serve(mut stream: TcpStream, site: &Site) -> Option<()> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
-    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let target = words.nth(1)?.to_owned();
     let mut length = 0;
     loop {
         let mut header = String::new();
@@ -100,33 +100,33 @@ fn serve(mut stream: TcpStream, site: &Site) -> Option<()> {
         }
     }
     std::io::copy(&mut std::io::Read::take(&mut reader, length), &mut std::io::sink()).ok()?;
-    let (status, commit, body) = answer(site, target.split('?').next()?).unwrap_or_else(|| (404, COMMIT.to_owned(), Vec::new()));
-    let tag = target.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
-    stream.write_all(format!("{head}X-Repo-Commit: {commit}\r\nETag: \"{tag}\"\r\n\r\n").as_bytes()).ok()?;
-    if method != "HEAD" {
-        stream.write_all(&body).ok()?;
-    }
+    let answered = answer(site, target.split('?').next()?);
+    let (status, body) = answered.map_or((404, Vec::new()), |body| (200, body));
+    let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    stream.write_all(&[head.as_bytes(), &body].concat()).ok()?;
     stream.flush().ok()
 }
 
-/// Status, commit and body: what a repository holds, or one of its files.
-fn answer(site: &Site, path: &str) -> Option<(u16, String, Vec<u8>)> {
+/// What a repository holds, or one of its files.
+fn answer(site: &Site, path: &str) -> Option<Vec<u8>> {
     let path = path.trim_start_matches('/');
     let commit_of = |revision: &str| if revision == "main" { COMMIT.to_owned() } else { revision.to_owned() };
     site.iter().find_map(|(repo, files)| {
         if let Some((revision, file)) = path.strip_prefix(&format!("{repo}/resolve/")).and_then(|rest| rest.split_once('/')) {
-            return Some((200, commit_of(revision), files.get(file)?.clone()));
+            return (revision == COMMIT || WIKITEXT.ends_with(revision)).then(|| files.get(file).cloned())?;
         }
         let api = if repo.starts_with("datasets/") { format!("api/{repo}/") } else { format!("api/models/{repo}/") };
         let (what, revision) = path.strip_prefix(&api)?.split_once('/')?;
-        let entry = |(name, data): (&String, &Vec<u8>)| serde_json::json!({"type": "file", "oid": "0", "size": data.len(), "path": name});
+        let entry = |(name, data): (&String, &Vec<u8>)| {
+            let hash = name.replace(|c: char| !c.is_ascii_alphanumeric(), "");
+            serde_json::json!({"type": "file", "oid": hash, "size": data.len(), "path": name})
+        };
         let body = match what {
             "revision" => serde_json::json!({"id": repo, "sha": commit_of(revision)}),
             "tree" | "paths-info" => serde_json::Value::Array(files.iter().map(entry).collect()),
             _ => return None,
         };
-        Some((200, commit_of(revision), body.to_string().into_bytes()))
+        Some(body.to_string().into_bytes())
     })
 }
 

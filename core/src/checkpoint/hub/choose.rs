@@ -11,6 +11,8 @@ pub(super) struct Listed {
     pub(super) path: String,
     /// Its length in bytes.
     pub(super) size: u64,
+    /// Of its contents, in the Hub's own ways; it names them in the cache.
+    pub(super) hash: String,
 }
 
 /// Larger side files are data, not part of a tokenizer.
@@ -30,7 +32,7 @@ pub(super) fn choose<'a>(listed: &'a [Listed], id: &HubId) -> Result<Vec<&'a Lis
     }
     let branches = listed.iter().filter(|f| f.path == adapter::WEIGHTS);
     let side = listed.iter().filter(|f| is_side_file(f));
-    Ok(weights.iter().copied().chain(branches).chain(side).filter(|f| is_plain_path(&f.path)).collect())
+    Ok(weights.iter().copied().chain(branches).chain(side).collect())
 }
 
 const SINGLE: &str = "model.safetensors";
@@ -77,18 +79,6 @@ pub(super) fn is_plain_path(path: &str) -> bool {
     !path.contains('\\') && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
-/// A glob that matches exactly `path`.
-pub(super) fn glob_of(path: &str) -> String {
-    let mut glob = String::with_capacity(path.len());
-    for c in path.chars() {
-        match c {
-            '*' | '?' | '[' | ']' | '{' | '}' | '!' => glob.extend(['[', c, ']']),
-            c => glob.push(c),
-        }
-    }
-    glob
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +88,7 @@ mod tests {
     fn an_adapter_comes_with_the_weights() {
         let listed =
             ["config.json", "model.safetensors", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "other/x.safetensors"]
-                .map(|path| Listed { path: path.to_owned(), size: 1 });
+                .map(|path| Listed { path: path.to_owned(), size: 1, hash: String::new() });
         let id = HubId::parse("a/b").unwrap();
         let chosen: Vec<&str> = choose(&listed, &id).unwrap().iter().map(|f| f.path.as_str()).collect();
         assert_eq!(chosen, ["model.safetensors", "adapter/adapter_model.safetensors", "config.json", "adapter/adapter_config.json"]);

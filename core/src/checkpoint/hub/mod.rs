@@ -3,28 +3,34 @@
 //! The layout is theirs (`models--ORG--NAME/{blobs,refs,snapshots}`), so what they have fetched is found here and the other way round.
 //! Nothing here reads the environment: a front end fills [`HubOptions`], usually by [`HubOptions::from_lookup`].
 
+mod cache;
 mod choose;
+mod client;
 mod failure;
+mod fetch;
 mod options;
 mod progress;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
-
-use hf_hub::progress::Progress;
-use hf_hub::repository::RepoTreeEntry;
-use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync, RepoType};
 
 pub use options::HubOptions;
 
 use super::SafetensorsSource;
 use crate::error::{Error, Result};
-use choose::{Listed, choose, glob_of};
-use failure::{explain, offline_error};
-use progress::Reporter;
+use cache::Cached;
+use choose::choose;
+use client::Client;
+use failure::{Failure, offline_error};
+use fetch::fetch;
+
+/// What a repository holds.
+#[derive(Clone, Copy)]
+enum Kind {
+    Model,
+    Dataset,
+}
 
 /// A repository at a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,35 +86,25 @@ pub fn looks_like_hub_id(text: &str) -> bool {
 /// transfer fails, or, offline, if the snapshot is not in the cache or not complete.
 pub fn resolve_model(id: &str, opts: &HubOptions, progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     let id = HubId::parse(id)?;
-    let client = client(opts)?;
-    let repo = client.model(&id.owner, &id.name);
+    let cached = cache(opts, Kind::Model, &id)?;
     if opts.offline {
-        return cached_snapshot(&repo, &id).map_err(|e| offline_error(e, opts, &id));
+        return complete_snapshot(&cached, &id).map_err(|e| offline_error(e, opts, &id));
     }
-    let listed = match list(&repo, &id) {
+    let client = Client::new(opts, Kind::Model, &id)?;
+    let listed = client.commit(id.revision()).and_then(|commit| client.list(&commit).map(|files| (commit, files)));
+    let (commit, files) = match listed {
         Ok(listed) => listed,
-        Err(e @ HFError::Request { .. }) => {
-            return match cached_snapshot(&repo, &id) {
-                Ok(dir) => {
-                    progress(&format!("cannot reach {}: using the cached copy of `{id}`", opts.endpoint));
-                    Ok(dir)
-                }
-                Err(_) => Err(explain(e, opts, &id)),
-            };
+        Err(failure @ Failure::Transport(_)) => {
+            let dir = complete_snapshot(&cached, &id).map_err(|_| failure.explain(opts, &id))?;
+            progress(&format!("cannot reach {}: using the cached copy of `{id}`", opts.endpoint));
+            return Ok(dir);
         }
-        Err(e) => return Err(explain(e, opts, &id)),
+        Err(failure) => return Err(failure.explain(opts, &id)),
     };
-    let chosen = choose(&listed, &id)?;
-    let patterns = chosen.iter().map(|f| glob_of(&f.path)).collect();
-    let dir = with_progress(progress, |reporter| {
-        let request = repo.snapshot_download().maybe_revision(id.revision.clone()).allow_patterns(patterns);
-        request.progress(Progress::new(reporter)).send()
-    })
-    .map_err(|e| explain(e, opts, &id))?;
-    for file in chosen {
-        check_size(&dir.join(&file.path), file, &id)?;
-    }
-    Ok(dir)
+    let chosen = choose(&files, &id)?;
+    let fetched = fetch(&client, &cached, &commit, &chosen, progress).and_then(|()| cached.remember(id.revision(), &commit));
+    fetched.map_err(|failure| failure.explain(opts, &id))?;
+    Ok(cached.snapshot(&commit))
 }
 
 /// The cached copy of `file` of data set `id` (`org/name[@revision]`), fetched where it is not there yet. `progress` gets lines for a human.
@@ -120,106 +116,47 @@ pub fn resolve_dataset_file(id: &str, file: &str, opts: &HubOptions, progress: &
     if !choose::is_plain_path(file) {
         return Err(Error::input("hub::bad-id", format!("`{file}` is not a path inside a data set")).hint("write it as the Hub shows it"));
     }
-    let client = client(opts)?;
-    let repo = client.dataset(&id.owner, &id.name);
-    let request = || repo.download_file().filename(file).maybe_revision(id.revision.clone());
-    let cached = || request().local_files_only(true).send();
+    let cached = cache(opts, Kind::Dataset, &id)?;
+    let there = || cached.commit(id.revision()).map(|commit| cached.snapshot(&commit).join(file)).filter(|path| path.is_file());
     if opts.offline {
-        return cached().map_err(|_| {
+        return there().ok_or_else(|| {
             offline_error(Error::input("hub::not-cached", format!("`{file}` of data set `{id}` is not in the cache")), opts, &id)
         });
     }
-    let found = match repo.get_paths_info().paths(vec![file.to_owned()]).maybe_revision(id.revision.clone()).send() {
-        Ok(entries) => files_of(entries).into_iter().find(|f| f.path == file),
-        Err(e @ HFError::Request { .. }) => return cached().map_err(|_| explain(e, opts, &id)),
-        Err(e) => return Err(explain(e, opts, &id)),
+    let client = Client::new(opts, Kind::Dataset, &id)?;
+    let found = client.commit(id.revision()).and_then(|commit| client.find(&commit, file).map(|found| (commit, found)));
+    let (commit, found) = match found {
+        Ok(found) => found,
+        Err(failure @ Failure::Transport(_)) => return there().ok_or_else(|| failure.explain(opts, &id)),
+        Err(failure) => return Err(failure.explain(opts, &id)),
     };
     let Some(listed) = found else {
         return Err(
             Error::input("hub::no-file", format!("data set `{id}` has no file `{file}`")).hint("look at its list of files on the Hub")
         );
     };
-    let path = with_progress(progress, |reporter| request().progress(Progress::new(reporter)).send()).map_err(|e| explain(e, opts, &id))?;
-    check_size(&path, &listed, &id)?;
-    Ok(path)
+    let fetched = fetch(&client, &cached, &commit, &[&listed], progress).and_then(|()| cached.remember(id.revision(), &commit));
+    fetched.map_err(|failure| failure.explain(opts, &id))?;
+    Ok(cached.snapshot(&commit).join(file))
 }
 
-fn client(opts: &HubOptions) -> Result<HFClientSync> {
-    let cache = opts.cache_dir.as_ref().ok_or_else(|| {
+fn cache(opts: &HubOptions, kind: Kind, id: &HubId) -> Result<Cached> {
+    let dir = opts.cache_dir.as_ref().ok_or_else(|| {
         Error::config("hub::no-cache", "there is no directory for the Hub cache").hint("set HF_HOME to a directory, or HOME")
     })?;
-    // Given every setting, the client has no reason to look into the environment. Left without a token it would look for one there:
-    // a token that is not a legal header value makes it send none.
-    let token = opts.token.as_deref().unwrap_or("\n");
-    HFClient::builder()
-        .endpoint(&opts.endpoint)
-        .cache_dir(cache)
-        .token(token)
-        .user_agent(concat!("qfw/", env!("CARGO_PKG_VERSION")))
-        .retry_max_attempts(3)
-        .build_sync()
-        .map_err(|e| {
-            Error::config("hub::bad-endpoint", format!("cannot talk to `{}`", opts.endpoint)).with_source(e).hint("check HF_ENDPOINT")
-        })
-}
-
-fn list<T: RepoType>(repo: &HFRepositorySync<T>, id: &HubId) -> Result<Vec<Listed>, HFError> {
-    repo.list_tree().maybe_revision(id.revision.clone()).recursive(true).send().map(files_of)
-}
-
-fn files_of(entries: Vec<RepoTreeEntry>) -> Vec<Listed> {
-    let file = |entry| match entry {
-        RepoTreeEntry::File { path, size, .. } => Some(Listed { path, size }),
-        RepoTreeEntry::Directory { .. } => None,
-    };
-    entries.into_iter().filter_map(file).collect()
+    Ok(Cached::new(dir, kind, id))
 }
 
 /// The snapshot in the cache, if it holds all that a checkpoint needs.
-fn cached_snapshot<T: RepoType>(repo: &HFRepositorySync<T>, id: &HubId) -> Result<PathBuf> {
-    let not_cached = |_| Error::input("hub::not-cached", format!("`{id}` is not in the cache"));
-    let dir = repo.snapshot_download().maybe_revision(id.revision.clone()).local_files_only(true).send().map_err(not_cached)?;
+fn complete_snapshot(cached: &Cached, id: &HubId) -> Result<PathBuf> {
+    let commit = cached.commit(id.revision()).ok_or_else(|| Error::input("hub::not-cached", format!("`{id}` is not in the cache")))?;
+    let dir = cached.snapshot(&commit);
     let incomplete = || format!("the cached copy of `{id}` is incomplete");
     if !dir.join("config.json").exists() {
         return Err(Error::input("hub::not-cached", format!("{}: it lacks config.json", incomplete())));
     }
     SafetensorsSource::open_dir(&dir).map_err(|e| e.within(incomplete()))?;
     Ok(dir)
-}
-
-/// The client stores what a failing server answers as if it were the file, so the size is compared with the listing; a file of another
-/// size is removed, or every later run would find it in the cache.
-fn check_size(path: &Path, listed: &Listed, id: &HubId) -> Result<()> {
-    let found = std::fs::metadata(path).map(|m| m.len()).ok();
-    if found == Some(listed.size) {
-        return Ok(());
-    }
-    let blob = std::fs::canonicalize(path);
-    let removed = std::fs::remove_file(path).and_then(|()| blob.and_then(std::fs::remove_file));
-    let found = found.map_or_else(|| "was not fetched".to_owned(), |n| format!("came as {n} bytes"));
-    let mut error = Error::input("hub::incomplete", format!("`{}` of `{id}` {found}, the Hub lists {} bytes", listed.path, listed.size))
-        .hint("try again");
-    if let Err(e) = removed {
-        error = error.with_source(e);
-    }
-    Err(error)
-}
-
-/// Runs `work`, whose reporter may speak from any thread, and hands what it says to `progress` on this one.
-fn with_progress<R: Send>(progress: &mut dyn FnMut(&str), work: impl FnOnce(Reporter) -> R + Send) -> R {
-    let (sender, lines) = mpsc::channel::<String>();
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(move || work(Reporter::new(sender)));
-        // The client may keep a reporter beyond its work, so an open channel does not mean that more will come.
-        loop {
-            match lines.recv_timeout(Duration::from_millis(50)) {
-                Ok(line) => progress(&line),
-                Err(RecvTimeoutError::Timeout) if !worker.is_finished() => {}
-                Err(_) => break,
-            }
-        }
-        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 fn is_repo_part(part: &str) -> bool {

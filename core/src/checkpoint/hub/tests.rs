@@ -12,8 +12,14 @@ use crate::checkpoint::Checkpoint;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A request: method, path, `Authorization`.
-type Seen = (String, String, Option<String>);
+/// A request.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Seen {
+    method: String,
+    path: String,
+    authorization: Option<String>,
+    range: Option<String>,
+}
 
 /// Answers on 127.0.0.1 until the test process ends.
 struct Server {
@@ -31,6 +37,15 @@ struct Site {
     broken: Option<(&'static str, u16)>,
     /// Status for everything.
     status: Option<u16>,
+    /// The first `GET` of a file ends after half of it.
+    cut: bool,
+    /// Files come whole, whatever is asked for.
+    no_ranges: bool,
+    /// Where files are sent from instead.
+    elsewhere: Option<String>,
+    /// What the server calls the commit, if not [`COMMIT`], and the hashes of files.
+    commit: Option<&'static str>,
+    hash: Option<&'static str>,
 }
 
 impl Server {
@@ -64,55 +79,84 @@ fn serve(stream: TcpStream, site: &Site, log: &Mutex<Vec<Seen>>) -> Option<()> {
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace().map(str::to_owned);
     let (method, target) = (words.next()?, words.next()?);
-    let (mut authorization, mut length) = (None, 0);
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let mut seen = Seen { method, path: path.to_owned(), ..Seen::default() };
+    let mut length = 0;
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).ok()?;
         let Some((name, value)) = header.trim_end().split_once(": ") else { break };
         match name.to_lowercase().as_str() {
-            "authorization" => authorization = Some(value.to_owned()),
+            "authorization" => seen.authorization = Some(value.to_owned()),
+            "range" => seen.range = Some(value.to_owned()),
             "content-length" => length = value.parse().ok()?,
             _ => {}
         }
     }
     std::io::copy(&mut std::io::Read::take(&mut reader, length), &mut std::io::sink()).ok()?;
-    let path = target.split('?').next()?.to_owned();
-    log.lock().ok()?.push((method.clone(), path.clone(), authorization));
-    let (status, body) = answer(site, &method, &path);
-    let name = path.rsplit("/resolve/").next()?.split_once('/').map_or("", |(_, file)| file).to_owned();
-    let mut head = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
-    head.push_str(&format!("X-Repo-Commit: {COMMIT}\r\nETag: \"{}\"\r\n\r\n", blake3::hash(name.as_bytes()).to_hex()));
+    let answer = answer(site, &seen, query);
+    let first = {
+        let mut log = log.lock().ok()?;
+        let first = log.iter().all(|s| s.path != seen.path);
+        log.push(seen.clone());
+        first
+    };
+    let from = seen.range.filter(|_| !site.no_ranges).and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let (status, body) = match from {
+        Some(from) if answer.status == 200 => (206, &answer.body[from..]),
+        _ => (answer.status, &answer.body[..]),
+    };
+    let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n{}\r\n", body.len(), answer.headers);
+    let cut = site.cut && first && seen.path.contains("/resolve/");
     let mut stream = stream;
     stream.write_all(head.as_bytes()).ok()?;
-    if method != "HEAD" {
-        stream.write_all(&body).ok()?;
-    }
+    stream.write_all(if cut { &body[..body.len() / 2] } else { body }).ok()?;
     stream.flush().ok()
 }
 
-fn answer(site: &Site, method: &str, path: &str) -> (u16, Vec<u8>) {
+#[derive(Default)]
+struct Answer {
+    status: u16,
+    headers: String,
+    body: Vec<u8>,
+}
+
+fn answer(site: &Site, seen: &Seen, query: &str) -> Answer {
+    let plain = |status: u16, body: &[u8]| Answer { status, body: body.to_vec(), ..Answer::default() };
     if let Some(status) = site.status {
-        return (status, b"{\"error\":\"no\"}".to_vec());
+        return plain(status, b"{\"error\":\"no\"}");
     }
-    let entry = |(name, data): (&&str, &Vec<u8>)| serde_json::json!({"type": "file", "oid": "0", "size": data.len(), "path": name});
-    let listing = || serde_json::to_vec(&site.files.iter().map(entry).collect::<Vec<_>>()).unwrap();
+    let hash = |name: &str| site.hash.map_or_else(|| blake3::hash(name.as_bytes()).to_hex().to_string(), str::to_owned);
+    let entry = |(name, data): (&&str, &Vec<u8>)| serde_json::json!({"type": "file", "oid": hash(name), "size": data.len(), "path": name});
+    let entries: Vec<_> = site.files.iter().map(entry).collect();
     let at = |revision: &str| revision == site.revision || revision == COMMIT;
-    let path = path.trim_start_matches('/');
-    if let Some(revision) = path.strip_prefix("api/models/acme/tiny/revision/").filter(|r| at(r)) {
-        return (200, serde_json::to_vec(&serde_json::json!({"id": "acme/tiny", "sha": COMMIT, "rev": revision})).unwrap());
-    }
-    if path.strip_prefix("api/models/acme/tiny/tree/").is_some_and(at)
-        || path.strip_prefix("api/datasets/acme/text/paths-info/").is_some_and(at)
-    {
-        return (200, listing());
+    let path = seen.path.trim_start_matches('/');
+    let api = path.strip_prefix("api/models/acme/tiny/").or_else(|| path.strip_prefix("api/datasets/acme/text/"));
+    match api.and_then(|rest| rest.split_once('/')).filter(|(_, revision)| at(revision)) {
+        Some(("revision", _)) => {
+            let info = serde_json::json!({"id": "acme/tiny", "sha": site.commit.unwrap_or(COMMIT)});
+            return plain(200, info.to_string().as_bytes());
+        }
+        // In two pages, of which the first names the second by another host.
+        Some(("tree", _)) => {
+            let second = query.contains("cursor=x");
+            let (page, headers) = match entries.split_at(entries.len() / 2) {
+                (_, last) if second => (last, String::new()),
+                (first, _) => (first, "Link: <https://elsewhere.example/tree?cursor=x>; rel=\"next\"\r\n".to_owned()),
+            };
+            return Answer { status: 200, headers, body: serde_json::to_vec(page).unwrap() };
+        }
+        Some(("paths-info", _)) => return plain(200, &serde_json::to_vec(&entries).unwrap()),
+        _ => {}
     }
     let resolved = path.strip_prefix("acme/tiny/resolve/").or_else(|| path.strip_prefix("datasets/acme/text/resolve/"));
     match resolved.and_then(|rest| rest.split_once('/')).filter(|(revision, _)| at(revision)) {
-        Some((_, file)) => match site.broken {
-            Some((broken, status)) if broken == file && method == "GET" => (status, b"down for maintenance".to_vec()),
-            _ => site.files.get(file).map_or((404, Vec::new()), |data| (200, data.clone())),
+        Some((_, file)) => match (&site.elsewhere, site.broken) {
+            (Some(there), _) => Answer { status: 302, headers: format!("Location: {there}/{path}\r\n"), body: Vec::new() },
+            (_, Some((broken, status))) if broken == file => plain(status, b"down for maintenance"),
+            _ => site.files.get(file).map_or(plain(404, b""), |data| plain(200, data)),
         },
-        None => (404, b"{\"error\":\"not found\"}".to_vec()),
+        None => plain(404, b"{\"error\":\"not found\"}"),
     }
 }
 
@@ -138,7 +182,7 @@ fn model() -> Site {
     Site { files, revision: "main", ..Site::default() }
 }
 
-fn fetch(id: &str, opts: &HubOptions) -> (Result<PathBuf>, Vec<String>) {
+fn fetch_model(id: &str, opts: &HubOptions) -> (Result<PathBuf>, Vec<String>) {
     let mut lines = Vec::new();
     let result = resolve_model(id, opts, &mut |line| lines.push(line.to_owned()));
     (result, lines)
@@ -156,7 +200,7 @@ fn message(error: Error) -> String {
 fn a_model_arrives_in_the_ordinary_cache_layout() {
     let (server, cache) = (Server::start(model()), tempfile::tempdir().unwrap());
     let opts = HubOptions { token: Some("hf_secret".to_owned()), ..server.options(&cache) };
-    let (dir, lines) = fetch("acme/tiny", &opts);
+    let (dir, lines) = fetch_model("acme/tiny", &opts);
     let dir = dir.unwrap();
     assert_eq!(dir, cache.path().join("models--acme--tiny/snapshots").join(COMMIT));
     assert_eq!(std::fs::read_to_string(cache.path().join("models--acme--tiny/refs/main")).unwrap(), COMMIT);
@@ -178,33 +222,33 @@ fn a_model_arrives_in_the_ordinary_cache_layout() {
         assert_eq!(dir.join(name).exists(), there, "{name}");
     }
     let seen = server.take_seen();
-    assert!(seen.iter().all(|(_, _, token)| token.as_deref() == Some("Bearer hf_secret")), "{seen:?}");
+    assert!(seen.iter().all(|s| s.authorization.as_deref() == Some("Bearer hf_secret")), "{seen:?}");
 
-    let (again, _) = fetch("acme/tiny", &opts);
+    let (again, _) = fetch_model("acme/tiny", &opts);
     assert_eq!(again.unwrap(), dir);
-    assert!(!server.take_seen().iter().any(|(_, path, _)| path.contains("/resolve/")), "nothing is fetched twice");
+    assert!(!server.take_seen().iter().any(|s| s.path.contains("/resolve/")), "nothing is fetched twice");
 
     let offline = HubOptions { offline: true, ..opts };
-    assert_eq!(fetch("acme/tiny", &offline).0.unwrap(), dir);
-    assert_eq!(fetch(&format!("acme/tiny@{COMMIT}"), &offline).0.unwrap(), dir);
+    assert_eq!(fetch_model("acme/tiny", &offline).0.unwrap(), dir);
+    assert_eq!(fetch_model(&format!("acme/tiny@{COMMIT}"), &offline).0.unwrap(), dir);
     assert_eq!(server.take_seen(), [], "offline means offline");
 }
 
 #[test]
 fn without_a_token_none_is_sent() {
     let (server, cache) = (Server::start(model()), tempfile::tempdir().unwrap());
-    fetch("acme/tiny", &server.options(&cache)).0.unwrap();
-    assert!(server.take_seen().iter().all(|(_, _, token)| token.is_none()));
+    fetch_model("acme/tiny", &server.options(&cache)).0.unwrap();
+    assert!(server.take_seen().iter().all(|s| s.authorization.is_none()));
 }
 
 #[test]
 fn a_revision_is_fetched_by_name() {
     let (server, cache) = (Server::start(Site { revision: "v1.0", ..model() }), tempfile::tempdir().unwrap());
     let opts = server.options(&cache);
-    fetch("acme/tiny@v1.0", &opts).0.unwrap();
+    fetch_model("acme/tiny@v1.0", &opts).0.unwrap();
     assert!(cache.path().join("models--acme--tiny/refs/v1.0").exists());
     assert_eq!(
-        message(fetch("acme/tiny", &opts).0.unwrap_err()),
+        message(fetch_model("acme/tiny", &opts).0.unwrap_err()),
         format!(
             "[hub::not-found] there is no `acme/tiny@main` at {}, nor a path of that name here | check name and revision",
             opts.endpoint
@@ -221,13 +265,13 @@ fn offline_says_what_is_missing() {
         cache.path().display()
     );
     assert_eq!(
-        message(fetch("acme/tiny", &opts).0.unwrap_err()),
+        message(fetch_model("acme/tiny", &opts).0.unwrap_err()),
         format!("[hub::offline] `acme/tiny@main` is not in the cache, and HF_HUB_OFFLINE is set | {hint}")
     );
-    let dir = fetch("acme/tiny", &server.options(&cache)).0.unwrap();
+    let dir = fetch_model("acme/tiny", &server.options(&cache)).0.unwrap();
     std::fs::remove_file(dir.join("model.safetensors")).unwrap();
     assert_eq!(
-        message(fetch("acme/tiny", &opts).0.unwrap_err()),
+        message(fetch_model("acme/tiny", &opts).0.unwrap_err()),
         format!(
             "[hub::offline] the cached copy of `acme/tiny@main` is incomplete: `{}` holds no *.safetensors file, and HF_HUB_OFFLINE is set | {hint}",
             dir.display()
@@ -249,8 +293,8 @@ fn repositories_that_cannot_be_read_are_refused_before_the_download() {
         site.files.insert("w.gguf", Vec::new());
         site.files.retain(|name, _| keep.contains(name));
         let (server, cache) = (Server::start(site), tempfile::tempdir().unwrap());
-        let text = message(fetch("acme/tiny", &server.options(&cache)).0.unwrap_err());
-        assert!(!server.take_seen().iter().any(|(_, path, _)| path.contains("/resolve/")));
+        let text = message(fetch_model("acme/tiny", &server.options(&cache)).0.unwrap_err());
+        assert!(!server.take_seen().iter().any(|s| s.path.contains("/resolve/")));
         text
     };
     assert_eq!(
@@ -278,7 +322,7 @@ fn refusals_of_the_server_are_explained() {
         (418, "[hub::failed] ENDPOINT answers 418 for `acme/tiny@main` | try again; what was fetched is kept"),
     ] {
         let (server, cache) = (Server::start(Site { status: Some(status), ..model() }), tempfile::tempdir().unwrap());
-        let text = message(fetch("acme/tiny", &server.options(&cache)).0.unwrap_err());
+        let text = message(fetch_model("acme/tiny", &server.options(&cache)).0.unwrap_err());
         assert_eq!(text.replace(&server.endpoint, "ENDPOINT"), want);
     }
 }
@@ -290,30 +334,95 @@ fn an_unreachable_hub_does_not_hinder_what_is_cached() {
     let dead = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
     let opts = HubOptions { endpoint: dead.clone(), ..server.options(&cache) };
     assert_eq!(
-        message(fetch("acme/tiny", &opts).0.unwrap_err()),
+        message(fetch_model("acme/tiny", &opts).0.unwrap_err()),
         format!(
             "[hub::unreachable] fetching `acme/tiny@main` from {dead} failed | \
              check the network and HF_ENDPOINT, or give a local path; what was fetched is kept"
         )
     );
-    let dir = fetch("acme/tiny", &server.options(&cache)).0.unwrap();
-    let (found, lines) = fetch("acme/tiny", &opts);
+    let dir = fetch_model("acme/tiny", &server.options(&cache)).0.unwrap();
+    let (found, lines) = fetch_model("acme/tiny", &opts);
     assert_eq!(found.unwrap(), dir);
     assert_eq!(lines, [format!("cannot reach {dead}: using the cached copy of `acme/tiny@main`")]);
 }
 
-/// The client stores the error page as the file.
 #[test]
 fn an_error_page_does_not_stay_in_the_cache() {
     let cache = tempfile::tempdir().unwrap();
     let broken = Server::start(Site { broken: Some(("model.safetensors", 410)), ..model() });
     assert_eq!(
-        message(fetch("acme/tiny", &broken.options(&cache)).0.unwrap_err()),
+        message(fetch_model("acme/tiny", &broken.options(&cache)).0.unwrap_err()),
+        format!("[hub::failed] {} answers 410 for `acme/tiny@main` | try again; what was fetched is kept", broken.endpoint)
+    );
+    // A page of the length of the weights would be no page of that status: what counts is the length that is listed.
+    let other = Server::start(Site { broken: Some(("model.safetensors", 200)), ..model() });
+    assert_eq!(
+        message(fetch_model("acme/tiny", &other.options(&cache)).0.unwrap_err()),
         "[hub::incomplete] `model.safetensors` of `acme/tiny@main` came as 20 bytes, the Hub lists 70 bytes | try again"
     );
+    assert!(!cache.path().join("models--acme--tiny/refs/main").exists(), "nothing says that it is there");
     let server = Server::start(model());
-    let dir = fetch("acme/tiny", &server.options(&cache)).0.unwrap();
+    let dir = fetch_model("acme/tiny", &server.options(&cache)).0.unwrap();
     assert_eq!(std::fs::read(dir.join("model.safetensors")).unwrap(), shard());
+}
+
+#[test]
+fn a_download_goes_on_where_it_stopped() {
+    let ranges = |server: &Server| -> Vec<Option<String>> {
+        server.take_seen().into_iter().filter(|s| s.path.ends_with("/model.safetensors")).map(|s| s.range).collect()
+    };
+    for no_ranges in [false, true] {
+        let (server, cache) = (Server::start(Site { cut: true, no_ranges, ..model() }), tempfile::tempdir().unwrap());
+        let dir = fetch_model("acme/tiny", &server.options(&cache)).0.unwrap();
+        assert_eq!(std::fs::read(dir.join("model.safetensors")).unwrap(), shard());
+        assert_eq!(ranges(&server)[..2], [None, Some("bytes=35-".to_owned())]);
+    }
+    // What another process left.
+    let (server, cache) = (Server::start(model()), tempfile::tempdir().unwrap());
+    let blobs = cache.path().join("models--acme--tiny/blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let partial = blobs.join(format!("{}.incomplete", blake3::hash(b"model.safetensors").to_hex()));
+    std::fs::write(&partial, &shard()[..60]).unwrap();
+    let dir = fetch_model("acme/tiny", &server.options(&cache)).0.unwrap();
+    assert_eq!(std::fs::read(dir.join("model.safetensors")).unwrap(), shard());
+    assert_eq!(ranges(&server), [Some("bytes=60-".to_owned())]);
+    assert!(!partial.exists());
+}
+
+#[test]
+fn the_token_is_for_the_hub_alone() {
+    let (there, cache) = (Server::start(model()), tempfile::tempdir().unwrap());
+    // The same machine by another name.
+    let elsewhere = Some(there.endpoint.replace("127.0.0.1", "localhost"));
+    let hub = Server::start(Site { elsewhere, ..model() });
+    let opts = HubOptions { token: Some("hf_secret".to_owned()), ..hub.options(&cache) };
+    let dir = fetch_model("acme/tiny", &opts).0.unwrap();
+    assert_eq!(std::fs::read(dir.join("model.safetensors")).unwrap(), shard());
+    assert!(hub.take_seen().iter().all(|s| s.authorization.as_deref() == Some("Bearer hf_secret")));
+    let seen = there.take_seen();
+    assert!(!seen.is_empty() && seen.iter().all(|s| s.authorization.is_none()), "{seen:?}");
+    let opts = HubOptions { token: Some("two\nlines".to_owned()), ..hub.options(&cache) };
+    let refused = "[hub::bad-token] the token for the Hub has characters that no token has | check HF_TOKEN";
+    assert_eq!(message(fetch_model("acme/tiny", &opts).0.unwrap_err()), refused);
+    for endpoint in ["hub.example", "ftp://hub.example", "http://"] {
+        let opts = HubOptions { endpoint: endpoint.to_owned(), ..hub.options(&cache) };
+        let text = message(fetch_model("acme/tiny", &opts).0.unwrap_err());
+        assert!(text.starts_with(&format!("[hub::bad-endpoint] `{endpoint}` is no address of a Hub | ")), "{text}");
+    }
+}
+
+#[test]
+fn a_server_cannot_name_paths() {
+    for (site, why) in [
+        (Site { commit: Some("../x"), ..model() }, "`../x` is no commit"),
+        (Site { hash: Some("../../x"), ..model() }, "`../../x` is no hash of `.gitattributes`"),
+        (Site { files: BTreeMap::from([("../config.json", Vec::new())]), ..model() }, "has no safetensors weights"),
+    ] {
+        let (server, cache) = (Server::start(site), tempfile::tempdir().unwrap());
+        let text = message(fetch_model("acme/tiny", &server.options(&cache)).0.unwrap_err());
+        assert!(text.contains(why), "{text}");
+        assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0, "{why}");
+    }
 }
 
 #[test]
@@ -385,9 +494,4 @@ fn settings_follow_hugging_faces_variables() {
         message(resolve_model("a/b", &options(&[]), &mut |_| {}).unwrap_err()),
         "[hub::no-cache] there is no directory for the Hub cache | set HF_HOME to a directory, or HOME"
     );
-}
-
-#[test]
-fn exact_names_survive_as_globs() {
-    assert_eq!(glob_of("a/b [1]*.json"), "a/b [[]1[]][*].json");
 }
