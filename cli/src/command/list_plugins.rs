@@ -28,7 +28,8 @@ pub(crate) fn run(a: &ListPlugins) -> Result<()> {
     let mut kind = "";
     for l in &list {
         if l.kind != kind {
-            say(&format!("{}{}s", if kind.is_empty() { "" } else { "\n" }, l.kind));
+            let kinds = l.kind.strip_suffix('y').map_or_else(|| format!("{}s", l.kind), |stem| format!("{stem}ies"));
+            say(&format!("{}{kinds}", if kind.is_empty() { "" } else { "\n" }));
             kind = l.kind;
         }
         let phase = l.phase.as_ref().map_or_else(String::new, |p| format!("[{p}] "));

@@ -90,16 +90,8 @@ fn serve(mut stream: TcpStream, site: &Site) -> Option<()> {
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
     let target = words.nth(1)?.to_owned();
-    let mut length = 0;
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header).ok()?;
-        let Some((name, value)) = header.trim_end().split_once(": ") else { break };
-        if name.eq_ignore_ascii_case("content-length") {
-            length = value.parse().ok()?;
-        }
-    }
-    std::io::copy(&mut std::io::Read::take(&mut reader, length), &mut std::io::sink()).ok()?;
+    let headers = reader.lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+    headers.for_each(drop);
     let answered = answer(site, target.split('?').next()?);
     let (status, body) = answered.map_or((404, Vec::new()), |body| (200, body));
     let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
@@ -116,14 +108,15 @@ fn answer(site: &Site, path: &str) -> Option<Vec<u8>> {
             return (revision == COMMIT || WIKITEXT.ends_with(revision)).then(|| files.get(file).cloned())?;
         }
         let api = if repo.starts_with("datasets/") { format!("api/{repo}/") } else { format!("api/models/{repo}/") };
-        let (what, revision) = path.strip_prefix(&api)?.split_once('/')?;
+        let (what, of) = path.strip_prefix(&api)?.split_once('/')?;
+        let (revision, folder) = of.split_once('/').unwrap_or((of, ""));
         let entry = |(name, data): (&String, &Vec<u8>)| {
             let hash = name.replace(|c: char| !c.is_ascii_alphanumeric(), "");
             serde_json::json!({"type": "file", "oid": hash, "size": data.len(), "path": name})
         };
         let body = match what {
             "revision" => serde_json::json!({"id": repo, "sha": commit_of(revision)}),
-            "tree" | "paths-info" => serde_json::Value::Array(files.iter().map(entry).collect()),
+            "tree" => serde_json::Value::Array(files.iter().filter(|(name, _)| name.starts_with(folder)).map(entry).collect()),
             _ => return None,
         };
         Some(body.to_string().into_bytes())

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! GET  /api/models/ORG/NAME/revision/REVISION     the commit that a branch or tag names
-//! GET  /api/models/ORG/NAME/tree/COMMIT           its files, page by page
+//! GET  /api/models/ORG/NAME/tree/COMMIT[/FOLDER]  its files, page by page
 //! GET  /ORG/NAME/resolve/COMMIT/PATH              one of them, or what is left of it
 //! ```
 //!
@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use ureq::config::RedirectAuthHeaders;
-use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, LINK, RANGE};
+use ureq::http::header::{AUTHORIZATION, HeaderValue, LINK, RANGE};
 use ureq::http::{Response, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::typestate::WithoutBody;
 use ureq::{Agent, Body, RequestBuilder};
 
 use super::choose::{Listed, is_plain_path};
@@ -100,7 +100,7 @@ impl Client {
         struct Info {
             sha: String,
         }
-        let (info, _): (Info, _) = self.json(&format!("{}/revision/{}", self.api, encoded(revision)), None)?;
+        let (info, _): (Info, _) = self.json(&format!("{}/revision/{}", self.api, encoded(revision)))?;
         // It becomes the name of a directory.
         if info.sha.is_empty() || !info.sha.chars().all(|c| c.is_ascii_alphanumeric()) {
             return Err(Failure::Answer(format!("`{}` is no commit", info.sha)));
@@ -110,26 +110,35 @@ impl Client {
 
     /// All files of a commit.
     pub(super) fn list(&self, commit: &str) -> Result<Vec<Listed>, Failure> {
-        let first = format!("{}/tree/{commit}?recursive=true", self.api);
+        self.pages(format!("{}/tree/{commit}", self.api), "?recursive=true")
+    }
+
+    /// One file of a commit, if it has it. Its folder is listed: mirrors pass on what is got, but seldom what is posted.
+    pub(super) fn find(&self, commit: &str, path: &str) -> Result<Option<Listed>, Failure> {
+        let folders = path.rsplit_once('/').map_or("", |(folders, _)| folders);
+        let below: String = folders.split('/').filter(|f| !f.is_empty()).map(|f| format!("/{}", encoded(f))).collect();
+        match self.pages(format!("{}/tree/{commit}{below}", self.api), "") {
+            // The commit is there, so what is not is the folder.
+            Err(Failure::Status(404)) if !below.is_empty() => Ok(None),
+            found => Ok(found?.into_iter().find(|f| f.path == path)),
+        }
+    }
+
+    /// The files that a listing names, page by page.
+    fn pages(&self, url: String, query: &str) -> Result<Vec<Listed>, Failure> {
+        let first = format!("{url}{query}");
         let mut page = first.clone();
         let mut all = Vec::new();
         loop {
-            let (entries, next): (Vec<Entry>, _) = self.json(&page, None)?;
+            let (entries, next): (Vec<Entry>, _) = self.json(&page)?;
             all.extend(listed(entries)?);
             let Some(query) = next else { return Ok(all) };
-            let following = format!("{}/tree/{commit}?{query}", self.api);
+            let following = format!("{url}?{query}");
             if following == page || following == first {
                 return Err(Failure::Answer("its list of files has no end".to_owned()));
             }
             page = following;
         }
-    }
-
-    /// One file of a commit, if it has it.
-    pub(super) fn find(&self, commit: &str, path: &str) -> Result<Option<Listed>, Failure> {
-        let asked = json!({ "paths": [path], "expand": false });
-        let (entries, _): (Vec<Entry>, _) = self.json(&format!("{}/paths-info/{commit}", self.api), Some(&asked))?;
-        Ok(listed(entries)?.into_iter().find(|f| f.path == path))
     }
 
     /// The contents of a file from byte `from` on, or from the start where the server sends all (status 200).
@@ -143,13 +152,9 @@ impl Client {
     }
 
     /// An answer in JSON and, where it is a page of several, the query of the next.
-    fn json<T: serde::de::DeserializeOwned>(&self, url: &str, asked: Option<&Value>) -> Result<(T, Option<String>), Failure> {
+    fn json<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<(T, Option<String>), Failure> {
         let (next, body) = patiently(|| {
-            let sent = match asked {
-                None => self.signed(self.agent.get(url)).call(),
-                Some(body) => self.signed(self.agent.post(url)).header(CONTENT_TYPE, "application/json").send(body.to_string()),
-            };
-            let mut answer = answered(sent.map_err(Failure::Transport)?)?;
+            let mut answer = answered(self.signed(self.agent.get(url)).call().map_err(Failure::Transport)?)?;
             let next = answer.headers().get(LINK).and_then(|link| link.to_str().ok()).and_then(next_query);
             let mut body = Vec::new();
             answer.body_mut().as_reader().take(PAGE_LIMIT).read_to_end(&mut body).map_err(|e| Failure::Transport(e.into()))?;
@@ -158,7 +163,7 @@ impl Client {
         serde_json::from_slice(&body).map(|value| (value, next)).map_err(|e| Failure::Answer(e.to_string()))
     }
 
-    fn signed<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+    fn signed(&self, request: RequestBuilder<WithoutBody>) -> RequestBuilder<WithoutBody> {
         match &self.token {
             Some(token) => request.header(AUTHORIZATION, token),
             None => request,

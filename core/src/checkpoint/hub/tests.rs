@@ -15,7 +15,6 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Seen {
-    method: String,
     path: String,
     authorization: Option<String>,
     range: Option<String>,
@@ -72,16 +71,16 @@ impl Server {
     }
 }
 
-/// One request, one answer, then the connection ends.
+/// One request, one answer, then the connection ends. Nothing but `GET` is answered, as by a mirror.
 fn serve(stream: TcpStream, site: &Site, log: &Mutex<Vec<Seen>>) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, target) = (words.next()?, words.next()?);
+    let target = words.next().filter(|method| method == "GET").and(words.next())?;
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let mut seen = Seen { method, path: path.to_owned(), ..Seen::default() };
-    let mut length = 0;
+    let path = percent_encoding::percent_decode_str(path).decode_utf8().ok()?;
+    let mut seen = Seen { path: path.into_owned(), ..Seen::default() };
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).ok()?;
@@ -89,11 +88,9 @@ fn serve(stream: TcpStream, site: &Site, log: &Mutex<Vec<Seen>>) -> Option<()> {
         match name.to_lowercase().as_str() {
             "authorization" => seen.authorization = Some(value.to_owned()),
             "range" => seen.range = Some(value.to_owned()),
-            "content-length" => length = value.parse().ok()?,
             _ => {}
         }
     }
-    std::io::copy(&mut std::io::Read::take(&mut reader, length), &mut std::io::sink()).ok()?;
     let answer = answer(site, &seen, query);
     let first = {
         let mut log = log.lock().ok()?;
@@ -128,25 +125,29 @@ fn answer(site: &Site, seen: &Seen, query: &str) -> Answer {
     }
     let hash = |name: &str| site.hash.map_or_else(|| blake3::hash(name.as_bytes()).to_hex().to_string(), str::to_owned);
     let entry = |(name, data): (&&str, &Vec<u8>)| serde_json::json!({"type": "file", "oid": hash(name), "size": data.len(), "path": name});
-    let entries: Vec<_> = site.files.iter().map(entry).collect();
     let at = |revision: &str| revision == site.revision || revision == COMMIT;
     let path = seen.path.trim_start_matches('/');
     let api = path.strip_prefix("api/models/acme/tiny/").or_else(|| path.strip_prefix("api/datasets/acme/text/"));
-    match api.and_then(|rest| rest.split_once('/')).filter(|(_, revision)| at(revision)) {
+    let asked = api.and_then(|rest| rest.split_once('/')).map(|(what, of)| (what, of.split_once('/').unwrap_or((of, ""))));
+    match asked.filter(|(_, (revision, _))| at(revision)) {
         Some(("revision", _)) => {
             let info = serde_json::json!({"id": "acme/tiny", "sha": site.commit.unwrap_or(COMMIT)});
             return plain(200, info.to_string().as_bytes());
         }
         // In two pages, of which the first names the second by another host.
-        Some(("tree", _)) => {
+        Some(("tree", (_, folder))) => {
             let second = query.contains("cursor=x");
+            let here = |name: &str| query.contains("recursive=true") || name.rsplit_once('/').map_or("", |(folder, _)| folder) == folder;
+            let entries: Vec<_> = site.files.iter().filter(|(name, _)| here(name)).map(entry).collect();
+            if entries.is_empty() {
+                return plain(404, b"{\"error\":\"no such folder\"}");
+            }
             let (page, headers) = match entries.split_at(entries.len() / 2) {
                 (_, last) if second => (last, String::new()),
-                (first, _) => (first, "Link: <https://elsewhere.example/tree?cursor=x>; rel=\"next\"\r\n".to_owned()),
+                (first, _) => (first, format!("Link: <https://elsewhere.example/tree?{query}&cursor=x>; rel=\"next\"\r\n")),
             };
             return Answer { status: 200, headers, body: serde_json::to_vec(page).unwrap() };
         }
-        Some(("paths-info", _)) => return plain(200, &serde_json::to_vec(&entries).unwrap()),
         _ => {}
     }
     let resolved = path.strip_prefix("acme/tiny/resolve/").or_else(|| path.strip_prefix("datasets/acme/text/resolve/"));
@@ -436,10 +437,14 @@ fn a_file_of_a_data_set_is_fetched_alone() {
     assert_eq!(path, cache.path().join("datasets--acme--text/snapshots").join(COMMIT).join("b.txt"));
     assert_eq!(std::fs::read(&path).unwrap(), b"other");
     assert_eq!(dataset_file("acme/text", "b.txt", &HubOptions { offline: true, ..opts.clone() }).unwrap(), path);
-    assert_eq!(
-        message(dataset_file("acme/text", "c.txt", &opts).unwrap_err()),
-        "[hub::no-file] data set `acme/text@main` has no file `c.txt` | look at its list of files on the Hub"
-    );
+    let below = dataset_file("acme/text", "data/a [1].txt", &opts).unwrap();
+    assert_eq!(std::fs::read(&below).unwrap(), b"text");
+    for absent in ["c.txt", "data/c.txt", "elsewhere/c.txt"] {
+        assert_eq!(
+            message(dataset_file("acme/text", absent, &opts).unwrap_err()),
+            format!("[hub::no-file] data set `acme/text@main` has no file `{absent}` | look at its list of files on the Hub")
+        );
+    }
     assert_eq!(
         message(dataset_file("acme/text", "../c.txt", &opts).unwrap_err()),
         "[hub::bad-id] `../c.txt` is not a path inside a data set | write it as the Hub shows it"
